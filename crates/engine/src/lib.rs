@@ -1,0 +1,1 @@
+//! The API boundary: coordinator, sessions, transactions, reads at an epoch, subscriptions.

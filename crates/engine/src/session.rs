@@ -1,0 +1,1 @@
+//! Sessions: what a front end calls, statement by statement.

@@ -1,0 +1,1 @@
+//! Bound scalar expressions and retractable aggregates over columns.

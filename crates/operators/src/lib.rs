@@ -1,0 +1,1 @@
+//! Streaming operators, their specs, and the graph of specs.

@@ -1,0 +1,1 @@
+//! From SQL text to a dataflow: dialect, catalog, binder, streaming rules.

@@ -1,0 +1,1 @@
+//! The Postgres wire protocol and the `millstream` binary.

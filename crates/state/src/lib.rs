@@ -1,0 +1,1 @@
+//! Arrangements, groups, snapshots, holds and their encoding.

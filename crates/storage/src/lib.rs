@@ -1,0 +1,1 @@
+//! The log, checkpoint objects and manifests.

@@ -1,0 +1,1 @@
+//! For tests only: batch literals, recompute oracle, seeded changes, test-file runner.
