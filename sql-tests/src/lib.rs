@@ -1,1 +1,6 @@
-//! Home of the SQL test files.
+//! Home of the SQL test files, and the servers that they run against: Millstream in this process, and Postgres as the
+//! oracle.
+
+pub mod millstream;
+pub mod postgres;
+pub mod wire;

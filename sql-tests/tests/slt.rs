@@ -1,1 +1,168 @@
-fn main() {}
+//! Runs every `.slt` file of this directory: against Millstream in four modes, and, if it is plain Postgres SQL,
+//! against Postgres 15.
+//!
+//! `cargo test -p millstream-sql-tests -- joins` runs those with `joins` in their names;
+//! `-- --bless-from-postgres joins` writes into these files what Postgres answered, and never anything else.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use millstream_sql_tests::millstream::{self, MODES, Options};
+use millstream_sql_tests::postgres::Postgres;
+use millstream_testkit::slt::{self, Engine, SltFile};
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+
+/// A file that takes longer hangs.
+const FILE_TIMEOUT: Duration = Duration::from_secs(120);
+/// What the suite promises of itself.
+const MIN_FILES: usize = 150;
+/// What every file must have, so that it is a story and not a line.
+const MIN_STATEMENTS: usize = 10;
+
+/// What all tests share.
+struct Suite {
+    runtime: Runtime,
+    /// Started by the first test that needs it.
+    postgres: OnceCell<Result<Postgres, String>>,
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("no tokio runtime: {error}")),
+    };
+    let suite = Arc::new(Suite { runtime, postgres: OnceCell::new() });
+    let files = match slt::find_files(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+        Ok(files) => files,
+        Err(error) => return fail(&format!("cannot list the test files: {error}")),
+    };
+    let mut args: Vec<String> = std::env::args().collect();
+    if let Some(position) = args.iter().position(|arg| arg == "--bless-from-postgres") {
+        args.remove(position);
+        let filter = args.get(1).cloned().unwrap_or_default();
+        return bless(&suite, files.into_iter().filter(|(_, shown)| shown.contains(&filter)));
+    }
+    for reason in [millstream::available().err(), Postgres::installed().err()].into_iter().flatten() {
+        eprintln!("tests are skipped: {reason}");
+    }
+    let mut trials = Vec::new();
+    let mut sizes = Vec::new();
+    for (path, shown) in files {
+        match SltFile::read(&path, &shown) {
+            Ok(file) => {
+                sizes.push((shown.clone(), file.n_statements()));
+                trials.extend(trials_of(&suite, Arc::new(file), &shown));
+            }
+            Err(error) => trials.push(Trial::test(format!("parse::{shown}"), move || Err(Failed::from(error)))),
+        }
+    }
+    trials.push(Trial::test("files::enough", move || check_sizes(&sizes)));
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    // The trials hold the suite no longer, so this stops Postgres.
+    drop(suite);
+    conclusion.exit_code()
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("{message}");
+    ExitCode::FAILURE
+}
+
+fn trials_of(suite: &Arc<Suite>, file: Arc<SltFile>, shown: &str) -> Vec<Trial> {
+    let name = shown.trim_end_matches(".slt");
+    let mut trials: Vec<Trial> = MODES
+        .into_iter()
+        .map(|(mode, options)| {
+            let (suite, file) = (suite.clone(), file.clone());
+            Trial::ignorable_test(format!("{mode}::{name}"), move || {
+                if let Err(reason) = millstream::available() {
+                    return Ok(Completion::ignored_with(reason));
+                }
+                suite.in_time(run_on_millstream(&file, options))
+            })
+        })
+        .collect();
+    if file.header.postgres {
+        let suite = suite.clone();
+        trials.push(Trial::ignorable_test(format!("postgres::{name}"), move || {
+            if let Err(reason) = Postgres::installed() {
+                return Ok(Completion::ignored_with(reason));
+            }
+            suite.in_time(run_on_postgres(&suite, &file))
+        }));
+    }
+    trials
+}
+
+impl Suite {
+    /// Runs a test to its end, or to the deadline.
+    fn in_time(&self, test: impl Future<Output = Result<(), String>>) -> Result<Completion, Failed> {
+        let outcome = self.runtime.block_on(async { tokio::time::timeout(FILE_TIMEOUT, test).await });
+        match outcome {
+            Ok(Ok(())) => Ok(Completion::Completed),
+            Ok(Err(failures)) => Err(failures.into()),
+            Err(_elapsed) => Err(format!("not done after {} seconds", FILE_TIMEOUT.as_secs()).into()),
+        }
+    }
+
+    async fn postgres(&self) -> Result<&Postgres, String> {
+        self.postgres.get_or_init(Postgres::start).await.as_ref().map_err(Clone::clone)
+    }
+}
+
+async fn run_on_millstream(file: &SltFile, options: Options) -> Result<(), String> {
+    let server = millstream::start(options).await?;
+    let outcome = slt::run(file, Engine::Millstream, async || server.connect().await).await;
+    server.stop().await;
+    outcome
+}
+
+async fn run_on_postgres(suite: &Suite, file: &SltFile) -> Result<(), String> {
+    let postgres = suite.postgres().await?;
+    let database = postgres.database().await.map_err(|error| error.to_string())?;
+    let outcome = slt::run(file, Engine::Postgres, async || database.connect().await).await;
+    database.drop().await.map_err(|error| error.to_string())?;
+    outcome
+}
+
+fn check_sizes(sizes: &[(String, usize)]) -> Result<(), Failed> {
+    let small: Vec<&str> = sizes.iter().filter(|(_, n)| *n < MIN_STATEMENTS).map(|(file, _)| file.as_str()).collect();
+    if !small.is_empty() {
+        return Err(format!("fewer than {MIN_STATEMENTS} statements: {}", small.join(", ")).into());
+    }
+    if sizes.len() < MIN_FILES {
+        return Err(format!("{} files, and {MIN_FILES} are promised", sizes.len()).into());
+    }
+    Ok(())
+}
+
+/// Writes what Postgres answered into the files that are plain Postgres SQL.
+fn bless(suite: &Suite, files: impl Iterator<Item = (std::path::PathBuf, String)>) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for (path, shown) in files {
+        let outcome = SltFile::read(&path, &shown).and_then(|file| {
+            if !file.header.postgres {
+                return Ok(());
+            }
+            let text = suite.runtime.block_on(answers_of_postgres(suite, &file))?;
+            std::fs::write(&path, text).map_err(|error| format!("{shown}: {error}"))
+        });
+        if let Err(error) = outcome {
+            code = fail(&error);
+        }
+    }
+    code
+}
+
+async fn answers_of_postgres(suite: &Suite, file: &SltFile) -> Result<String, String> {
+    let postgres = suite.postgres().await?;
+    let database = postgres.database().await.map_err(|error| error.to_string())?;
+    let outcome = slt::bless(file, Engine::Postgres, async || database.connect().await).await;
+    database.drop().await.map_err(|error| error.to_string())?;
+    outcome
+}
