@@ -1,1 +1,4 @@
-//! From SQL text to a dataflow: dialect, catalog, binder, streaming rules.
+//! From SQL text to a dataflow: dialect, catalog, binder, streaming rules. Pure: no I/O, no threads.
+
+pub mod ast;
+pub mod parser;
