@@ -1,1 +1,23 @@
-//! Arrangements, groups, snapshots, holds and their encoding.
+//! State: rows in columns, hash indexes, arrangements with births and deaths, snapshots and holds.
+//!
+//! Everything here is synchronous and belongs to one worker, except the readers' ends: snapshots are immutable and may
+//! be read from any thread.
+
+pub mod arrangement;
+pub mod buffer;
+pub mod column;
+pub mod hash_index;
+pub mod holds;
+pub mod paged;
+mod prefetch;
+pub mod row_store;
+pub mod snapshot;
+mod strings;
+
+pub use arrangement::{Arrangement, ArrangementSpec, Matches};
+pub use column::Rows;
+pub use hash_index::{HashIndex, NO_ROW};
+pub use holds::{Hold, Holds};
+pub use paged::PagedVec;
+pub use row_store::RowStore;
+pub use snapshot::{ArrangementReader, Snapshot};

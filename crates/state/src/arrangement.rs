@@ -1,0 +1,551 @@
+//! Arrangements: indexed rows with the epochs of their birth and death, from which relations are read.
+//!
+//! ```text
+//!   chunk 0 (full)        chunk 1 (full)         chunk 2 (tail)
+//!   ┌──────────────┐      ┌──────────────┐       ┌──────┬ ─ ─ ─ ┐
+//!   │ born ≤ since │      │ 0: e5  90:e6 │       │ e7   │          appended to, never written again
+//!   └──────────────┘      └──────────────┘       └──────┴ ─ ─ ─ ┘
+//!   deaths, beside the chunks:  e6: {row 17}   e7: {row 3, row 9000}
+//! ```
+//!
+//! A row is one instance of a multiset element; a change is a death and a birth. The owner, one worker, applies deltas
+//! and seals epochs; sealing publishes what readers may see under a lock that is held for as long as it takes to
+//! exchange a few pointers. A reader at epoch e takes the chunks' prefixes born by e, less the rows that had died by e:
+//! no row is copied. Births within a chunk ascend, so they are kept as runs `(first row, epoch)`.
+//!
+//! `since` is the oldest epoch that anybody may still ask for. Deaths up to it are forgotten: the rows leave the
+//! indexes, chunks that are mostly dead are merged. Row ids change in a merge, and nobody outside keeps them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::datatypes::SchemaRef;
+use hashbrown::HashMap;
+use millstream_types::delta::take_batch;
+use millstream_types::hash::{hash_columns, is_exact};
+use millstream_types::{Delta, Epoch, Error, Result};
+use parking_lot::Mutex;
+
+use crate::column::{CHUNK_ROWS, Rows, chunk_of, offset_of, row_id};
+use crate::hash_index::HashIndex;
+use crate::row_store::ChunkedRows;
+use crate::snapshot::{ArrangementReader, Births, ChunkImage, Published, RowBits};
+
+/// Rows moved by merging at one seal, beyond four for each death of the epoch.
+const MERGED_ROWS_MIN: usize = CHUNK_ROWS;
+
+/// Pairs of a probe and a row that matches it.
+#[derive(Debug, Default, Clone)]
+pub struct Matches {
+    /// Indices into the probing batch.
+    pub probes: Vec<u32>,
+    /// Row ids; as many as `probes`.
+    pub rows: Vec<u32>,
+}
+
+impl Matches {
+    /// Forgets all pairs.
+    pub fn clear(&mut self) {
+        self.probes.clear();
+        self.rows.clear();
+    }
+
+    /// The number of pairs.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no pairs.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Adds a pair.
+    pub fn push(&mut self, probe: u32, row: u32) {
+        self.probes.push(probe);
+        self.rows.push(row);
+    }
+
+    /// Keeps the pairs whose mask is true.
+    pub fn retain(&mut self, mask: &[bool]) {
+        let mut kept = 0;
+        for (i, &keep) in mask.iter().enumerate() {
+            self.probes[kept] = self.probes[i];
+            self.rows[kept] = self.rows[i];
+            kept += usize::from(keep);
+        }
+        self.probes.truncate(kept);
+        self.rows.truncate(kept);
+    }
+}
+
+/// A hash index over columns of an arrangement.
+struct KeyIndex {
+    columns: Vec<usize>,
+    /// Equal hashes of non-null keys mean equal keys.
+    exact: bool,
+    index: HashIndex,
+}
+
+impl KeyIndex {
+    fn new(schema: &SchemaRef, columns: &[usize]) -> Self {
+        let exact = matches!(columns, [one] if is_exact(schema.field(*one).data_type()));
+        KeyIndex { columns: columns.to_vec(), exact, index: HashIndex::new() }
+    }
+
+    fn keys(&self, columns: &[ArrayRef]) -> Vec<ArrayRef> {
+        self.columns.iter().map(|&c| columns[c].clone()).collect()
+    }
+}
+
+/// What the owner knows of a chunk beside its rows.
+#[derive(Default)]
+struct Chunk {
+    births: Births,
+    /// Rows that have died, reclaimed or not.
+    dead: RowBits,
+    /// Rows that died at or before `since`: gone for every reader.
+    reclaimed: RowBits,
+    /// Rows that were published.
+    n_sealed: usize,
+    touched: bool,
+}
+
+/// Indexed rows with births and deaths; the owner's end.
+///
+/// Costs: inserting copies a row and adds it to each index; deleting finds the row through the identity index and notes
+/// its death; sealing is linear in what the epoch touched, plus a bounded amount of merging.
+pub struct Arrangement {
+    rows: ChunkedRows,
+    chunks: Vec<Chunk>,
+    /// The first is the identity index, through which a row to delete is found, if rows may be deleted.
+    indexes: Vec<KeyIndex>,
+    deletable: bool,
+    n_live: usize,
+    /// Deaths of the epoch that is being worked on.
+    new_deaths: Vec<u32>,
+    /// Deaths after `since`, by epoch.
+    deaths: VecDeque<(Epoch, Arc<[u32]>)>,
+    death_epochs: HashMap<u32, Epoch>,
+    /// Where merged rows go: a chunk of rows all born by `since`.
+    merge_target: Option<usize>,
+    published: Arc<Mutex<Published>>,
+}
+
+/// What an arrangement is made of.
+#[derive(Clone, Debug)]
+pub struct ArrangementSpec {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// Columns that find a row to delete, a unique key or all columns; `None` if rows are never deleted.
+    pub identity: Option<Vec<usize>>,
+    /// Further indexes.
+    pub indexes: Vec<Vec<usize>>,
+}
+
+impl Arrangement {
+    /// An empty arrangement.
+    ///
+    /// # Errors
+    /// Not supported, if a column's type cannot be kept.
+    pub fn new(spec: &ArrangementSpec) -> Result<Self> {
+        let keys = spec.identity.iter().chain(&spec.indexes);
+        Ok(Arrangement {
+            rows: ChunkedRows::new(spec.schema.clone())?,
+            chunks: Vec::new(),
+            indexes: keys.map(|columns| KeyIndex::new(&spec.schema, columns)).collect(),
+            deletable: spec.identity.is_some(),
+            n_live: 0,
+            new_deaths: Vec::new(),
+            deaths: VecDeque::new(),
+            death_epochs: HashMap::new(),
+            merge_target: None,
+            published: Arc::new(Mutex::new(Published::default())),
+        })
+    }
+
+    /// The columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.rows.schema
+    }
+
+    /// Rows alive now, the epoch that is being worked on included.
+    pub fn len(&self) -> usize {
+        self.n_live
+    }
+
+    /// Whether no row is alive.
+    pub fn is_empty(&self) -> bool {
+        self.n_live == 0
+    }
+
+    /// Allocated bytes, dead rows that a hold keeps included.
+    pub fn n_bytes(&self) -> usize {
+        self.rows.n_bytes()
+            + self.indexes.iter().map(|i| i.index.n_bytes()).sum::<usize>()
+            + self.chunks.len() * size_of::<Chunk>()
+            + self.death_epochs.capacity() * size_of::<(u32, Epoch)>()
+    }
+
+    /// The number of the index over exactly these columns, in this order.
+    pub fn index_on(&self, columns: &[usize]) -> Option<usize> {
+        self.indexes.iter().position(|i| i.columns == columns)
+    }
+
+    /// Adds an index over what is there.
+    pub fn add_index(&mut self, columns: &[usize]) -> usize {
+        let mut index = KeyIndex::new(&self.rows.schema, columns);
+        let mut hashes = Vec::new();
+        for chunk in 0..self.chunks.len() {
+            let present: Vec<u32> = (0..self.rows.len_of(chunk))
+                .filter(|&offset| !self.chunks[chunk].reclaimed.get(offset))
+                .map(|offset| row_id(chunk, offset))
+                .collect();
+            let keys: Vec<ArrayRef> = columns.iter().map(|&c| self.rows.columns[c].gather(&present)).collect();
+            hash_columns(&keys, present.len(), &mut hashes);
+            index.index.insert_all(&hashes, present);
+        }
+        self.indexes.push(index);
+        self.indexes.len() - 1
+    }
+
+    /// A reader's end.
+    pub fn reader(&self) -> ArrangementReader {
+        ArrangementReader::new(self.rows.schema.clone(), Arc::clone(&self.published))
+    }
+
+    /// Applies a delta: deletions first, so that within one delta a key may be given up and taken again.
+    ///
+    /// A deletion of a row that is not there cancels an insertion of an equal row in the same delta.
+    ///
+    /// # Errors
+    /// Internal, if a row is deleted that is in neither: then the sender broke the contract that only the state at the
+    /// end of an epoch is judged.
+    pub fn apply(&mut self, delta: &Delta) -> Result<()> {
+        let Some(weights) = delta.weights() else {
+            self.insert(delta.columns(), Rows::Range { offset: 0, len: delta.n_rows() });
+            return Ok(());
+        };
+        let mut deletions = Vec::new();
+        let mut insertions = Vec::new();
+        for (i, &w) in weights.iter().enumerate() {
+            let instances = std::iter::repeat_n(i as u32, w.unsigned_abs() as usize);
+            if w < 0 { deletions.extend(instances) } else { insertions.extend(instances) }
+        }
+        if !deletions.is_empty() {
+            let missing = self.delete(delta.columns(), &deletions)?;
+            if !missing.is_empty() {
+                cancel(delta.columns(), &missing, &mut insertions)?;
+            }
+        }
+        self.insert(delta.columns(), Rows::Selected(&insertions));
+        Ok(())
+    }
+
+    /// Inserts rows.
+    pub fn insert(&mut self, columns: &[ArrayRef], rows: Rows<'_>) {
+        let mut ids = Vec::with_capacity(rows.len());
+        let chunks = &mut self.chunks;
+        self.rows.append(columns, rows, |chunk, offset, n| {
+            if chunks.len() <= chunk {
+                chunks.resize_with(chunk + 1, Chunk::default);
+            }
+            chunks[chunk].touched = true;
+            ids.extend((offset..offset + n).map(|o| row_id(chunk, o)));
+        });
+        self.n_live += ids.len();
+        let mut hashes = Vec::new();
+        for index in &mut self.indexes {
+            let keys = index.keys(columns);
+            match rows {
+                Rows::Range { offset, len } if offset == 0 && keys.first().is_none_or(|k| k.len() == len) => {
+                    hash_columns(&keys, len, &mut hashes);
+                }
+                _ => {
+                    let n_rows = keys.first().map_or(rows.len(), |k| k.len());
+                    let mut all = Vec::new();
+                    hash_columns(&keys, n_rows, &mut all);
+                    hashes.clear();
+                    hashes.extend((0..rows.len()).map(|i| all.get(rows.index(i)).copied().unwrap_or(all[0])));
+                }
+            }
+            index.index.insert_all(&hashes, ids.iter().copied());
+        }
+    }
+
+    /// Marks one living row dead for each of the given rows; returns those for which there was none.
+    fn delete(&mut self, columns: &[ArrayRef], rows: &[u32]) -> Result<Vec<u32>> {
+        if !self.deletable {
+            return Err(Error::internal("a row was deleted from an append-only arrangement"));
+        }
+        let identity = &self.indexes[0];
+        let keys = identity.keys(columns);
+        let mut hashes = Vec::new();
+        hash_columns(&keys, columns.first().map_or(0, |c| c.len()), &mut hashes);
+        let mut missing = Vec::new();
+        // Each round compares one row of each chain, all at once, and goes on with those that differ.
+        let mut pending = Matches::default();
+        for &i in rows {
+            match identity.index.head(hashes[i as usize]) {
+                Some((head, _)) => pending.push(i, head),
+                None => missing.push(i),
+            }
+        }
+        while !pending.is_empty() {
+            let mut equal = vec![true; pending.len()];
+            for (column, array) in self.rows.columns.iter().zip(columns) {
+                column.compare(&pending.rows, array, &pending.probes, &mut equal);
+            }
+            let mut later = Matches::default();
+            for ((&i, &row), equal) in pending.probes.iter().zip(&pending.rows).zip(equal) {
+                if equal && !self.chunks[chunk_of(row)].dead.get(offset_of(row)) {
+                    self.kill(row);
+                    continue;
+                }
+                match self.indexes[0].index.next(row) {
+                    crate::NO_ROW => missing.push(i),
+                    next => later.push(i, next),
+                }
+            }
+            pending = later;
+        }
+        Ok(missing)
+    }
+
+    fn kill(&mut self, row: u32) {
+        let chunk = &mut self.chunks[chunk_of(row)];
+        chunk.dead.set(offset_of(row));
+        self.n_live -= 1;
+        self.new_deaths.push(row);
+    }
+
+    /// Adds to `matches` the rows whose columns of an index equal the keys, for each key in order: those alive now, or
+    /// with `at` those visible at an epoch not older than `since`. `hashes` are those of the keys. Nulls equal nulls;
+    /// callers drop null keys where they must not match.
+    pub fn probe(&self, index: usize, keys: &[ArrayRef], hashes: &[u64], at: Option<Epoch>, matches: &mut Matches) {
+        let KeyIndex { columns, exact, index } = &self.indexes[index];
+        let from = matches.len();
+        index.probe_all(hashes, |i, head, _| {
+            let mut row = head;
+            while row != crate::NO_ROW {
+                if self.is_visible(row, at) {
+                    matches.push(i as u32, row);
+                }
+                row = index.next(row);
+            }
+        });
+        if *exact && keys[0].null_count() == 0 && !self.rows.columns[columns[0]].has_nulls() {
+            return;
+        }
+        let mut mask = vec![true; matches.len() - from];
+        for (&column, key) in columns.iter().zip(keys) {
+            self.rows.columns[column].compare(&matches.rows[from..], key, &matches.probes[from..], &mut mask);
+        }
+        let mut full = vec![true; from];
+        full.append(&mut mask);
+        matches.retain(&full);
+    }
+
+    #[inline]
+    fn is_visible(&self, row: u32, at: Option<Epoch>) -> bool {
+        let chunk = &self.chunks[chunk_of(row)];
+        let dead = chunk.dead.get(offset_of(row));
+        match at {
+            None => !dead,
+            Some(at) => {
+                offset_of(row) < chunk.births.n_born_by(at, chunk.n_sealed)
+                    && !(dead && self.death_epochs.get(&row).is_some_and(|&died| died <= at))
+            }
+        }
+    }
+
+    /// The given rows.
+    pub fn gather(&self, rows: &[u32]) -> RecordBatch {
+        self.rows.gather(rows)
+    }
+
+    /// One column of the given rows.
+    pub fn gather_column(&self, column_idx: usize, rows: &[u32]) -> ArrayRef {
+        self.rows.columns[column_idx].gather(rows)
+    }
+
+    /// Ends an epoch: what was applied since the last seal becomes visible to readers at `epoch`, and what died at or
+    /// before `since` is forgotten.
+    ///
+    /// `since` is not after `epoch`; epochs ascend.
+    pub fn seal(&mut self, epoch: Epoch, since: Epoch) {
+        debug_assert!(since <= epoch);
+        let n_deaths = self.new_deaths.len();
+        if n_deaths > 0 {
+            let deaths: Arc<[u32]> = std::mem::take(&mut self.new_deaths).into();
+            deaths.iter().for_each(|&row| {
+                self.death_epochs.insert(row, epoch);
+            });
+            self.deaths.push_back((epoch, deaths));
+        }
+        for (chunk_idx, chunk) in self.chunks.iter_mut().enumerate() {
+            let len = self.rows.len_of(chunk_idx);
+            if chunk.touched && len > chunk.n_sealed {
+                chunk.births.push(chunk.n_sealed, epoch);
+                chunk.n_sealed = len;
+            }
+            if chunk.touched {
+                chunk.births.fold(since);
+            }
+        }
+        self.forget_deaths(since);
+        let dropped = self.merge_chunks(since, MERGED_ROWS_MIN + 4 * n_deaths);
+        self.publish(epoch, &dropped);
+    }
+
+    /// Takes rows that died by `since` out of the indexes.
+    fn forget_deaths(&mut self, since: Epoch) {
+        let mut gone: Vec<u32> = Vec::new();
+        while let Some((epoch, _)) = self.deaths.front() {
+            if *epoch > since {
+                break;
+            }
+            let (_, rows) = self.deaths.pop_front().expect("just seen");
+            gone.extend_from_slice(&rows);
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let mut hashes = Vec::new();
+        for index in &mut self.indexes {
+            let keys: Vec<ArrayRef> = index.columns.iter().map(|&c| self.rows.columns[c].gather(&gone)).collect();
+            hash_columns(&keys, gone.len(), &mut hashes);
+            gone.iter().zip(&hashes).for_each(|(&row, &hash)| index.index.remove(hash, row));
+        }
+        for &row in &gone {
+            self.death_epochs.remove(&row);
+            let chunk = &mut self.chunks[chunk_of(row)];
+            chunk.reclaimed.set(offset_of(row));
+            chunk.touched = true;
+        }
+    }
+
+    /// Frees chunks without living rows and merges those that are mostly dead. Returns the freed chunks.
+    fn merge_chunks(&mut self, since: Epoch, mut n_rows_budget: usize) -> Vec<usize> {
+        let mut dropped = Vec::new();
+        for chunk_idx in 0..self.chunks.len() {
+            let chunk = &self.chunks[chunk_idx];
+            let (len, n_gone) = (self.rows.len_of(chunk_idx), chunk.reclaimed.count());
+            let mergeable = chunk.touched
+                && self.rows.is_full(chunk_idx)
+                && n_gone * 2 > len
+                && chunk.dead.count() == n_gone
+                && chunk.births.newest() <= since
+                && self.merge_target != Some(chunk_idx);
+            if !mergeable || len - n_gone > n_rows_budget {
+                continue;
+            }
+            n_rows_budget -= len - n_gone;
+            self.move_rows(chunk_idx);
+            self.rows.drop_chunk(chunk_idx);
+            self.chunks[chunk_idx] = Chunk::default();
+            dropped.push(chunk_idx);
+        }
+        dropped
+    }
+
+    /// Copies a chunk's living rows, all of them visible to everybody, to the merge target.
+    fn move_rows(&mut self, chunk_idx: usize) {
+        let living: Vec<u32> = (0..self.rows.len_of(chunk_idx))
+            .filter(|&offset| !self.chunks[chunk_idx].reclaimed.get(offset))
+            .map(|offset| row_id(chunk_idx, offset))
+            .collect();
+        if living.is_empty() {
+            return;
+        }
+        let batch = self.rows.gather(&living);
+        let mut moved = Vec::with_capacity(living.len());
+        let tail = self.rows.swap_tail(self.merge_target);
+        self.rows.append(batch.columns(), Rows::Range { offset: 0, len: living.len() }, |chunk, offset, n| {
+            moved.extend((offset..offset + n).map(|o| row_id(chunk, o)));
+        });
+        self.merge_target = self.rows.swap_tail(tail);
+        for &row in &moved {
+            let chunk_idx = chunk_of(row);
+            if self.chunks.len() <= chunk_idx {
+                self.chunks.resize_with(chunk_idx + 1, Chunk::default);
+            }
+            let chunk = &mut self.chunks[chunk_idx];
+            if !chunk.touched || chunk.n_sealed != self.rows.len_of(chunk_idx) {
+                chunk.touched = true;
+                if chunk.n_sealed == 0 {
+                    chunk.births.push(0, Epoch::ZERO);
+                }
+                chunk.n_sealed = self.rows.len_of(chunk_idx);
+            }
+        }
+        let mut hashes = Vec::new();
+        for index in &mut self.indexes {
+            hash_columns(&index.keys(batch.columns()), living.len(), &mut hashes);
+            for ((&old, &new), &hash) in living.iter().zip(&moved).zip(&hashes) {
+                index.index.rename(hash, old, new);
+            }
+        }
+    }
+
+    fn publish(&mut self, epoch: Epoch, dropped: &[usize]) {
+        let mut images = Vec::new();
+        for (chunk_idx, chunk) in self.chunks.iter_mut().enumerate() {
+            if std::mem::take(&mut chunk.touched) && self.rows.len_of(chunk_idx) > 0 {
+                let image = ChunkImage {
+                    columns: self.rows.share(chunk_idx),
+                    len: chunk.n_sealed,
+                    births: chunk.births.clone(),
+                    reclaimed: chunk.reclaimed.clone(),
+                };
+                images.push((chunk_idx, Arc::new(image)));
+            }
+        }
+        let mut published = self.published.lock();
+        published.chunks.resize(self.chunks.len(), None);
+        for &chunk_idx in dropped {
+            published.chunks[chunk_idx] = None;
+        }
+        for (chunk_idx, image) in images {
+            published.chunks[chunk_idx] = Some(image);
+        }
+        published.deaths.clone_from(&self.deaths);
+        published.sealed = epoch;
+    }
+}
+
+/// Takes out of `insertions` one row equal to each of `missing`; all are indices into `columns`.
+fn cancel(columns: &[ArrayRef], missing: &[u32], insertions: &mut Vec<u32>) -> Result<()> {
+    let n_rows = columns.first().map_or(0, |c| c.len());
+    let mut hashes = Vec::new();
+    hash_columns(columns, n_rows, &mut hashes);
+    let converter_fields =
+        columns.iter().map(|c| arrow::row::SortField::new(c.data_type().clone())).collect::<Vec<_>>();
+    let converter = arrow::row::RowConverter::new(converter_fields)?;
+    let encoded = converter.convert_columns(columns)?;
+    let mut wanted: HashMap<&[u8], usize> = HashMap::new();
+    for &i in missing {
+        *wanted.entry(encoded.row(i as usize).data()).or_default() += 1;
+    }
+    let mut n_left = missing.len();
+    insertions.retain(|&i| {
+        if n_left == 0 {
+            return true;
+        }
+        match wanted.get_mut(encoded.row(i as usize).data()) {
+            Some(n) if *n > 0 => {
+                *n -= 1;
+                n_left -= 1;
+                false
+            }
+            _ => true,
+        }
+    });
+    if n_left > 0 {
+        let batch = RecordBatch::try_from_iter(columns.iter().enumerate().map(|(i, c)| (i.to_string(), c.clone())))?;
+        let row = take_batch(&batch, &UInt32Array::from(missing[..1].to_vec()))?;
+        return Err(Error::internal(format!("{n_left} rows were deleted that are not there, such as {row:?}")));
+    }
+    Ok(())
+}

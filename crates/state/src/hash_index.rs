@@ -1,0 +1,411 @@
+//! The hash index: from a 64-bit row hash to the rows that have it.
+//!
+//! Open addressing with linear probing over 16-byte slots `(hash, head, count)`. A hash maps to its home slot by
+//! `(low 32 bits * capacity) >> 32`, so slots lie roughly in hash order and growing is one sequential pass. Rows of one
+//! hash form a chain through `next`; the slot points at its newest row. From [`SHARD_AT`] entries on the table is
+//! split into shards by higher hash bits, each of which grows alone: no insert pauses for more than a small part of the
+//! whole.
+//!
+//! Costs: a probe is one cache miss while chains are short; inserting and removing a row are the same plus one for the
+//! row's links. `next` and `prev` exist only for pages in which some chain has two rows.
+//!
+//! Equal hashes need not mean equal keys. Whoever probes compares the keys, unless the hash of the key's type is exact
+//! ([`millstream_types::hash::is_exact`]).
+
+use crate::paged::PagedVec;
+use crate::prefetch::prefetch;
+
+/// The end of a chain, and "no row".
+pub const NO_ROW: u32 = u32::MAX;
+
+const SHARD_BITS: u32 = 6;
+/// Entries from which on the table is split into shards.
+const SHARD_AT: usize = 1 << 15;
+const INITIAL_SLOTS: usize = 16;
+/// How far ahead of use slots are prefetched.
+const LOOKAHEAD: usize = 16;
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    hash: u64,
+    head: u32,
+    count: u32,
+}
+
+const EMPTY: Slot = Slot { hash: 0, head: NO_ROW, count: 0 };
+
+#[derive(Debug, Default)]
+struct Shard {
+    slots: Vec<Slot>,
+    n_used: usize,
+}
+
+impl Shard {
+    fn with_slots(n_slots: usize) -> Self {
+        Shard { slots: vec![EMPTY; n_slots], n_used: 0 }
+    }
+
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        ((hash & 0xffff_ffff) * self.slots.len() as u64 >> 32) as usize
+    }
+
+    /// The slot that has this hash, or the empty one where it belongs.
+    #[inline]
+    fn find(&self, hash: u64) -> usize {
+        let mut at = self.home(hash);
+        loop {
+            let slot = &self.slots[at];
+            if slot.hash == hash && slot.head != NO_ROW || slot.head == NO_ROW {
+                return at;
+            }
+            at += 1;
+            if at == self.slots.len() {
+                at = 0;
+            }
+        }
+    }
+
+    /// Keeps the load below 4/5.
+    fn make_room(&mut self, n_slots_new: impl Fn(usize) -> usize) {
+        if (self.n_used + 1) * 5 > self.slots.len() * 4 {
+            let mut grown = Shard::with_slots(n_slots_new(self.slots.len()));
+            for slot in self.slots.iter().filter(|s| s.head != NO_ROW) {
+                let at = grown.find(slot.hash);
+                grown.slots[at] = *slot;
+            }
+            grown.n_used = self.n_used;
+            *self = grown;
+        }
+    }
+
+    /// Empties a slot and moves later ones back so that no probe is cut short.
+    fn clear_slot(&mut self, mut hole: usize) {
+        let n = self.slots.len();
+        self.n_used -= 1;
+        let mut at = hole;
+        loop {
+            at = if at + 1 == n { 0 } else { at + 1 };
+            let slot = self.slots[at];
+            if slot.head == NO_ROW {
+                break;
+            }
+            let home = self.home(slot.hash);
+            // The slot may fill the hole unless its home lies cyclically after the hole.
+            let stays = if hole <= at { hole < home && home <= at } else { hole < home || home <= at };
+            if !stays {
+                self.slots[hole] = slot;
+                hole = at;
+            }
+        }
+        self.slots[hole] = EMPTY;
+    }
+}
+
+/// An index from row hashes to row ids.
+#[derive(Debug)]
+pub struct HashIndex {
+    shards: Vec<Shard>,
+    shard_bits: u32,
+    next: PagedVec<u32>,
+    prev: PagedVec<u32>,
+    n_rows: usize,
+}
+
+impl Default for HashIndex {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HashIndex {
+    /// An empty index.
+    pub fn new() -> Self {
+        HashIndex {
+            shards: vec![Shard::with_slots(INITIAL_SLOTS)],
+            shard_bits: 0,
+            next: PagedVec::new(NO_ROW),
+            prev: PagedVec::new(NO_ROW),
+            n_rows: 0,
+        }
+    }
+
+    /// Rows in the index.
+    pub fn len(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.n_rows == 0
+    }
+
+    /// Allocated bytes.
+    pub fn n_bytes(&self) -> usize {
+        let slots: usize = self.shards.iter().map(|s| s.slots.capacity() * size_of::<Slot>()).sum();
+        slots + self.next.n_bytes() + self.prev.n_bytes()
+    }
+
+    /// Shards are told apart by bits below the partition's, so that a worker's few partitions still fill all shards.
+    #[inline]
+    fn shard_of(&self, hash: u64) -> usize {
+        ((hash >> 48) & ((1 << self.shard_bits) - 1)) as usize
+    }
+
+    #[inline]
+    fn prefetch(&self, hash: u64) {
+        let shard = &self.shards[self.shard_of(hash)];
+        prefetch(&shard.slots[shard.home(hash)]);
+    }
+
+    fn split_if_large(&mut self) {
+        if self.shard_bits != 0 || self.shards[0].n_used < SHARD_AT {
+            return;
+        }
+        let whole = std::mem::take(&mut self.shards[0]);
+        self.shard_bits = SHARD_BITS;
+        self.shards = (0..1usize << SHARD_BITS).map(|_| Shard::with_slots(2 * SHARD_AT >> SHARD_BITS)).collect();
+        for slot in whole.slots.into_iter().filter(|s| s.head != NO_ROW) {
+            let shard_idx = self.shard_of(slot.hash);
+            let shard = &mut self.shards[shard_idx];
+            shard.make_room(|n| n * 2);
+            let at = shard.find(slot.hash);
+            shard.slots[at] = slot;
+            shard.n_used += 1;
+        }
+    }
+
+    /// Adds a row, in front of its chain.
+    #[inline]
+    pub fn insert(&mut self, hash: u64, row: u32) {
+        let shard_idx = self.shard_of(hash);
+        let shard = &mut self.shards[shard_idx];
+        shard.make_room(|n| n * 2);
+        let at = shard.find(hash);
+        let slot = &mut shard.slots[at];
+        self.n_rows += 1;
+        if slot.head == NO_ROW {
+            *slot = Slot { hash, head: row, count: 1 };
+            shard.n_used += 1;
+            let grew = shard.n_used == SHARD_AT;
+            if grew {
+                self.split_if_large();
+            }
+        } else {
+            let old = slot.head;
+            slot.head = row;
+            slot.count += 1;
+            self.next.set(row, old);
+            self.prev.set(old, row);
+        }
+    }
+
+    /// Adds one row for each hash.
+    pub fn insert_all(&mut self, hashes: &[u64], rows: impl IntoIterator<Item = u32>) {
+        hashes.iter().take(LOOKAHEAD).for_each(|&h| self.prefetch(h));
+        for (i, row) in rows.into_iter().enumerate() {
+            if let Some(&ahead) = hashes.get(i + LOOKAHEAD) {
+                self.prefetch(ahead);
+            }
+            self.insert(hashes[i], row);
+        }
+    }
+
+    /// Removes a row.
+    ///
+    /// # Panics
+    /// If the row is not in the index under this hash (debug builds see all such cases).
+    pub fn remove(&mut self, hash: u64, row: u32) {
+        let next = self.next.get(row);
+        let shard_idx = self.shard_of(hash);
+        let shard = &mut self.shards[shard_idx];
+        let at = shard.find(hash);
+        let slot = &mut shard.slots[at];
+        assert!(slot.count > 0, "the row is in the index");
+        self.n_rows -= 1;
+        slot.count -= 1;
+        if slot.head == row {
+            if next == NO_ROW {
+                debug_assert_eq!(slot.count, 0);
+                shard.clear_slot(at);
+                return;
+            }
+            slot.head = next;
+            self.prev.set(next, NO_ROW);
+        } else {
+            let prev = self.prev.get(row);
+            debug_assert_ne!(prev, NO_ROW, "the row is in the index");
+            self.next.set(prev, next);
+            if next != NO_ROW {
+                self.prev.set(next, prev);
+            }
+            self.prev.set(row, NO_ROW);
+        }
+        if next != NO_ROW {
+            self.next.set(row, NO_ROW);
+        }
+    }
+
+    /// The newest row with this hash and the number of rows that have it.
+    #[inline]
+    pub fn head(&self, hash: u64) -> Option<(u32, u32)> {
+        let shard = &self.shards[self.shard_of(hash)];
+        let slot = &shard.slots[shard.find(hash)];
+        (slot.head != NO_ROW).then_some((slot.head, slot.count))
+    }
+
+    /// The row after `row` in its chain, or [`NO_ROW`].
+    #[inline]
+    pub fn next(&self, row: u32) -> u32 {
+        self.next.get(row)
+    }
+
+    /// All rows with this hash, newest first.
+    pub fn rows(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
+        let mut row = self.head(hash).map_or(NO_ROW, |(head, _)| head);
+        std::iter::from_fn(move || {
+            let this = row;
+            (this != NO_ROW).then(|| {
+                row = self.next.get(this);
+                this
+            })
+        })
+    }
+
+    /// Calls `found(probe_idx, head, count)` for each hash that has rows, in order.
+    #[inline]
+    pub fn probe_all(&self, hashes: &[u64], mut found: impl FnMut(usize, u32, u32)) {
+        hashes.iter().take(LOOKAHEAD).for_each(|&h| self.prefetch(h));
+        for (i, &hash) in hashes.iter().enumerate() {
+            if let Some(&ahead) = hashes.get(i + LOOKAHEAD) {
+                self.prefetch(ahead);
+            }
+            if let Some((head, count)) = self.head(hash) {
+                found(i, head, count);
+            }
+        }
+    }
+
+    /// For each hash calls `place(probe_idx, head)`; where there is no row yet, `head` is [`NO_ROW`] and the row that
+    /// `place` returns is added. Otherwise the result is ignored.
+    #[inline]
+    pub fn find_or_insert_all(&mut self, hashes: &[u64], mut place: impl FnMut(usize, u32) -> u32) {
+        hashes.iter().take(LOOKAHEAD).for_each(|&h| self.prefetch(h));
+        for (i, &hash) in hashes.iter().enumerate() {
+            if let Some(&ahead) = hashes.get(i + LOOKAHEAD) {
+                self.prefetch(ahead);
+            }
+            let shard_idx = self.shard_of(hash);
+            let shard = &mut self.shards[shard_idx];
+            shard.make_room(|n| n * 2);
+            let at = shard.find(hash);
+            let slot = &mut shard.slots[at];
+            let row = place(i, slot.head);
+            if slot.head == NO_ROW {
+                *slot = Slot { hash, head: row, count: 1 };
+                shard.n_used += 1;
+                self.n_rows += 1;
+                if shard.n_used == SHARD_AT {
+                    self.split_if_large();
+                }
+            }
+        }
+    }
+
+    /// Gives a row another id, in place in its chain.
+    pub fn rename(&mut self, hash: u64, row: u32, new_row: u32) {
+        let (next, prev) = (self.next.get(row), self.prev.get(row));
+        let shard_idx = self.shard_of(hash);
+        let shard = &mut self.shards[shard_idx];
+        let at = shard.find(hash);
+        if shard.slots[at].head == row {
+            shard.slots[at].head = new_row;
+        } else {
+            self.next.set(prev, new_row);
+        }
+        if next != NO_ROW {
+            self.prev.set(next, new_row);
+            self.next.set(row, NO_ROW);
+        }
+        if self.next.get(new_row) != next {
+            self.next.set(new_row, next);
+        }
+        if prev != NO_ROW {
+            self.prev.set(row, NO_ROW);
+        }
+        if self.prev.get(new_row) != prev {
+            self.prev.set(new_row, prev);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_types::hash::mix;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn check(index: &HashIndex, model: &BTreeMap<u64, BTreeSet<u32>>) {
+        for (&hash, rows) in model {
+            let got: BTreeSet<u32> = index.rows(hash).collect();
+            assert_eq!(&got, rows);
+            assert_eq!(index.head(hash).map_or(0, |(_, n)| n as usize), rows.len());
+        }
+        assert_eq!(index.len(), model.values().map(BTreeSet::len).sum::<usize>());
+    }
+
+    /// Random inserts, removals and renames against a map of sets; few distinct hashes, so chains are long, and some
+    /// hashes share their home slot.
+    #[test]
+    fn behaves_like_a_map_of_sets() {
+        for seed in 0..20u64 {
+            let mut index = HashIndex::new();
+            let mut model: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+            let mut row_of = Vec::new();
+            for step in 0..4000u64 {
+                let r = mix(seed * 1_000_003 + step);
+                let hash = if seed % 2 == 0 { mix(r % 97) } else { (r % 300) << 30 };
+                if r >> 60 < 9 || row_of.is_empty() {
+                    let row = step as u32;
+                    index.insert(hash, row);
+                    model.entry(hash).or_default().insert(row);
+                    row_of.push((hash, row));
+                } else {
+                    let (hash, row) = row_of.swap_remove((r >> 8) as usize % row_of.len());
+                    let rows = model.get_mut(&hash).expect("inserted before");
+                    rows.remove(&row);
+                    if r >> 60 < 12 {
+                        index.remove(hash, row);
+                    } else {
+                        let new_row = 1_000_000 + step as u32;
+                        index.rename(hash, row, new_row);
+                        rows.insert(new_row);
+                        row_of.push((hash, new_row));
+                    }
+                }
+            }
+            check(&index, &model);
+        }
+    }
+
+    #[test]
+    fn grows_over_the_split_into_shards() {
+        let mut index = HashIndex::new();
+        let hashes: Vec<u64> = (0..200_000).map(mix).collect();
+        index.insert_all(&hashes, 0..200_000);
+        let mut n = 0;
+        index.probe_all(&hashes, |i, head, count| {
+            assert_eq!((head as usize, count), (i, 1));
+            n += 1;
+        });
+        assert_eq!(n, 200_000);
+        index.find_or_insert_all(&hashes, |i, head| {
+            assert_eq!(head as usize, i);
+            head
+        });
+        for (i, &hash) in hashes.iter().enumerate() {
+            index.remove(hash, i as u32);
+        }
+        assert!(index.is_empty() && index.shards.iter().all(|s| s.n_used == 0));
+    }
+}

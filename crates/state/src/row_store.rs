@@ -1,0 +1,332 @@
+//! Rows in columns, addressed by row id.
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use millstream_types::Result;
+
+use crate::column::{CHUNK_ROWS, Column, ColumnImage, Rows, chunk_of, offset_of, row_id};
+
+/// A set of rows that one operator keeps for itself: added in bulk, freed one by one, gathered by id.
+///
+/// Ids of freed rows are given out again, so memory follows the number of rows that are kept. Ids of present rows never
+/// change. Costs: adding a row copies its values; freeing is constant; text that freed rows leave behind is reclaimed
+/// when it outweighs the rest.
+pub struct RowStore {
+    schema: SchemaRef,
+    columns: Vec<Column>,
+    /// Rows ever appended; ids are below it.
+    n_appended: usize,
+    free: Vec<u32>,
+}
+
+impl RowStore {
+    /// An empty store.
+    ///
+    /// # Errors
+    /// Not supported, if a column's type cannot be kept.
+    pub fn new(schema: SchemaRef) -> Result<Self> {
+        let columns = schema.fields().iter().map(|f| Column::new(f.data_type())).collect::<Result<_>>()?;
+        Ok(RowStore { schema, columns, n_appended: 0, free: Vec::new() })
+    }
+
+    /// The columns' names and types.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Rows that are kept.
+    pub fn len(&self) -> usize {
+        self.n_appended - self.free.len()
+    }
+
+    /// Whether no row is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All ids that were ever given out are below this one.
+    pub fn id_bound(&self) -> u32 {
+        self.n_appended as u32
+    }
+
+    /// Allocated bytes.
+    pub fn n_bytes(&self) -> usize {
+        self.columns.iter().map(Column::n_bytes).sum::<usize>() + self.free.capacity() * size_of::<u32>()
+    }
+
+    /// A column.
+    pub fn column(&self, column_idx: usize) -> &Column {
+        &self.columns[column_idx]
+    }
+
+    /// Adds rows and appends their ids to `ids`, in order.
+    pub fn add(&mut self, columns: &[ArrayRef], rows: Rows<'_>, ids: &mut Vec<u32>) {
+        debug_assert_eq!(columns.len(), self.columns.len());
+        let n_reused = self.free.len().min(rows.len());
+        if n_reused > 0 {
+            let from = ids.len();
+            ids.extend(self.free.drain(self.free.len() - n_reused..));
+            for (column, array) in self.columns.iter_mut().zip(columns) {
+                column.overwrite(&ids[from..], array, rows.slice(0, n_reused));
+            }
+        }
+        let mut done = n_reused;
+        while done < rows.len() {
+            let (chunk, offset) = (self.n_appended / CHUNK_ROWS, self.n_appended % CHUNK_ROWS);
+            let n = (rows.len() - done).min(CHUNK_ROWS - offset);
+            for (column, array) in self.columns.iter_mut().zip(columns) {
+                column.append(chunk, array, rows.slice(done, n));
+            }
+            let first = row_id(chunk, offset);
+            ids.extend(first..first + n as u32);
+            self.n_appended += n;
+            done += n;
+        }
+    }
+
+    /// Frees a row, whose id may then be given to another.
+    pub fn free(&mut self, row: u32) {
+        for column in &mut self.columns {
+            column.forget(row);
+        }
+        self.free.push(row);
+    }
+
+    /// Reclaims text of freed rows if there is much of it. Looks at every row when it does.
+    pub fn reclaim(&mut self) {
+        if !self.columns.iter().any(Column::is_sparse) {
+            return;
+        }
+        let mut is_free = vec![false; self.n_appended];
+        self.free.iter().for_each(|&row| is_free[row as usize] = true);
+        for column in self.columns.iter_mut().filter(|c| c.is_sparse()) {
+            column.rewrite_texts((0..self.n_appended as u32).filter(|&row| !is_free[row as usize]));
+        }
+    }
+
+    /// The ids of all rows that are kept, ascending.
+    pub fn ids(&self) -> Vec<u32> {
+        let mut is_free = vec![false; self.n_appended];
+        self.free.iter().for_each(|&row| is_free[row as usize] = true);
+        (0..self.n_appended as u32).filter(|&row| !is_free[row as usize]).collect()
+    }
+
+    /// Rows, in the order of their ids' places in `rows`.
+    pub fn gather(&self, rows: &[u32]) -> RecordBatch {
+        let columns = self.columns.iter().map(|c| c.gather(rows)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).expect("columns of this schema")
+    }
+
+    /// Clears `mask[i]` where `rows[i]` differs from `probes[i]` of `arrays` in the given columns.
+    pub fn compare(&self, column_idxs: &[usize], rows: &[u32], arrays: &[ArrayRef], probes: &[u32], mask: &mut [bool]) {
+        for (&column_idx, array) in column_idxs.iter().zip(arrays) {
+            self.columns[column_idx].compare(rows, array, probes, mask);
+        }
+    }
+}
+
+/// Rows in columns without reuse of ids, for arrangements: whole chunks are freed, single rows are not.
+pub(crate) struct ChunkedRows {
+    pub(crate) schema: SchemaRef,
+    pub(crate) columns: Vec<Column>,
+    lens: Vec<usize>,
+    tail: Option<usize>,
+    free_chunks: Vec<usize>,
+}
+
+impl ChunkedRows {
+    pub(crate) fn new(schema: SchemaRef) -> Result<Self> {
+        let columns = schema.fields().iter().map(|f| Column::new(f.data_type())).collect::<Result<_>>()?;
+        Ok(ChunkedRows { schema, columns, lens: Vec::new(), tail: None, free_chunks: Vec::new() })
+    }
+
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.columns.iter().map(Column::n_bytes).sum()
+    }
+
+    pub(crate) fn len_of(&self, chunk: usize) -> usize {
+        self.lens[chunk]
+    }
+
+    pub(crate) fn is_full(&self, chunk: usize) -> bool {
+        self.lens[chunk] == CHUNK_ROWS
+    }
+
+    /// Makes another chunk, or a new one, the one that is filled; returns the one that was.
+    pub(crate) fn swap_tail(&mut self, tail: Option<usize>) -> Option<usize> {
+        std::mem::replace(&mut self.tail, tail)
+    }
+
+    /// Appends rows and calls `placed(chunk, offset, n)` for each run of them.
+    pub(crate) fn append(&mut self, columns: &[ArrayRef], rows: Rows<'_>, mut placed: impl FnMut(usize, usize, usize)) {
+        let mut done = 0;
+        while done < rows.len() {
+            let chunk = self.tail.filter(|&c| self.lens[c] < CHUNK_ROWS).unwrap_or_else(|| self.open_chunk());
+            let offset = self.lens[chunk];
+            let n = (rows.len() - done).min(CHUNK_ROWS - offset);
+            for (column, array) in self.columns.iter_mut().zip(columns) {
+                column.append(chunk, array, rows.slice(done, n));
+            }
+            self.lens[chunk] += n;
+            placed(chunk, offset, n);
+            done += n;
+        }
+    }
+
+    fn open_chunk(&mut self) -> usize {
+        let chunk = self.free_chunks.pop().unwrap_or_else(|| {
+            self.lens.push(0);
+            self.lens.len() - 1
+        });
+        self.tail = Some(chunk);
+        chunk
+    }
+
+    /// Frees a chunk, with all its rows.
+    pub(crate) fn drop_chunk(&mut self, chunk: usize) {
+        for column in &mut self.columns {
+            (0..self.lens[chunk]).for_each(|offset| column.forget(row_id(chunk, offset)));
+            column.drop_chunk(chunk);
+        }
+        self.lens[chunk] = 0;
+        self.free_chunks.push(chunk);
+        if self.tail == Some(chunk) {
+            self.tail = None;
+        }
+    }
+
+    pub(crate) fn share(&self, chunk: usize) -> Vec<ColumnImage> {
+        self.columns.iter().map(|c| c.share(chunk, self.lens[chunk])).collect()
+    }
+
+    pub(crate) fn gather(&self, rows: &[u32]) -> RecordBatch {
+        debug_assert!(rows.iter().all(|&r| offset_of(r) < self.lens[chunk_of(r)]));
+        let columns = self.columns.iter().map(|c| c.gather(rows)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).expect("columns of this schema")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{
+        Array, AsArray, BooleanArray, Decimal128Array, Float64Array, Int16Array, Int64Array, ListArray,
+        StringViewArray, UInt32Array,
+    };
+    use arrow::datatypes::{DataType, Int64Type};
+    use millstream_types::delta::{schema_of, take_batch};
+    use millstream_types::hash::mix;
+    use std::sync::Arc;
+
+    fn text(seed: u64) -> Option<String> {
+        (seed % 7 != 0).then(|| "x".repeat((seed % 40) as usize) + &seed.to_string())
+    }
+
+    fn batch(seed: u64, n: u64) -> RecordBatch {
+        let r = |i: u64, k: u64| mix(seed * 7919 + i * 13 + k);
+        let opt = |i, k, v| (!mix(r(i, k)).is_multiple_of(5)).then_some(v);
+        let list: ListArray = ListArray::from_iter_primitive::<Int64Type, _, _>(
+            (0..n).map(|i| opt(i, 5, (0..r(i, 6) % 4).map(|j| Some(j as i64)).collect::<Vec<_>>())),
+        );
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new((0..n).map(|i| opt(i, 0, r(i, 0) as i64)).collect::<Int64Array>()),
+            Arc::new((0..n).map(|i| text(r(i, 1))).collect::<StringViewArray>()),
+            Arc::new((0..n).map(|i| opt(i, 2, r(i, 2) % 2 == 0)).collect::<BooleanArray>()),
+            Arc::new((0..n).map(|i| Some(r(i, 3) as i16)).collect::<Int16Array>()),
+            Arc::new((0..n).map(|i| opt(i, 4, r(i, 4) as i128)).collect::<Decimal128Array>()),
+            Arc::new(list),
+            Arc::new((0..n).map(|i| opt(i, 8, [0.0, -0.0, f64::NAN, 2.5][(r(i, 8) % 4) as usize])).collect::<Float64Array>()),
+        ];
+        let names = ["a", "b", "c", "d", "e", "f", "g"];
+        let fields: Vec<_> = names.iter().zip(&columns).map(|(n, c)| (*n, c.data_type().clone())).collect();
+        RecordBatch::try_new(schema_of(&fields), columns).expect("columns fit")
+    }
+
+    /// Random additions and frees against a list of (id, batch, row).
+    #[test]
+    fn rows_are_what_was_added() {
+        for seed in 0..6 {
+            let schema = batch(0, 0).schema();
+            let mut store = RowStore::new(schema).expect("all types can be kept");
+            let mut model: Vec<(u32, RecordBatch, u32)> = Vec::new();
+            for step in 0..60u64 {
+                let r = mix(seed * 31 + step);
+                let added = batch(r, r % 700);
+                let mut ids = Vec::new();
+                if r % 2 == 0 {
+                    store.add(added.columns(), Rows::Range { offset: 0, len: added.num_rows() }, &mut ids);
+                    model.extend(ids.iter().enumerate().map(|(i, &id)| (id, added.clone(), i as u32)));
+                } else {
+                    let selection: Vec<u32> = (0..added.num_rows() as u32).rev().step_by(2).collect();
+                    store.add(added.columns(), Rows::Selected(&selection), &mut ids);
+                    model.extend(ids.iter().zip(&selection).map(|(&id, &i)| (id, added.clone(), i)));
+                }
+                let n_freed = (r >> 32) as usize % (model.len() + 1);
+                for k in 0..n_freed as u64 {
+                    let (id, ..) = model.swap_remove(mix(r + k) as usize % model.len());
+                    store.free(id);
+                }
+                store.reclaim();
+                assert_eq!(store.len(), model.len());
+            }
+            let ids: Vec<u32> = model.iter().map(|m| m.0).collect();
+            let got = store.gather(&ids);
+            let mut mask = vec![true; ids.len()];
+            for (i, (id, from, row)) in model.iter().enumerate() {
+                let expected = take_batch(from, &UInt32Array::from(vec![*row])).expect("a row");
+                assert_eq!(got.slice(i, 1), expected);
+                let all: Vec<usize> = (0..7).collect();
+                store.compare(&all, &[*id], from.columns(), &[*row], &mut mask[i..=i]);
+            }
+            assert!(mask.iter().all(|&m| m), "every row equals itself");
+            let nulls = store.column(1).gather_or_null(&[crate::hash_index::NO_ROW, ids[0]]);
+            assert!(nulls.is_null(0));
+            assert_eq!(nulls.as_string_view().len(), 2);
+        }
+    }
+
+    #[test]
+    fn comparison_tells_rows_apart() {
+        let left = batch(1, 300);
+        let mut store = RowStore::new(left.schema()).expect("all types can be kept");
+        let mut ids = Vec::new();
+        store.add(left.columns(), Rows::Range { offset: 0, len: 300 }, &mut ids);
+        for column_idx in 0..7 {
+            let probes: Vec<u32> = (0..300).map(|i| (i * 7 + 3) % 300).collect();
+            let mut mask = vec![true; 300];
+            store.compare(&[column_idx], &ids, &left.columns()[column_idx..=column_idx], &probes, &mut mask);
+            let column = left.column(column_idx);
+            for i in 0..300 {
+                let (a, b) = (column.slice(i, 1), column.slice(probes[i] as usize, 1));
+                let equal = match column.data_type() {
+                    DataType::Float64 => {
+                        let f = |a: &ArrayRef| {
+                            let a = a.as_primitive::<arrow::datatypes::Float64Type>();
+                            a.is_valid(0).then(|| if a.value(0).is_nan() { "nan".into() } else { (a.value(0) + 0.0).abs().to_string() })
+                        };
+                        f(&a) == f(&b)
+                    }
+                    _ => a == b,
+                };
+                assert_eq!(mask[i], equal, "column {column_idx}: {a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_of_freed_rows_is_reclaimed() {
+        let schema = schema_of(&[("t", DataType::Utf8View)]);
+        let mut store = RowStore::new(schema).expect("text can be kept");
+        for round in 0..50 {
+            let array: ArrayRef = Arc::new((0..1000).map(|i| Some(format!("{round:>100}{i:>100}"))).collect::<StringViewArray>());
+            let mut ids = Vec::new();
+            store.add(&[array], Rows::Range { offset: 0, len: 1000 }, &mut ids);
+            ids.iter().skip(1).for_each(|&id| store.free(id));
+            store.reclaim();
+        }
+        assert_eq!(store.len(), 50);
+        assert!(store.n_bytes() < 4 << 20, "{} bytes", store.n_bytes());
+    }
+}

@@ -1,0 +1,272 @@
+//! Text and bytes in chunks of views over shared blocks.
+//!
+//! A value of at most 12 bytes stands in its 16-byte view; a longer one is copied into the newest block, so that no
+//! stored value keeps the batch it came in alive. Views use Arrow's layout with the block's number as the buffer index,
+//! so a chunk and its blocks are an Arrow view array as they are. Each block counts its live bytes; one without any is
+//! freed, and [`Strings::rewrite`] empties the sparse ones.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, ByteView, StringViewArray};
+use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
+use arrow::datatypes::DataType;
+
+use crate::buffer::AppendBuf;
+use crate::column::{Rows, chunk_of, offset_of};
+use crate::hash_index::NO_ROW;
+
+const INLINE: usize = 12;
+const BLOCK_BYTES_MIN: usize = 1 << 10;
+const BLOCK_BYTES_MAX: usize = 4 << 20;
+/// A result shares the blocks, rather than copy from them, when it has at least this many rows for each block.
+const ROWS_PER_SHARED_BLOCK: usize = 8;
+/// Texts are not rewritten to save less than this.
+const SPARSE_BYTES_MIN: usize = 1 << 20;
+
+/// A column of text or bytes.
+pub(crate) struct Strings {
+    views: Vec<AppendBuf<u128>>,
+    blocks: Vec<TextBlock>,
+    live_bytes: usize,
+    allocated_bytes: usize,
+}
+
+struct TextBlock {
+    bytes: AppendBuf<u8>,
+    live_bytes: usize,
+}
+
+/// A chunk of strings as a reader holds it.
+#[derive(Clone)]
+pub(crate) struct StringsImage {
+    views: Buffer,
+    len: usize,
+    blocks: Arc<[Buffer]>,
+}
+
+impl Strings {
+    pub(crate) fn new() -> Self {
+        Strings { views: Vec::new(), blocks: Vec::new(), live_bytes: 0, allocated_bytes: 0 }
+    }
+
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.views.iter().map(AppendBuf::n_bytes).sum::<usize>() + self.allocated_bytes
+    }
+
+    fn chunk(&mut self, chunk: usize) -> &mut AppendBuf<u128> {
+        while self.views.len() <= chunk {
+            self.views.push(AppendBuf::with_capacity(0));
+        }
+        &mut self.views[chunk]
+    }
+
+    pub(crate) fn append(&mut self, chunk: usize, array: &ArrayRef, rows: Rows<'_>) {
+        self.chunk(chunk).reserve(rows.len());
+        let (views, buffers) = view_parts(array);
+        for i in 0..rows.len() {
+            let view = self.store(views[rows.index(i)], buffers);
+            self.views[chunk].push(view);
+        }
+    }
+
+    pub(crate) fn overwrite(&mut self, targets: &[u32], array: &ArrayRef, rows: Rows<'_>) {
+        let (views, buffers) = view_parts(array);
+        for (i, &row) in targets.iter().enumerate() {
+            let view = self.store(views[rows.index(i)], buffers);
+            self.views[chunk_of(row)].set(offset_of(row), view);
+        }
+    }
+
+    /// Copies a value and returns its view. A null's view may point anywhere within its array, as Arrow allows.
+    #[inline]
+    fn store(&mut self, view: u128, buffers: &[Buffer]) -> u128 {
+        let len = view as u32 as usize;
+        if len <= INLINE {
+            return view;
+        }
+        let view = ByteView::from(view);
+        let from = view.offset as usize;
+        self.store_long(&buffers[view.buffer_index as usize][from..from + len], view.prefix)
+    }
+
+    fn store_long(&mut self, bytes: &[u8], prefix: u32) -> u128 {
+        let fits = self.blocks.last().is_some_and(|b| b.bytes.len() + bytes.len() <= b.bytes.capacity());
+        if !fits {
+            let capacity = (self.allocated_bytes / 8).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX).max(bytes.len());
+            self.blocks.push(TextBlock { bytes: AppendBuf::with_capacity(capacity), live_bytes: 0 });
+            self.allocated_bytes += capacity;
+        }
+        let buffer_index = self.blocks.len() as u32 - 1;
+        let block = self.blocks.last_mut().expect("pushed above");
+        let offset = block.bytes.len() as u32;
+        block.bytes.extend_from_slice(bytes);
+        block.live_bytes += bytes.len();
+        self.live_bytes += bytes.len();
+        ByteView { length: bytes.len() as u32, prefix, buffer_index, offset }.as_u128()
+    }
+
+    #[inline]
+    fn view(&self, row: u32) -> u128 {
+        self.views[chunk_of(row)].as_slice()[offset_of(row)]
+    }
+
+    #[inline]
+    fn long_bytes(&self, view: u128) -> &[u8] {
+        let view = ByteView::from(view);
+        let from = view.offset as usize;
+        &self.blocks[view.buffer_index as usize].bytes.as_slice()[from..from + view.length as usize]
+    }
+
+    pub(crate) fn forget(&mut self, row: u32) {
+        let view = self.view(row);
+        let len = view as u32 as usize;
+        if len <= INLINE {
+            return;
+        }
+        let block_idx = ByteView::from(view).buffer_index as usize;
+        let is_newest = block_idx + 1 == self.blocks.len();
+        let block = &mut self.blocks[block_idx];
+        block.live_bytes -= len;
+        self.live_bytes -= len;
+        if block.live_bytes == 0 && !is_newest {
+            self.allocated_bytes -= block.bytes.n_bytes();
+            block.bytes = AppendBuf::with_capacity(0);
+        }
+    }
+
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.allocated_bytes > 2 * self.live_bytes + SPARSE_BYTES_MIN
+    }
+
+    /// Copies what lives in blocks that are less than half live into new ones.
+    pub(crate) fn rewrite(&mut self, live: impl Iterator<Item = u32>) {
+        let sparse: Vec<bool> = self.blocks.iter().map(|b| b.live_bytes * 2 < b.bytes.capacity()).collect();
+        for row in live {
+            let view = self.view(row);
+            if view as u32 as usize <= INLINE {
+                continue;
+            }
+            let parsed = ByteView::from(view);
+            if sparse.get(parsed.buffer_index as usize).copied().unwrap_or(false) {
+                let bytes = self.long_bytes(view).to_vec();
+                let moved = self.store_long(&bytes, parsed.prefix);
+                self.forget(row);
+                self.views[chunk_of(row)].set(offset_of(row), moved);
+            }
+        }
+    }
+
+    pub(crate) fn drop_chunk(&mut self, chunk: usize) {
+        if let Some(views) = self.views.get_mut(chunk) {
+            *views = AppendBuf::with_capacity(0);
+        }
+    }
+
+    fn shared_blocks(&self, first: usize) -> Arc<[Buffer]> {
+        let empty = Buffer::from(&[0u8; 0]);
+        let share = |(i, b): (usize, &TextBlock)| if i < first { empty.clone() } else { b.bytes.share(b.bytes.len()) };
+        self.blocks.iter().enumerate().map(share).collect()
+    }
+
+    /// The values of rows; [`NO_ROW`] gives the empty string (`nulls` says that it is none).
+    pub(crate) fn gather(&self, rows: &[u32], nulls: Option<NullBuffer>, data_type: &DataType) -> ArrayRef {
+        let view = |row: u32| if row == NO_ROW { 0 } else { self.view(row) };
+        if rows.len() >= self.blocks.len() * ROWS_PER_SHARED_BLOCK {
+            let views: Vec<u128> = rows.iter().map(|&row| view(row)).collect();
+            return view_array(views.into(), self.shared_blocks(0), nulls, data_type);
+        }
+        let mut bytes: Vec<u8> = Vec::new();
+        let mut views: Vec<u128> = Vec::with_capacity(rows.len());
+        for &row in rows {
+            let view = view(row);
+            if view as u32 as usize <= INLINE {
+                views.push(view);
+            } else {
+                let offset = u32::try_from(bytes.len()).expect("few rows of less than 4 GiB");
+                bytes.extend_from_slice(self.long_bytes(view));
+                let parsed = ByteView::from(view);
+                views.push(ByteView { buffer_index: 0, offset, ..parsed }.as_u128());
+            }
+        }
+        view_array(views.into(), [Buffer::from_vec(bytes)].into(), nulls, data_type)
+    }
+
+    pub(crate) fn share(&self, chunk: usize, len: usize) -> StringsImage {
+        let views = &self.views[chunk];
+        let long = |v: &&u128| **v as u32 as usize > INLINE;
+        let first = views.as_slice()[..len].iter().filter(long).map(|&v| ByteView::from(v).buffer_index).min();
+        let blocks = match first {
+            Some(first) => self.shared_blocks(first as usize),
+            None => [].into(),
+        };
+        StringsImage { views: views.share(len), len, blocks }
+    }
+
+    pub(crate) fn compare(
+        &self,
+        rows: &[u32],
+        array: &ArrayRef,
+        probes: &[u32],
+        mask: &mut [bool],
+        is_null: impl Fn(usize) -> bool,
+    ) {
+        let (views, buffers) = view_parts(array);
+        for (i, m) in mask.iter_mut().enumerate() {
+            if !*m || is_null(i) {
+                continue;
+            }
+            let (mine, theirs) = (self.view(rows[i]), views[probes[i] as usize]);
+            let len = mine as u32 as usize;
+            // Length and the first four bytes lie in the low half of a view.
+            *m = if len <= INLINE {
+                mine == theirs
+            } else {
+                mine as u64 == theirs as u64 && {
+                    let view = ByteView::from(theirs);
+                    let from = view.offset as usize;
+                    self.long_bytes(mine) == &buffers[view.buffer_index as usize][from..from + len]
+                }
+            };
+        }
+    }
+}
+
+fn view_parts(array: &ArrayRef) -> (&[u128], &[Buffer]) {
+    match array.data_type() {
+        DataType::Utf8View => {
+            let array = array.as_string_view();
+            (array.views(), array.data_buffers())
+        }
+        _ => {
+            let array = array.as_binary_view();
+            (array.views(), array.data_buffers())
+        }
+    }
+}
+
+fn view_array(
+    views: ScalarBuffer<u128>,
+    blocks: Arc<[Buffer]>,
+    nulls: Option<NullBuffer>,
+    data_type: &DataType,
+) -> ArrayRef {
+    match data_type {
+        DataType::Utf8View => {
+            // SAFETY: every view is inline or points at a value that was copied, whole, from a valid string array into
+            // the block of that number; blocks only grow.
+            Arc::new(unsafe { StringViewArray::new_unchecked(views, blocks, nulls) })
+        }
+        _ => {
+            // SAFETY: as above; bytes need not be UTF-8.
+            Arc::new(unsafe { BinaryViewArray::new_unchecked(views, blocks, nulls) })
+        }
+    }
+}
+
+impl StringsImage {
+    pub(crate) fn to_array(&self, nulls: Option<NullBuffer>, data_type: &DataType) -> ArrayRef {
+        let views = ScalarBuffer::new(self.views.clone(), 0, self.len);
+        view_array(views, Arc::clone(&self.blocks), nulls, data_type)
+    }
+}
