@@ -41,6 +41,21 @@ impl TextBuilder {
         }
     }
 
+    /// Appends a value that was made before.
+    #[inline]
+    pub(crate) fn push_made<const N: usize>(&mut self, value: &MadeText<N>) {
+        if value.len <= INLINE {
+            self.views.push(value.inline);
+        } else {
+            self.reserve(N);
+            let offset = self.data.len();
+            // A copy of known size is a few moves.
+            self.data.extend_from_slice(&value.bytes);
+            self.data.truncate(offset + value.len);
+            self.push_view(offset);
+        }
+    }
+
     /// Appends `len` random lower-case letters: those of `key`.
     #[inline]
     pub(crate) fn push_letters(&mut self, key: Key, len: usize) {
@@ -61,11 +76,15 @@ impl TextBuilder {
             self.views.push(inline_view(&value[..len]));
             return;
         }
-        self.reserve(len);
+        self.reserve(len + 32);
         let offset = self.data.len();
-        self.data.resize(offset + len.next_multiple_of(8), 0);
-        for (i, chunk) in (0..).zip(self.data[offset..].chunks_exact_mut(8)) {
-            chunk.copy_from_slice(&to_bytes(key.word(i)));
+        let mut block = [0; 32];
+        // Whole blocks are cheaper to append than what is left of the last one.
+        for first_word in (0..len as u64).step_by(32).map(|byte| byte / 8) {
+            for (word, bytes) in (first_word..).zip(block.chunks_exact_mut(8)) {
+                bytes.copy_from_slice(&to_bytes(key.word(word)));
+            }
+            self.data.extend_from_slice(&block);
         }
         self.data.truncate(offset + len);
         self.push_view(offset);
@@ -106,6 +125,31 @@ impl TextBuilder {
             self.full.push(Buffer::from_vec(self.data));
         }
         (ScalarBuffer::from(self.views), self.full)
+    }
+}
+
+/// A text of at most `N` bytes, made once and appended often.
+pub(crate) struct MadeText<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+    /// The view, if the text is short enough to stand in it.
+    inline: u128,
+}
+
+impl<const N: usize> MadeText<N> {
+    /// # Panics
+    /// If the text is longer than `N`.
+    pub(crate) fn new(text: &str) -> Self {
+        let mut bytes = [0; N];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        let inline = if text.len() <= INLINE { inline_view(text.as_bytes()) } else { 0 };
+        MadeText { bytes, len: text.len(), inline }
+    }
+
+    /// The text.
+    #[cfg(test)]
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).expect("it was made of a str")
     }
 }
 
