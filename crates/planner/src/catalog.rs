@@ -1,0 +1,179 @@
+//! The catalog: which relations exist, as a value that is cheap to clone and never shared for writing.
+//!
+//! A [`Catalog`] is one version. Statements plan against the version they began with; DDL clones it, changes the clone
+//! (`create_*`, [`Catalog::drop`]) and hands it back to its owner. Names and relations live behind one `Arc`, copied as
+//! a whole on the first change after a clone: reads are free, a DDL statement costs time linear in the number of
+//! relations, which is small beside building a dataflow.
+
+mod create;
+mod drop;
+mod relation;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use millstream_types::{Error, Result, SqlState};
+
+use crate::ast::{Name, RelationKind};
+pub use create::{Created, NewRelation, ROW_ID_COLUMN};
+pub use drop::Dropped;
+pub use relation::{Column, Index, Kind, Relation, RelationId, View};
+
+/// The schema in which relations are made unless their name says otherwise.
+pub const DEFAULT_SCHEMA: &str = "public";
+/// The schemas that belong to the engine: nobody makes or drops a relation there.
+pub const SYSTEM_SCHEMAS: [&str; 3] = ["millstream", "pg_catalog", "information_schema"];
+/// Where an unqualified name is looked for, in this order.
+const SEARCH_PATH: [&str; 2] = ["pg_catalog", DEFAULT_SCHEMA];
+/// The first oid of a user's relation, as in Postgres.
+const FIRST_USER_OID: u32 = 16_384;
+/// The first oid of an engine's relation.
+const FIRST_SYSTEM_OID: u32 = 10_000;
+
+/// One version of the catalog.
+#[derive(Clone, Debug)]
+pub struct Catalog(Arc<Contents>);
+
+#[derive(Clone, Debug)]
+struct Contents {
+    version: u64,
+    next_id: u64,
+    next_user_oid: u32,
+    next_system_oid: u32,
+    schemas: BTreeSet<String>,
+    relations: BTreeMap<RelationId, Arc<Relation>>,
+    /// schema, then name
+    names: HashMap<String, HashMap<String, RelationId>>,
+}
+
+/// What a statement tells its user beside its result; always of severity `NOTICE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The SQLSTATE.
+    pub state: SqlState,
+    /// The message.
+    pub message: String,
+    /// Details, if any.
+    pub detail: Option<String>,
+}
+
+impl Notice {
+    fn new(state: SqlState, message: String) -> Self {
+        Notice { state, message, detail: None }
+    }
+}
+
+/// The SQLSTATE of a notice that stands for success.
+const SUCCESSFUL_COMPLETION: SqlState = SqlState("00000");
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Catalog {
+    /// A catalog with its schemas and nothing in them.
+    pub fn new() -> Self {
+        let schemas = SYSTEM_SCHEMAS.into_iter().chain([DEFAULT_SCHEMA]).map(String::from).collect();
+        Catalog(Arc::new(Contents {
+            version: 0,
+            next_id: 1,
+            next_user_oid: FIRST_USER_OID,
+            next_system_oid: FIRST_SYSTEM_OID,
+            schemas,
+            relations: BTreeMap::new(),
+            names: HashMap::new(),
+        }))
+    }
+
+    /// Grows with every change.
+    pub fn version(&self) -> u64 {
+        self.0.version
+    }
+
+    /// The schemas in alphabetical order.
+    pub fn schemas(&self) -> impl Iterator<Item = &str> {
+        self.0.schemas.iter().map(String::as_str)
+    }
+
+    /// All relations, the engine's included, in the order in which they were made.
+    pub fn relations(&self) -> impl Iterator<Item = &Arc<Relation>> {
+        self.0.relations.values()
+    }
+
+    /// The relation with this id.
+    pub fn get(&self, id: RelationId) -> Option<&Arc<Relation>> {
+        self.0.relations.get(&id)
+    }
+
+    /// The relation with this oid.
+    pub fn get_by_oid(&self, oid: u32) -> Option<&Arc<Relation>> {
+        self.0.relations.values().find(|r| r.oid == oid)
+    }
+
+    /// The relation that a name means; an unqualified one is looked for along the search path.
+    pub fn find(&self, schema: Option<&str>, name: &str) -> Option<&Arc<Relation>> {
+        match schema {
+            Some(schema) => self.find_in(schema, name),
+            None => SEARCH_PATH.iter().find_map(|schema| self.find_in(schema, name)),
+        }
+    }
+
+    fn find_in(&self, schema: &str, name: &str) -> Option<&Arc<Relation>> {
+        self.0.names.get(schema)?.get(name).and_then(|id| self.get(*id))
+    }
+
+    /// The relation that a name means.
+    ///
+    /// # Errors
+    /// 42P01 with the name's position if there is none.
+    pub fn resolve(&self, name: &Name) -> Result<&Arc<Relation>> {
+        self.find(name.schema.as_deref(), &name.name).ok_or_else(|| {
+            let error = Error::user(SqlState::UNDEFINED_TABLE, format!("relation \"{name}\" does not exist"));
+            at(error, name)
+        })
+    }
+
+    /// The relation that a name means, which must be of a kind.
+    ///
+    /// # Errors
+    /// 42P01 if there is none, 42809 if it is something else.
+    pub fn resolve_kind(&self, name: &Name, kind: RelationKind) -> Result<&Arc<Relation>> {
+        let relation = self.resolve(name)?;
+        if relation.kind.is(kind) {
+            return Ok(relation);
+        }
+        Err(at(wrong_kind(&relation.name, kind), name))
+    }
+
+    /// The indexes of a relation, in the order in which they were made.
+    pub fn indexes_of(&self, relation: RelationId) -> impl Iterator<Item = &Arc<Relation>> {
+        self.relations().filter(move |r| matches!(&r.kind, Kind::Index(i) if i.relation == relation))
+    }
+
+    /// The relations that read from this one, its indexes among them, in the order in which they were made.
+    pub fn dependents_of(&self, relation: RelationId) -> impl Iterator<Item = &Arc<Relation>> {
+        self.relations().filter(move |r| r.depends_on.contains(&relation))
+    }
+
+    fn contents_mut(&mut self) -> &mut Contents {
+        let contents = Arc::make_mut(&mut self.0);
+        contents.version += 1;
+        contents
+    }
+}
+
+/// `"x" is not a table`
+fn wrong_kind(name: &str, kind: RelationKind) -> Error {
+    let article = if kind == RelationKind::Index { "an" } else { "a" };
+    Error::user(SqlState::WRONG_OBJECT_TYPE, format!("\"{name}\" is not {article} {}", kind.noun()))
+}
+
+/// The error, pointing at a name if its position is known.
+fn at(error: Error, name: &Name) -> Error {
+    if name.position > 0 { error.with_position(name.position) } else { error }
+}
