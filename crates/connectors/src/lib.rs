@@ -8,6 +8,7 @@ use std::sync::Arc;
 use millstream_runtime::Source;
 use millstream_types::Result;
 
+pub mod generator;
 pub mod nexmark;
 pub mod options;
 
@@ -31,6 +32,7 @@ pub const SINK_CONNECTORS: &[&str] = &["blackhole"];
 /// for declared columns that the connector does not have.
 pub fn create_source(options: &SourceOptions) -> Result<Arc<dyn Source>> {
     match options.connector.as_str() {
+        "generator" => Ok(Arc::new(generator::GeneratorSource::from_options(options)?)),
         "nexmark" => Ok(Arc::new(nexmark::NexmarkSource::from_options(options)?)),
         other => Err(unknown_connector("source", other, SOURCE_CONNECTORS)),
     }

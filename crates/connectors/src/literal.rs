@@ -10,7 +10,15 @@ use arrow::datatypes::DataType;
 pub(crate) fn parse(text: &str, data_type: &DataType) -> Option<ArrayRef> {
     let text: ArrayRef = Arc::new(StringArray::from(vec![text.trim()]));
     let strict = CastOptions { safe: false, ..CastOptions::default() };
-    cast_with_options(&text, data_type, &strict).ok().filter(|value| value.null_count() == 0)
+    let value = match data_type {
+        // Arrow knows zones by name only where it is built with their database.
+        DataType::Timestamp(unit, Some(_)) => {
+            let utc = cast_with_options(&text, &DataType::Timestamp(*unit, Some("+00:00".into())), &strict).ok()?;
+            cast_with_options(&utc, data_type, &strict).ok()?
+        }
+        other => cast_with_options(&text, other, &strict).ok()?,
+    };
+    (value.null_count() == 0).then_some(value)
 }
 
 /// Text without its quotes, if it stands in single quotes, with doubled quotes inside undone.
