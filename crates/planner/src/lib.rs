@@ -1,7 +1,14 @@
 //! From SQL text to a dataflow: dialect, catalog, binder, streaming rules. Pure: no I/O, no threads.
 
 pub mod ast;
+pub mod binder;
 pub mod catalog;
+pub mod errors;
+mod functions;
 pub mod parser;
+pub mod session_context;
+mod typing;
 
+pub use binder::{BoundQuery, RelationSource, bind_query, optimize};
 pub use catalog::{Catalog, RelationId};
+pub use session_context::Purpose;

@@ -18,6 +18,7 @@ use crate::ast::{
     SubscribeTarget, Truncate,
 };
 use cursor::Cursor;
+pub(crate) use cursor::folded;
 pub use types::{sql_type_from_text, sql_type_of};
 
 /// One statement of a query string.

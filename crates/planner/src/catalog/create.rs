@@ -64,17 +64,28 @@ impl Catalog {
     ///
     /// # Errors
     /// 42P07, 42701, 3F000, 42P16 and the like, as Postgres.
-    pub fn create_stream(&mut self, create: &CreateRelation, connector_columns: Option<Vec<Column>>) -> Result<Created> {
+    pub fn create_stream(
+        &mut self,
+        create: &CreateRelation,
+        connector_columns: Option<Vec<Column>>,
+    ) -> Result<Created> {
         if let Some(column) = create.primary_key.first() {
             return Err(Error::not_supported("streams cannot have a primary key")
                 .with_hint("use CREATE TABLE")
                 .with_position(column.position));
         }
         if create.on_conflict != OnKeyConflict::Error {
-            return Err(Error::user(SqlState::INVALID_TABLE_DEFINITION, "ON CONFLICT needs a table with a primary key"));
+            return Err(Error::user(
+                SqlState::INVALID_TABLE_DEFINITION,
+                "ON CONFLICT needs a table with a primary key",
+            ));
         }
         let columns = columns_of(create, connector_columns)?;
-        let new = NewRelation { append_only: true, options: create.options.clone(), ..NewRelation::new(Kind::Stream, columns) };
+        let new = NewRelation {
+            append_only: true,
+            options: create.options.clone(),
+            ..NewRelation::new(Kind::Stream, columns)
+        };
         self.create(&create.name, create.if_not_exists, new)
     }
 
@@ -146,9 +157,8 @@ impl Catalog {
         }
         let mut positions = Vec::new();
         for column in &create.columns {
-            positions.push(position_of(&relation.columns, column, || {
-                format!("column \"{}\" does not exist", column.name)
-            })?);
+            positions
+                .push(position_of(&relation.columns, column, || format!("column \"{}\" does not exist", column.name))?);
         }
         let name = create.name.clone().unwrap_or_else(|| self.free_index_name(&relation, &create.columns));
         let columns = positions.iter().map(|&i| relation.columns[i].clone()).collect();

@@ -88,7 +88,12 @@ impl Catalog {
     }
 
     /// Appends a relation after everything that depends on it.
-    fn visit_dependents(&self, relation: &Arc<Relation>, seen: &mut BTreeSet<RelationId>, order: &mut Vec<Arc<Relation>>) {
+    fn visit_dependents(
+        &self,
+        relation: &Arc<Relation>,
+        seen: &mut BTreeSet<RelationId>,
+        order: &mut Vec<Arc<Relation>>,
+    ) {
         if !seen.insert(relation.id) {
             return;
         }
@@ -101,9 +106,7 @@ impl Catalog {
 
     /// `cannot drop table t because other objects depend on it`, with a line for each dependency in the detail.
     fn dependents_error(&self, targets: &[Arc<Relation>], cascaded: &[&Arc<Relation>]) -> Error {
-        let dropped = |id: &RelationId| {
-            targets.iter().any(|t| t.id == *id) || cascaded.iter().any(|c| c.id == *id)
-        };
+        let dropped = |id: &RelationId| targets.iter().any(|t| t.id == *id) || cascaded.iter().any(|c| c.id == *id);
         let mut lines = Vec::new();
         for dependent in cascaded {
             for id in dependent.depends_on.iter().filter(|id| dropped(id)) {

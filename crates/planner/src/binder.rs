@@ -1,0 +1,189 @@
+//! From a query's tree to a typed logical plan, and on to an optimized one.
+
+mod context;
+mod names;
+mod source;
+mod windows;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, FieldRef};
+use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::optimizer::Optimizer;
+use datafusion::sql::planner::{PlannerContext, SqlToRel};
+use datafusion::sql::sqlparser::ast::Statement;
+use millstream_types::{Error, Result, SqlType};
+
+use crate::ast::Query;
+use crate::catalog::{Catalog, Relation, RelationId};
+use crate::errors::from_datafusion;
+use crate::parser::parse_query;
+use crate::session_context::{Purpose, analyzer, optimizer_context, optimizer_rules, options};
+use context::PlanContext;
+pub(crate) use context::external;
+pub use source::RelationSource;
+
+/// How often a query is planned anew because a wildcard brought a name that its list has too.
+const MAX_NAME_CONFLICTS: usize = 64;
+
+/// A query that means something.
+#[derive(Clone, Debug)]
+pub struct BoundQuery {
+    /// Typed, not yet optimized. The types of its output are exactly those of `columns`.
+    pub plan: LogicalPlan,
+    /// The names and types of its output; names may repeat.
+    pub columns: Vec<(String, SqlType)>,
+    /// The types of `$1`, `$2` ...
+    pub param_types: Vec<SqlType>,
+    /// The relations that it names; those behind views that it names are not among them.
+    pub relations: Vec<RelationId>,
+}
+
+/// Resolves names and types of a query. `param_types` are those that the client fixed.
+///
+/// # Errors
+/// As Postgres: 42P01, 42703, 42702, 42883, 42803, 42804 ..., with positions in the statement's text where known. With
+/// [`Purpose::View`] 0A000 for what a view cannot hold.
+pub fn bind_query(
+    catalog: &Catalog,
+    query: &Query,
+    param_types: &[Option<SqlType>],
+    purpose: Purpose,
+) -> Result<BoundQuery> {
+    let context = PlanContext::new(catalog, purpose);
+    bind(&context, query, param_types)
+}
+
+fn bind(context: &PlanContext<'_>, query: &Query, param_types: &[Option<SqlType>]) -> Result<BoundQuery> {
+    let plan = plan_query(context, query, param_types)?;
+    let plan = analyze(plan)?;
+    let (plan, columns) = with_output_types(plan)?;
+    let relations = context.used.borrow().iter().copied().collect();
+    Ok(BoundQuery { plan, columns, param_types: Vec::new(), relations })
+}
+
+/// DataFusion's plan of a query, before types are resolved.
+fn plan_query(context: &PlanContext<'_>, query: &Query, param_types: &[Option<SqlType>]) -> Result<LogicalPlan> {
+    let mut conflicts = BTreeSet::new();
+    loop {
+        let mut named = query.clone();
+        names::name_columns(&mut named, &conflicts);
+        let mut planner_context = PlannerContext::new().with_prepare_param_data_types(param_fields(param_types));
+        let statement = Statement::Query(Box::new(named));
+        let planner = SqlToRel::new(context);
+        let error = match planner.sql_statement_to_plan_with_context(statement, &mut planner_context) {
+            Ok(plan) => return Ok(plan),
+            Err(error) => error,
+        };
+        match conflicting_name(&error) {
+            Some(name) if conflicts.len() < MAX_NAME_CONFLICTS && conflicts.insert(name.clone()) => {}
+            _ => return Err(from_datafusion(error)),
+        }
+    }
+}
+
+fn param_fields(param_types: &[Option<SqlType>]) -> Vec<Option<FieldRef>> {
+    let field = |t: &SqlType| Arc::new(Field::new("", t.arrow_type(), true));
+    param_types.iter().map(|t| t.as_ref().map(field)).collect()
+}
+
+/// The name that DataFusion found twice in one SELECT list.
+fn conflicting_name(error: &DataFusionError) -> Option<String> {
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => conflicting_name(inner),
+        DataFusionError::Collection(errors) => errors.iter().find_map(conflicting_name),
+        DataFusionError::SchemaError(inner, _) => match inner.as_ref() {
+            SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+                Some(name.clone())
+            }
+            SchemaError::AmbiguousReference { field } if field.relation.is_some() => Some(field.name.clone()),
+            _ => None,
+        },
+        DataFusionError::Plan(message) if message.starts_with("Projections require unique expression names") => {
+            let quoted = message.split_once("expression \"")?.1;
+            let name = quoted.split_once("\" at position")?.0;
+            let name = name.rsplit_once(" AS ").map_or(name, |(_, alias)| alias);
+            Some(name.rsplit_once('.').map_or(name, |(_, column)| column).to_string())
+        }
+        _ => None,
+    }
+}
+
+fn analyze(plan: LogicalPlan) -> Result<LogicalPlan> {
+    analyzer().execute_and_check(plan, options(), |_, _| {}).map_err(from_datafusion)
+}
+
+/// The plan with a last projection where its output is not yet of the types that clients see.
+fn with_output_types(plan: LogicalPlan) -> Result<(LogicalPlan, Vec<(String, SqlType)>)> {
+    let mut columns = Vec::new();
+    let mut exprs = Vec::new();
+    let mut any_cast = false;
+    for (qualifier, field) in plan.schema().iter() {
+        let name = names::shown(field.name()).to_string();
+        let sql_type = SqlType::of_arrow(field.data_type()).ok_or_else(|| {
+            Error::not_supported(format!(
+                "column \"{name}\" has type {}, which is not supported yet",
+                field.data_type()
+            ))
+        })?;
+        let wanted = sql_type.arrow_type();
+        let column = Expr::from((qualifier, field));
+        if wanted == *field.data_type() {
+            exprs.push(column);
+        } else {
+            any_cast = true;
+            let cast = datafusion::logical_expr::cast(column, wanted);
+            exprs.push(cast.alias_qualified(qualifier.cloned(), field.name()));
+        }
+        columns.push((name, sql_type));
+    }
+    if !any_cast {
+        return Ok((plan, columns));
+    }
+    let plan =
+        LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(from_datafusion)?;
+    Ok((plan, columns))
+}
+
+/// The plan of a view that is not materialized, with the columns that the catalog gives it.
+fn view_plan(outer: &PlanContext<'_>, view: &Arc<Relation>) -> Result<LogicalPlan> {
+    let text = view.query_text().ok_or_else(|| Error::internal("a view without a query"))?;
+    let context = PlanContext { view_depth: outer.view_depth + 1, ..PlanContext::new(outer.catalog, outer.purpose) };
+    let query = parse_query(text)?;
+    let bound = bind(&context, &query, &[]).map_err(|e| without_position(e, view))?;
+    let exprs: Vec<Expr> = bound
+        .plan
+        .schema()
+        .iter()
+        .zip(&view.columns)
+        .map(|(field, column)| Expr::from(field).alias(&column.name))
+        .collect();
+    LogicalPlanBuilder::from(bound.plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(from_datafusion)
+}
+
+/// An error inside a view points nowhere in the text of the query that names the view.
+fn without_position(error: Error, view: &Relation) -> Error {
+    let fields = error.fields();
+    let mut plain = Error::new(fields.kind, fields.state, fields.message.clone());
+    plain = plain.with_detail(match &fields.detail {
+        Some(detail) => format!("{detail}; in view \"{}\"", view.name),
+        None => format!("in view \"{}\"", view.name),
+    });
+    match &fields.hint {
+        Some(hint) => plain.with_hint(hint.clone()),
+        None => plain,
+    }
+}
+
+/// Applies the optimizer's rules. `now_us` is the value of `now()`, in microseconds since 1970 UTC; without it `now()`
+/// stays as it is.
+///
+/// # Errors
+/// What a rule finds wrong with the plan, such as a subquery that cannot be decorrelated (0A000).
+pub fn optimize(plan: LogicalPlan, purpose: Purpose, now_us: Option<i64>) -> Result<LogicalPlan> {
+    let context = optimizer_context(now_us);
+    let optimizer = Optimizer::with_rules(optimizer_rules(purpose));
+    optimizer.optimize(plan, &context, |_, _| {}).map_err(from_datafusion)
+}

@@ -1,0 +1,131 @@
+//! What DataFusion's SQL planner asks us: relations, functions, options.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::common::{DataFusionError, TableReference};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
+use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
+use millstream_types::{Error, SqlState};
+
+use super::source::{RelationSource, ViewSource};
+use crate::catalog::{Catalog, Kind, Relation, RelationId};
+use crate::functions::Registry;
+use crate::session_context::{Purpose, options};
+
+/// How deep views may stand on views.
+const MAX_VIEW_DEPTH: usize = 64;
+
+/// The planner's view of one catalog version, for one query.
+pub(super) struct PlanContext<'a> {
+    pub(super) catalog: &'a Catalog,
+    pub(super) purpose: Purpose,
+    pub(super) view_depth: usize,
+    /// The relations named by the query itself, not by views that it names.
+    pub(super) used: RefCell<BTreeSet<RelationId>>,
+    pub(super) relation_planners: Vec<Arc<dyn RelationPlanner>>,
+}
+
+impl<'a> PlanContext<'a> {
+    pub(super) fn new(catalog: &'a Catalog, purpose: Purpose) -> Self {
+        PlanContext {
+            catalog,
+            purpose,
+            view_depth: 0,
+            used: RefCell::default(),
+            relation_planners: vec![Arc::new(super::windows::WindowTables)],
+        }
+    }
+
+    fn source_of(&self, relation: &Arc<Relation>) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        match &relation.kind {
+            Kind::View(_) => {
+                if self.view_depth >= MAX_VIEW_DEPTH {
+                    let message = format!("view \"{}\" nests too deeply", relation.name);
+                    return Err(external(Error::user(SqlState::PROGRAM_LIMIT_EXCEEDED, message)));
+                }
+                let plan = super::view_plan(self, relation).map_err(external)?;
+                Ok(Arc::new(ViewSource::new(plan)))
+            }
+            Kind::Index(_) | Kind::Sink(_) => {
+                let message = format!("cannot read from {} \"{}\"", relation.kind.noun(), relation.name);
+                Err(external(Error::user(SqlState::WRONG_OBJECT_TYPE, message)))
+            }
+            _ => Ok(Arc::new(RelationSource::visible(relation, self.purpose))),
+        }
+    }
+}
+
+/// Our error on its way through DataFusion.
+pub(crate) fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+impl ContextProvider for PlanContext<'_> {
+    fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        let relation = self.catalog.find(name.schema(), name.table()).ok_or_else(|| {
+            let shown = match name.schema() {
+                Some(schema) => format!("{schema}.{}", name.table()),
+                None => name.table().to_string(),
+            };
+            external(Error::user(SqlState::UNDEFINED_TABLE, format!("relation \"{shown}\" does not exist")))
+        })?;
+        self.used.borrow_mut().insert(relation.id);
+        self.source_of(relation)
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        Registry::get().expr_planners()
+    }
+
+    fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
+        &self.relation_planners
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(Registry::get().type_planner())
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        Registry::get().scalar(name)
+    }
+
+    fn get_higher_order_meta(&self, _name: &str) -> Option<Arc<HigherOrderUDF>> {
+        None
+    }
+
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        Registry::get().aggregate(name)
+    }
+
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        Registry::get().window(name)
+    }
+
+    fn get_variable_type(&self, _names: &[String]) -> Option<DataType> {
+        None
+    }
+
+    fn options(&self) -> &ConfigOptions {
+        options()
+    }
+
+    fn udf_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn higher_order_function_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn udaf_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn udwf_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}

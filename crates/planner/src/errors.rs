@@ -1,0 +1,162 @@
+//! DataFusion's and Arrow's errors as ours: kind, SQLSTATE, Postgres' words, position.
+
+use datafusion::common::{Column, DataFusionError, SchemaError, Span};
+use millstream_types::{Error, SqlState};
+
+/// The error that a user sees for one of DataFusion's, from planning or from execution.
+pub fn from_datafusion(error: DataFusionError) -> Error {
+    match error {
+        DataFusionError::External(inner) => match inner.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(other) => Error::internal(other.to_string()),
+        },
+        DataFusionError::ArrowError(inner, _) => from_arrow(*inner),
+        DataFusionError::Diagnostic(diagnostic, inner) => {
+            let error = from_datafusion(*inner);
+            match (error.fields().position, position_of(diagnostic.span)) {
+                (None, Some(position)) => error.with_position(position),
+                _ => error,
+            }
+        }
+        DataFusionError::Context(_, inner) => from_datafusion(*inner),
+        DataFusionError::Shared(inner) => from_shared(&inner),
+        DataFusionError::Collection(mut errors) if !errors.is_empty() => from_datafusion(errors.swap_remove(0)),
+        DataFusionError::SchemaError(inner, _) => schema_error(&inner),
+        DataFusionError::Plan(message) => plan_error(&message),
+        DataFusionError::NotImplemented(message) => Error::not_supported(sentence(&message)),
+        DataFusionError::Execution(message) => execution_error(&message),
+        DataFusionError::ResourcesExhausted(message) => Error::out_of_memory("out of memory").with_detail(message),
+        other => Error::internal(sentence(&other.strip_backtrace())),
+    }
+}
+
+fn from_arrow(error: arrow::error::ArrowError) -> Error {
+    match error {
+        arrow::error::ArrowError::ExternalError(inner) => match inner.downcast::<DataFusionError>() {
+            Ok(inner) => from_datafusion(*inner),
+            Err(inner) => match inner.downcast::<Error>() {
+                Ok(ours) => *ours,
+                Err(other) => Error::internal(other.to_string()),
+            },
+        },
+        other => Error::from(other),
+    }
+}
+
+/// An error that several consumers share cannot be taken apart; its words and kind can be read.
+fn from_shared(error: &DataFusionError) -> Error {
+    match error {
+        DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
+            Some(ours) => ours.clone(),
+            None => Error::internal(inner.to_string()),
+        },
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => from_shared(inner),
+        DataFusionError::Shared(inner) => from_shared(inner),
+        DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
+            arrow::error::ArrowError::DivideByZero => Error::user(SqlState::DIVISION_BY_ZERO, "division by zero"),
+            arrow::error::ArrowError::ArithmeticOverflow(_) => {
+                Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range")
+            }
+            other => Error::user(SqlState::DATA_EXCEPTION, sentence(&other.to_string())),
+        },
+        DataFusionError::Execution(message) => execution_error(message),
+        DataFusionError::ResourcesExhausted(message) => {
+            Error::out_of_memory("out of memory").with_detail(message.clone())
+        }
+        other => Error::internal(sentence(&other.strip_backtrace())),
+    }
+}
+
+/// Spans are on one line: the column is the position.
+fn position_of(span: Option<Span>) -> Option<usize> {
+    span.map(|s| s.start.column as usize).filter(|&column| column > 0)
+}
+
+fn schema_error(error: &SchemaError) -> Error {
+    let at = |error: Error, column: &Column| match position_of(column.spans().first()) {
+        Some(position) => error.with_position(position),
+        None => error,
+    };
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => at(undefined_column(field, valid_fields), field),
+        SchemaError::AmbiguousReference { field } => {
+            let message = format!("column reference \"{}\" is ambiguous", field.name);
+            at(Error::user(SqlState::AMBIGUOUS_COLUMN, message), field)
+        }
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            Error::user(SqlState::DUPLICATE_COLUMN, format!("column name \"{name}\" is not unique"))
+        }
+    }
+}
+
+fn undefined_column(field: &Column, valid_fields: &[Column]) -> Error {
+    let Some(relation) = &field.relation else {
+        return Error::user(SqlState::UNDEFINED_COLUMN, format!("column \"{}\" does not exist", field.name));
+    };
+    let known = valid_fields.iter().any(|f| f.relation.as_ref().is_some_and(|r| r.table() == relation.table()));
+    if known {
+        return Error::user(SqlState::UNDEFINED_COLUMN, format!("column {relation}.{} does not exist", field.name));
+    }
+    let message = format!("missing FROM-clause entry for table \"{}\"", relation.table());
+    Error::user(SqlState::UNDEFINED_TABLE, message)
+}
+
+/// Errors that DataFusion's planner words itself.
+fn plan_error(message: &str) -> Error {
+    if let Some(rest) = message.strip_prefix("Column in ")
+        && rest.contains("must be in GROUP BY or an aggregate function")
+    {
+        let column = quoted_after(message, "column \"").unwrap_or_default();
+        let message =
+            format!("column \"{column}\" must appear in the GROUP BY clause or be used in an aggregate function");
+        return Error::user(SqlState::GROUPING_ERROR, message);
+    }
+    if message.contains("must appear in the GROUP BY clause") {
+        return Error::user(SqlState::GROUPING_ERROR, sentence(message));
+    }
+    if message.contains("Invalid function") {
+        let name = quoted_after(message, "Invalid function '").unwrap_or_default();
+        return Error::user(SqlState::UNDEFINED_FUNCTION, format!("function {name} does not exist"));
+    }
+    if message.contains("coerce") || message.contains("No function matches") || message.contains("Signature") {
+        return Error::user(SqlState::UNDEFINED_FUNCTION, sentence(message));
+    }
+    if message.contains("boolean") {
+        return Error::user(SqlState::DATATYPE_MISMATCH, sentence(message));
+    }
+    Error::user(SqlState::SYNTAX_ERROR, sentence(message))
+}
+
+fn execution_error(message: &str) -> Error {
+    let lower = message.to_lowercase();
+    let state = if lower.contains("divide by zero") || lower.contains("division by zero") {
+        return Error::user(SqlState::DIVISION_BY_ZERO, "division by zero");
+    } else if lower.contains("overflow") || lower.contains("out of range") {
+        SqlState::NUMERIC_VALUE_OUT_OF_RANGE
+    } else if lower.contains("more than one row") || lower.contains("returned more than") {
+        let message = "more than one row returned by a subquery used as an expression";
+        return Error::user(SqlState::CARDINALITY_VIOLATION, message);
+    } else if lower.contains("parse") || lower.contains("cast") {
+        SqlState::INVALID_TEXT_REPRESENTATION
+    } else {
+        SqlState::DATA_EXCEPTION
+    };
+    Error::user(state, sentence(message))
+}
+
+/// The text between a prefix and the next quote of the prefix' kind.
+fn quoted_after<'a>(message: &'a str, prefix: &str) -> Option<&'a str> {
+    let quote = prefix.chars().last()?;
+    let rest = message.split_once(prefix)?.1;
+    rest.split_once(quote).map(|(inner, _)| inner)
+}
+
+/// The first line of a message, in lower case at its beginning and without a full stop.
+fn sentence(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default().trim().trim_end_matches('.');
+    let mut chars = line.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}

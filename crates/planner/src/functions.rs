@@ -1,0 +1,98 @@
+//! The functions that SQL can name, and how DataFusion's planner finds them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use arrow::datatypes::{Field, FieldRef};
+use datafusion::common::DataFusionError;
+use datafusion::execution::SessionStateDefaults;
+use datafusion::logical_expr::planner::{ExprPlanner, TypePlanner};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
+use datafusion::sql::sqlparser::ast::DataType as SqlDataType;
+
+use crate::binder::external;
+use crate::parser::sql_type_of;
+
+/// All functions by name, built once.
+pub(crate) struct Registry {
+    scalars: HashMap<String, Arc<ScalarUDF>>,
+    aggregates: HashMap<String, Arc<AggregateUDF>>,
+    windows: HashMap<String, Arc<WindowUDF>>,
+    expr_planners: Vec<Arc<dyn ExprPlanner>>,
+    type_planner: Arc<dyn TypePlanner>,
+}
+
+impl Registry {
+    /// The one registry.
+    pub(crate) fn get() -> &'static Registry {
+        static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::build);
+        &REGISTRY
+    }
+
+    fn build() -> Registry {
+        let mut scalars = HashMap::new();
+        for function in SessionStateDefaults::default_scalar_functions() {
+            for alias in function.aliases() {
+                scalars.insert(alias.clone(), function.clone());
+            }
+            scalars.insert(function.name().to_string(), function);
+        }
+        let mut aggregates = HashMap::new();
+        for function in SessionStateDefaults::default_aggregate_functions() {
+            for alias in function.aliases() {
+                aggregates.insert(alias.clone(), function.clone());
+            }
+            aggregates.insert(function.name().to_string(), function);
+        }
+        let mut windows = HashMap::new();
+        for function in SessionStateDefaults::default_window_functions() {
+            for alias in function.aliases() {
+                windows.insert(alias.clone(), function.clone());
+            }
+            windows.insert(function.name().to_string(), function);
+        }
+        Registry {
+            scalars,
+            aggregates,
+            windows,
+            expr_planners: SessionStateDefaults::default_expr_planners(),
+            type_planner: Arc::new(PostgresTypeNames),
+        }
+    }
+
+    pub(crate) fn scalar(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.scalars.get(unqualified(name)).cloned()
+    }
+
+    pub(crate) fn aggregate(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.aggregates.get(unqualified(name)).cloned()
+    }
+
+    pub(crate) fn window(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.windows.get(unqualified(name)).cloned()
+    }
+
+    pub(crate) fn expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        &self.expr_planners
+    }
+
+    pub(crate) fn type_planner(&self) -> Arc<dyn TypePlanner> {
+        self.type_planner.clone()
+    }
+}
+
+/// `pg_catalog.lower` is `lower`.
+fn unqualified(name: &str) -> &str {
+    name.strip_prefix("pg_catalog.").unwrap_or(name)
+}
+
+/// Type names in casts mean what they mean in DDL.
+#[derive(Debug)]
+struct PostgresTypeNames;
+
+impl TypePlanner for PostgresTypeNames {
+    fn plan_type_field(&self, sql_type: &SqlDataType) -> Result<Option<FieldRef>, DataFusionError> {
+        let sql_type = sql_type_of(sql_type).map_err(external)?;
+        Ok(Some(Arc::new(Field::new("", sql_type.arrow_type(), true))))
+    }
+}

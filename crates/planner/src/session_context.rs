@@ -1,0 +1,164 @@
+//! How DataFusion is set up, so that SQL means what it means in Postgres 15.
+
+use std::sync::{Arc, LazyLock};
+
+use chrono::DateTime;
+use datafusion::config::ConfigOptions;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
+use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
+use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
+use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
+use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
+use datafusion::optimizer::eliminate_filter::EliminateFilter;
+use datafusion::optimizer::eliminate_group_by_constant::EliminateGroupByConstant;
+use datafusion::optimizer::eliminate_join::EliminateJoin;
+use datafusion::optimizer::eliminate_limit::EliminateLimit;
+use datafusion::optimizer::eliminate_outer_join::EliminateOuterJoin;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::optimize_unions::OptimizeUnions;
+use datafusion::optimizer::propagate_empty_relation::PropagateEmptyRelation;
+use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::push_down_limit::PushDownLimit;
+use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
+use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerContext, OptimizerRule};
+use datafusion::prelude::SessionConfig;
+
+use crate::typing::PostgresTypes;
+
+/// What a query is planned for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It runs once, at one epoch, in DataFusion's executor.
+    AdHoc,
+    /// It is kept up to date by a dataflow, so it must mean the same at every time.
+    View,
+}
+
+/// The options under which everything is planned and executed.
+pub fn config() -> SessionConfig {
+    let mut config = SessionConfig::new();
+    let options = config.options_mut();
+    options.sql_parser.parse_float_as_decimal = true;
+    options.sql_parser.collect_spans = true;
+    options.sql_parser.map_string_types_to_utf8view = true;
+    options.sql_parser.enable_ident_normalization = true;
+    options.sql_parser.default_null_ordering = "nulls_max".to_string();
+    options.execution.time_zone = Some("UTC".to_string());
+    options.optimizer.skip_failed_rules = false;
+    // Views stay Utf8View at the output: that is the engine's text.
+    options.optimizer.expand_views_at_output = false;
+    config
+}
+
+/// The options, built once.
+pub(crate) fn options() -> &'static Arc<ConfigOptions> {
+    static OPTIONS: LazyLock<Arc<ConfigOptions>> = LazyLock::new(|| Arc::new(config().options().as_ref().clone()));
+    &OPTIONS
+}
+
+/// Rules that give every expression its Postgres type, in order.
+pub(crate) fn analyzer() -> Analyzer {
+    let rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
+        // GROUPING(...) becomes bits of the grouping id; must see aggregates before their types change.
+        Arc::new(ResolveGroupingFunction::new()),
+        // Postgres' types, operators and functions. After it, nothing is left for DataFusion to decide ...
+        Arc::new(PostgresTypes),
+        // ... but the inputs of unions and joins, and casts between widths of one class of types.
+        Arc::new(TypeCoercion::new()),
+    ];
+    Analyzer::with_rules(rules)
+}
+
+/// The logical optimizer's rules in order.
+///
+/// Left out for good: `SingleDistinctToGroupBy` undoes fused distinct aggregates; `UnionsToFilter` merges branches that
+/// stay apart in a dataflow; `FilterNullJoinKeys` adds filters that our joins do themselves; `ExtractLeafExpressions`
+/// and `PushDownLeafProjections` serve formats that read single fields of structs.
+pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let ad_hoc = purpose == Purpose::AdHoc;
+    let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
+        // `x < ALL (subquery)` has no operator: it becomes EXISTS and comparisons.
+        Arc::new(RewriteSetComparison::new()),
+        // Nested unions are one operator with many inputs.
+        Arc::new(OptimizeUnions::new()),
+        // Constants are folded, predicates brought into the forms that the rules below look for.
+        Arc::new(SimplifyExpressions::new()),
+    ];
+    if ad_hoc {
+        // DataFusion executes DISTINCT as an aggregate; a dataflow has an operator for it.
+        rules.push(Arc::new(ReplaceDistinctWithAggregate::new()));
+    }
+    rules.extend::<[Arc<dyn OptimizerRule + Send + Sync>; 12]>([
+        // Joins on a false condition are empty.
+        Arc::new(EliminateJoin::new()),
+        // IN and EXISTS become semi, anti and mark joins.
+        Arc::new(DecorrelatePredicateSubquery::new()),
+        // Correlated scalar subqueries become left joins.
+        Arc::new(ScalarSubqueryToJoin::new()),
+        // Lateral subqueries become joins.
+        Arc::new(DecorrelateLateralJoin::new()),
+        // Equal keys are told apart from residual conditions.
+        Arc::new(ExtractEquijoinPredicate::new()),
+        // GROUP BY a, a and ORDER BY a, a
+        Arc::new(EliminateDuplicatedExpr::new()),
+        // WHERE true and WHERE false
+        Arc::new(EliminateFilter::new()),
+        // FROM a, b WHERE a.k = b.k is an inner join.
+        Arc::new(EliminateCrossJoin::new()),
+        // LIMIT 0, and OFFSET 0 without a limit
+        Arc::new(EliminateLimit::new()),
+        // What is joined with or filtered from nothing is nothing.
+        Arc::new(PropagateEmptyRelation::new()),
+        // A left join whose right side a filter needs not null is an inner join, which is cheaper to maintain.
+        Arc::new(EliminateOuterJoin::new()),
+        // Filters go below joins and aggregates, and to the scans.
+        Arc::new(PushDownFilter::new()),
+    ]);
+    if ad_hoc {
+        // Stops scans early. In a view a limit is a top-n over all rows, so nothing below it may stop.
+        rules.push(Arc::new(PushDownLimit::new()));
+    }
+    rules.extend::<[Arc<dyn OptimizerRule + Send + Sync>; 3]>([
+        // GROUP BY a, 1 is GROUP BY a.
+        Arc::new(EliminateGroupByConstant::new()),
+        // Expressions that occur twice are evaluated once.
+        Arc::new(CommonSubexprEliminate::new()),
+        // Columns that nobody needs are dropped as early as possible; runs of projections are merged.
+        Arc::new(OptimizeProjections::new()),
+    ]);
+    rules
+}
+
+/// The context in which optimizer rules run. `now_us` (microseconds since 1970 UTC) is what `now()` becomes; without it
+/// `now()` stays.
+pub(crate) fn optimizer_context(now_us: Option<i64>) -> OptimizerContext {
+    let context = OptimizerContext::new_with_config_options(options().clone());
+    match now_us.and_then(DateTime::from_timestamp_micros) {
+        Some(now) => context.with_query_execution_start_time(now),
+        None => context.without_query_execution_start_time(),
+    }
+}
+
+/// A DataFusion session for executing ad-hoc plans that this crate has bound and optimized.
+///
+/// Its analyzer and optimizer are empty: a plan that comes here is ready for the physical planner.
+pub fn session_state() -> SessionState {
+    session_state_with(config())
+}
+
+/// As [`session_state`], with options changed by the caller, such as the number of partitions.
+pub fn session_state_with(config: SessionConfig) -> SessionState {
+    SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .with_analyzer_rules(Vec::new())
+        .with_optimizer_rules(Vec::new())
+        .build()
+}
