@@ -6,6 +6,7 @@ pub mod delta;
 pub mod epoch;
 pub mod error;
 pub mod hash;
+pub mod pg;
 pub mod sql_type;
 
 pub use delta::{Delta, Weights};
