@@ -45,7 +45,7 @@ pub(crate) fn unit(word: u64) -> f64 {
 pub(crate) fn letters(word: u64) -> [u8; 8] {
     const LANES: u64 = 0x00ff_00ff_00ff_00ff;
     // A byte times 26, divided by 256, is 0 to 25; every other byte at a time, in lanes of 16 bits.
-    let even = ((word & LANES) * 26 >> 8) & LANES;
+    let even = (((word & LANES) * 26) >> 8) & LANES;
     let odd = (((word >> 8) & LANES) * 26) & !LANES;
     ((even | odd) + u64::from_le_bytes([b'a'; 8])).to_le_bytes()
 }
