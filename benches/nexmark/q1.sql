@@ -1,0 +1,3 @@
+-- Nexmark q1: currency conversion, from dollars to euros.
+-- As published.
+SELECT auction, bidder, 0.908 * price AS price, date_time, extra FROM bid

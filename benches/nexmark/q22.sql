@@ -1,0 +1,8 @@
+-- Nexmark q22: bids with the directories of their url.
+-- Deviation: split_part, which counts from 1, for SPLIT_INDEX.
+SELECT
+    auction, bidder, price, channel,
+    split_part(url, '/', 4) AS dir1,
+    split_part(url, '/', 5) AS dir2,
+    split_part(url, '/', 6) AS dir3
+FROM bid

@@ -1,0 +1,5 @@
+-- Nexmark q3: who sells in OR, ID or CA in category 10, and in which auctions.
+-- As published.
+SELECT p.name, p.city, p.state, a.id
+FROM auction AS a INNER JOIN person AS p ON a.seller = p.id
+WHERE a.category = 10 AND (p.state = 'OR' OR p.state = 'ID' OR p.state = 'CA')
