@@ -23,7 +23,7 @@
 //! | `text(least, greatest)` | text | lower-case letters, lengths within the bounds |
 //! | `bytes(least, greatest)` | bytea | bytes, lengths within the bounds |
 //! | `array(least, greatest, d)` | arrays | lengths within the bounds, elements of the distribution d |
-//! | `choice(a, b, ...)` | all but arrays | one of the values; quotes as in SQL where a value has commas or blanks at its ends |
+//! | `choice(a, b, ...)` | all | one of the values; in quotes, as in SQL, where a value has commas, parentheses or outer blanks |
 //! | `null(p, d)` | all | null with probability p, else of the distribution d |
 //! | `expr(e)` | all | an SQL expression over `n`, the row's number, and the columns before this one |
 //!

@@ -25,7 +25,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
 use millstream_runtime::Source;
 use millstream_types::{Error, Result, SqlState, SqlType};
 
@@ -130,7 +130,7 @@ impl Source for NexmarkSource {
 }
 
 fn parse_timestamp(text: &str) -> Option<i64> {
-    let value = literal::parse(text, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
+    let value = literal::parse(text, &SqlType::Timestamp)?;
     Some(value.as_primitive::<TimestampMicrosecondType>().value(0))
 }
 

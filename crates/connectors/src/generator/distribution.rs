@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryViewArray, StringViewArray};
+use arrow::array::ArrayRef;
 use arrow::compute;
 use arrow::datatypes::Field;
 use millstream_types::{Result, SqlType};
@@ -40,7 +40,7 @@ pub(super) fn names(sql_type: &SqlType) -> &'static [&'static str] {
             &["timestamp", "uniform", "choice", "null"]
         }
         SqlType::Interval => &["uniform", "choice", "null"],
-        SqlType::Array(_) => &["array", "null"],
+        SqlType::Array(_) => &["array", "choice", "null"],
     }
 }
 
@@ -204,22 +204,16 @@ fn choice(spec: &Spec<'_>, sql_type: &SqlType, key: Key) -> Option<Box<dyn Distr
     Some(boxed(Choice { key, values }))
 }
 
+/// A value of the type, padded or refused by its length.
 fn choice_value(text: &str, sql_type: &SqlType) -> Option<ArrayRef> {
-    let of_text = |text: String| -> ArrayRef { Arc::new(StringViewArray::from(vec![text])) };
+    let len = text.chars().count();
     match sql_type {
-        SqlType::Text | SqlType::Varchar(None) => Some(of_text(text.to_owned())),
-        SqlType::Varchar(Some(n)) => (text.chars().count() <= *n as usize).then(|| of_text(text.to_owned())),
+        SqlType::Varchar(Some(n)) if len > *n as usize => None,
         SqlType::Char(n) => {
             let n = *n as usize;
-            (text.chars().count() <= n).then(|| of_text(format!("{text:<n$}")))
+            (len <= n).then(|| literal::parse(&format!("{text:<n$}"), &SqlType::Text))?
         }
-        SqlType::Bytea => {
-            let digits = text.strip_prefix("\\x").filter(|digits| digits.is_ascii() && digits.len() % 2 == 0)?;
-            let byte = |i: usize| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).ok();
-            let bytes = (0..digits.len() / 2).map(byte).collect::<Option<Vec<u8>>>()?;
-            Some(Arc::new(BinaryViewArray::from(vec![bytes.as_slice()])))
-        }
-        other => literal::parse(text, &other.arrow_type()),
+        other => literal::parse(text, other),
     }
 }
 

@@ -59,7 +59,7 @@ impl Line {
 
     /// The value that a literal stands for. Intervals are counted in microseconds and have no months.
     pub(super) fn parse(&self, text: &str) -> Option<i128> {
-        let value = literal::parse(&literal::unquote(text), &self.sql_type.arrow_type())?;
+        let value = literal::parse(&literal::unquote(text), &self.sql_type)?;
         let value = match value.data_type() {
             DataType::Int16 => value.as_primitive::<Int16Type>().value(0).into(),
             DataType::Int32 => value.as_primitive::<Int32Type>().value(0).into(),

@@ -186,6 +186,9 @@ fn choices_are_values_of_the_type() {
     assert_eq!(bytes.as_binary_view().value(0), [0, 255]);
     let dates = values(SqlType::Date, "choice(1970-01-02)", 2);
     assert_eq!(dates.as_primitive::<Date32Type>().values(), &[1, 1]);
+    let arrays = values(SqlType::Array(Box::new(SqlType::Integer)), "choice('{1,2}', {})", 100);
+    let lengths: std::collections::BTreeSet<_> = arrays.as_list::<i32>().iter().flatten().map(|a| a.len()).collect();
+    assert_eq!(lengths.into_iter().collect::<Vec<_>>(), [0, 2]);
     let booleans = values(SqlType::Boolean, "bernoulli(0.1)", 10_000);
     assert!((900..1_100).contains(&booleans.as_boolean().true_count()));
 }
