@@ -1,1 +1,17 @@
-//! Streaming operators, their specs, and the graph of specs.
+//! Streaming operators, one a file: the spec that says what, and the state machine that does it.
+//!
+//! Operators are synchronous and deterministic; they know nothing of threads, clocks or timely. [`Dataflow`] is the graph
+//! of their specs, and [`step`] a plain driver that runs such a graph in tests.
+
+pub mod aggregate;
+pub mod dataflow;
+pub mod group_table;
+pub mod hash_join;
+pub mod map;
+pub mod materialize;
+pub mod operator;
+pub mod step;
+pub mod union;
+
+pub use dataflow::{Dataflow, Edge, Exchange, Node, NodeId, RelationId};
+pub use operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};

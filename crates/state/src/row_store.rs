@@ -65,7 +65,8 @@ impl RowStore {
         let n_reused = self.free.len().min(rows.len());
         if n_reused > 0 {
             let from = ids.len();
-            ids.extend(self.free.drain(self.free.len() - n_reused..));
+            // From the end, so that which ids come next does not depend on how many.
+            ids.extend(self.free.drain(self.free.len() - n_reused..).rev());
             for (column, array) in self.columns.iter_mut().zip(columns) {
                 column.overwrite(&ids[from..], array, rows.slice(0, n_reused));
             }
@@ -82,6 +83,14 @@ impl RowStore {
             self.n_appended += n;
             done += n;
         }
+    }
+
+    /// The ids that the next `n_rows` added rows will get, in order.
+    pub fn promise(&self, n_rows: usize) -> impl Iterator<Item = u32> + use<> {
+        let n_reused = self.free.len().min(n_rows);
+        let reused: Vec<u32> = self.free[self.free.len() - n_reused..].iter().rev().copied().collect();
+        let first = self.n_appended as u32;
+        reused.into_iter().chain(first..first + (n_rows - n_reused) as u32)
     }
 
     /// Frees a row, whose id may then be given to another.

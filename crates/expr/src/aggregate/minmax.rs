@@ -1,0 +1,349 @@
+//! `min` and `max`: one value a group while rows only come, an ordered multiset when they may be taken back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, Int64Array, StringViewArray};
+use arrow::buffer::NullBuffer;
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, Int64Type};
+use arrow::row::{RowConverter, SortField};
+use hashbrown::HashMap;
+use millstream_state::PagedVec;
+use millstream_types::{Error, Result};
+
+use super::ordered::{fits_u64, keys_i128, keys_u64, values_of_i128, values_of_u64};
+use super::{GroupAccumulator, Input};
+
+pub(super) fn is_supported(data_type: &DataType) -> bool {
+    fits_u64(data_type)
+        || matches!(data_type, DataType::Decimal128(_, _) | DataType::Utf8View | DataType::BinaryView | DataType::List(_))
+}
+
+pub(super) fn accumulator(is_max: bool, argument: &DataType, append_only: bool) -> Box<dyn GroupAccumulator> {
+    fn of<K: Key>(is_max: bool, argument: &DataType, append_only: bool) -> Box<dyn GroupAccumulator>
+    where
+        K: Send + 'static,
+    {
+        let data_type = argument.clone();
+        if append_only {
+            Box::new(Best::<K> { is_max, data_type, best: K::Store::default() })
+        } else {
+            Box::new(Multisets::<K> { is_max, data_type, groups: HashMap::new(), n_entries: 0 })
+        }
+    }
+    match argument {
+        t if fits_u64(t) => of::<u64>(is_max, argument, append_only),
+        DataType::Decimal128(_, _) => of::<i128>(is_max, argument, append_only),
+        _ => of::<Box<[u8]>>(is_max, argument, append_only),
+    }
+}
+
+/// A representation of values whose order is that of SQL.
+trait Key: Ord + Clone + Sized {
+    type Store: KeyStore<Self> + Default + Send;
+    fn of(array: &ArrayRef) -> Result<Vec<Self>>;
+    fn to_array(data_type: &DataType, keys: Vec<Option<Self>>) -> Result<ArrayRef>;
+}
+
+/// The best key of each group.
+trait KeyStore<K> {
+    fn get(&self, group: u32) -> Option<K>;
+    fn put(&mut self, group: u32, key: K);
+    fn improve(&mut self, group: u32, key: &K, is_max: bool);
+    fn remove(&mut self, group: u32);
+    fn n_bytes(&self) -> usize;
+}
+
+struct Paged<K: Copy> {
+    values: PagedVec<K>,
+    present: PagedVec<bool>,
+}
+
+impl<K: Copy + Default> Default for Paged<K> {
+    fn default() -> Self {
+        Paged { values: PagedVec::new(K::default()), present: PagedVec::new(false) }
+    }
+}
+
+impl<K: Copy + Ord> KeyStore<K> for Paged<K> {
+    fn get(&self, group: u32) -> Option<K> {
+        self.present.get(group).then(|| self.values.get(group))
+    }
+
+    fn put(&mut self, group: u32, key: K) {
+        self.present.set(group, true);
+        self.values.set(group, key);
+    }
+
+    #[inline]
+    fn improve(&mut self, group: u32, key: &K, is_max: bool) {
+        let present = self.present.get_mut(group);
+        let value = self.values.get_mut(group);
+        if !*present || if is_max { *key > *value } else { *key < *value } {
+            *present = true;
+            *value = *key;
+        }
+    }
+
+    fn remove(&mut self, group: u32) {
+        self.present.set(group, false);
+    }
+
+    fn n_bytes(&self) -> usize {
+        self.values.n_bytes() + self.present.n_bytes()
+    }
+}
+
+#[derive(Default)]
+struct Boxed {
+    values: Vec<Option<Box<[u8]>>>,
+    n_value_bytes: usize,
+}
+
+impl KeyStore<Box<[u8]>> for Boxed {
+    fn get(&self, group: u32) -> Option<Box<[u8]>> {
+        self.values.get(group as usize).cloned().flatten()
+    }
+
+    fn put(&mut self, group: u32, key: Box<[u8]>) {
+        self.remove(group);
+        if self.values.len() <= group as usize {
+            self.values.resize(group as usize + 1, None);
+        }
+        self.n_value_bytes += key.len();
+        self.values[group as usize] = Some(key);
+    }
+
+    fn improve(&mut self, group: u32, key: &Box<[u8]>, is_max: bool) {
+        let better = match self.values.get(group as usize) {
+            Some(Some(value)) => {
+                if is_max {
+                    key > value
+                } else {
+                    key < value
+                }
+            }
+            _ => true,
+        };
+        if better {
+            self.put(group, key.clone());
+        }
+    }
+
+    fn remove(&mut self, group: u32) {
+        if let Some(value) = self.values.get_mut(group as usize).and_then(Option::take) {
+            self.n_value_bytes -= value.len();
+        }
+    }
+
+    fn n_bytes(&self) -> usize {
+        self.values.capacity() * size_of::<Option<Box<[u8]>>>() + self.n_value_bytes
+    }
+}
+
+fn nulls_of<K>(keys: &[Option<K>]) -> Option<NullBuffer> {
+    keys.iter().any(Option::is_none).then(|| keys.iter().map(Option::is_some).collect())
+}
+
+impl Key for u64 {
+    type Store = Paged<u64>;
+
+    fn of(array: &ArrayRef) -> Result<Vec<u64>> {
+        Ok(keys_u64(array))
+    }
+
+    fn to_array(data_type: &DataType, keys: Vec<Option<u64>>) -> Result<ArrayRef> {
+        let nulls = nulls_of(&keys);
+        Ok(values_of_u64(data_type, keys.into_iter().map(Option::unwrap_or_default).collect(), nulls))
+    }
+}
+
+impl Key for i128 {
+    type Store = Paged<i128>;
+
+    fn of(array: &ArrayRef) -> Result<Vec<i128>> {
+        Ok(keys_i128(array))
+    }
+
+    fn to_array(data_type: &DataType, keys: Vec<Option<i128>>) -> Result<ArrayRef> {
+        let nulls = nulls_of(&keys);
+        Ok(values_of_i128(data_type, keys.into_iter().map(Option::unwrap_or_default).collect(), nulls))
+    }
+}
+
+/// Text and bytes as they are, anything else as its row encoding.
+impl Key for Box<[u8]> {
+    type Store = Boxed;
+
+    fn of(array: &ArrayRef) -> Result<Vec<Box<[u8]>>> {
+        Ok(match array.data_type() {
+            DataType::Utf8View => {
+                let array = array.as_string_view();
+                (0..array.len()).map(|i| array.value(i).as_bytes().into()).collect()
+            }
+            DataType::BinaryView => {
+                let array = array.as_binary_view();
+                (0..array.len()).map(|i| array.value(i).into()).collect()
+            }
+            _ => {
+                let rows = converter(array.data_type())?.convert_columns(std::slice::from_ref(array))?;
+                rows.iter().map(|row| row.as_ref().into()).collect()
+            }
+        })
+    }
+
+    fn to_array(data_type: &DataType, keys: Vec<Option<Box<[u8]>>>) -> Result<ArrayRef> {
+        Ok(match data_type {
+            DataType::Utf8View => {
+                let text = |k: &Option<Box<[u8]>>| {
+                    k.as_ref().map(|k| String::from_utf8(k.to_vec()).expect("keys of text are text"))
+                };
+                Arc::new(keys.iter().map(text).collect::<StringViewArray>())
+            }
+            DataType::BinaryView => Arc::new(keys.into_iter().collect::<BinaryViewArray>()),
+            _ => {
+                let converter = converter(data_type)?;
+                let null = arrow::array::new_null_array(data_type, 1);
+                let null = converter.convert_columns(&[null])?;
+                let parser = converter.parser();
+                let rows = keys.iter().map(|k| match k {
+                    Some(k) => parser.parse(k),
+                    None => null.row(0),
+                });
+                converter.convert_rows(rows)?.remove(0)
+            }
+        })
+    }
+}
+
+fn converter(data_type: &DataType) -> Result<RowConverter> {
+    // Nulls within arrays come last, as in Postgres.
+    let options = SortOptions { descending: false, nulls_first: false };
+    Ok(RowConverter::new(vec![SortField::new_with_options(data_type.clone(), options)])?)
+}
+
+/// The best value of each group, of rows that are never taken back.
+struct Best<K: Key> {
+    is_max: bool,
+    data_type: DataType,
+    best: K::Store,
+}
+
+impl<K: Key + Send> GroupAccumulator for Best<K> {
+    fn update(&mut self, input: Input<'_>) -> Result<()> {
+        let keys = K::of(input.argument.expect("min and max have an argument"))?;
+        let mut retracted = false;
+        input.for_each(|i, group, weight| {
+            retracted |= weight < 0;
+            if weight > 0 {
+                self.best.improve(group, &keys[i], self.is_max);
+            }
+        });
+        if retracted { Err(Error::internal("a row was taken back from append-only input")) } else { Ok(()) }
+    }
+
+    fn merge(&mut self, groups: &[u32], partial: &[ArrayRef]) -> Result<()> {
+        self.update(Input { groups, argument: Some(&partial[0]), filter: None, weights: None })
+    }
+
+    fn partial_types(&self) -> Vec<DataType> {
+        vec![self.data_type.clone()]
+    }
+
+    fn partial(&self, groups: &[u32]) -> Vec<ArrayRef> {
+        vec![self.finish(groups).expect("stored values are of the type")]
+    }
+
+    fn finish(&self, groups: &[u32]) -> Result<ArrayRef> {
+        K::to_array(&self.data_type, groups.iter().map(|&g| self.best.get(g)).collect())
+    }
+
+    fn reset(&mut self, group: u32) {
+        self.best.remove(group);
+    }
+
+    fn n_bytes(&self) -> usize {
+        self.best.n_bytes()
+    }
+}
+
+/// All values of each group, with their weights.
+struct Multisets<K> {
+    is_max: bool,
+    data_type: DataType,
+    groups: HashMap<u32, BTreeMap<K, i64>>,
+    n_entries: usize,
+}
+
+impl<K: Key> Multisets<K> {
+    fn add(&mut self, group: u32, key: &K, weight: i64) {
+        let values = self.groups.entry(group).or_default();
+        match values.get_mut(key) {
+            Some(n) => {
+                *n += weight;
+                if *n == 0 {
+                    values.remove(key);
+                    self.n_entries -= 1;
+                }
+            }
+            None => {
+                values.insert(key.clone(), weight);
+                self.n_entries += 1;
+            }
+        }
+    }
+
+    fn best(&self, group: u32) -> Option<K> {
+        let values = self.groups.get(&group)?;
+        let best = if self.is_max { values.last_key_value() } else { values.first_key_value() };
+        best.map(|(key, n)| {
+            debug_assert!(*n > 0, "sums are not negative at the end of an epoch");
+            key.clone()
+        })
+    }
+}
+
+impl<K: Key + Send> GroupAccumulator for Multisets<K> {
+    fn update(&mut self, input: Input<'_>) -> Result<()> {
+        let keys = K::of(input.argument.expect("min and max have an argument"))?;
+        input.for_each(|i, group, weight| {
+            if weight != 0 {
+                self.add(group, &keys[i], weight);
+            }
+        });
+        Ok(())
+    }
+
+    /// A state has one row for each value: `partial` repeats groups, and is for encoding the whole state only.
+    fn merge(&mut self, groups: &[u32], partial: &[ArrayRef]) -> Result<()> {
+        let weights = partial[1].as_primitive::<Int64Type>();
+        self.update(Input { groups, argument: Some(&partial[0]), filter: None, weights: Some(weights.values()) })
+    }
+
+    fn partial_types(&self) -> Vec<DataType> {
+        vec![self.data_type.clone(), DataType::Int64]
+    }
+
+    fn partial(&self, groups: &[u32]) -> Vec<ArrayRef> {
+        let entries = groups.iter().filter_map(|g| self.groups.get(g)).flatten();
+        let (keys, weights): (Vec<Option<K>>, Vec<i64>) = entries.map(|(k, w)| (Some(k.clone()), *w)).unzip();
+        vec![K::to_array(&self.data_type, keys).expect("stored values are of the type"), Arc::new(Int64Array::from(weights))]
+    }
+
+    fn finish(&self, groups: &[u32]) -> Result<ArrayRef> {
+        K::to_array(&self.data_type, groups.iter().map(|&g| self.best(g)).collect())
+    }
+
+    fn reset(&mut self, group: u32) {
+        if let Some(values) = self.groups.remove(&group) {
+            self.n_entries -= values.len();
+        }
+    }
+
+    fn n_bytes(&self) -> usize {
+        // A B-tree's nodes are about two thirds full.
+        self.n_entries * (size_of::<K>() + size_of::<i64>()) * 3 / 2
+            + self.groups.capacity() * size_of::<(u32, BTreeMap<K, i64>)>()
+    }
+}

@@ -1,0 +1,56 @@
+//! Rows that an expression failed on: an operator's second output.
+
+use arrow::array::{Array, RecordBatch};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use millstream_types::Error;
+
+/// One failed row, with the weight it came with: taking the row back takes the error back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowError {
+    /// What failed.
+    pub error: Error,
+    /// The row as text, `column=value` pairs.
+    pub row: String,
+    /// How often the row came, negative if it was taken back.
+    pub weight: i64,
+}
+
+/// Collects the failed rows of an epoch.
+#[derive(Debug, Default)]
+pub struct RowErrors(Vec<RowError>);
+
+impl RowErrors {
+    /// Notes that row `row_idx` of a batch failed.
+    pub fn add(&mut self, error: Error, batch: &RecordBatch, row_idx: usize, weight: i64) {
+        self.0.push(RowError { error, row: row_text(batch, row_idx), weight });
+    }
+
+    /// Takes back an error that was reported before.
+    pub fn retract(&mut self, error: RowError) {
+        self.0.push(RowError { weight: -error.weight, ..error });
+    }
+
+    /// Whether no row failed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes what was collected.
+    pub fn take(&mut self) -> Vec<RowError> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+/// A row as `column=value` pairs, for people.
+pub fn row_text(batch: &RecordBatch, row_idx: usize) -> String {
+    let options = FormatOptions::default().with_null("NULL");
+    let schema = batch.schema();
+    let values = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        debug_assert!(row_idx < column.len());
+        match ArrayFormatter::try_new(column.as_ref(), &options) {
+            Ok(formatter) => format!("{}={}", field.name(), formatter.value(row_idx)),
+            Err(_) => format!("{}=?", field.name()),
+        }
+    });
+    values.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,172 @@
+//! The graph of operator specs that a query is planned to.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use millstream_types::hash::hash_columns;
+use millstream_types::{Delta, Result};
+
+use crate::operator::OperatorSpec;
+
+/// The number of a relation, unique over the life of a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RelationId(pub u64);
+
+impl fmt::Display for RelationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The index of a node in its dataflow.
+pub type NodeId = usize;
+
+/// How rows change workers on an edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// They stay.
+    Local,
+    /// To the worker that owns the hash of these columns. Without columns all go to one worker.
+    Hash(Vec<usize>),
+    /// To all workers.
+    Broadcast,
+}
+
+/// An input of a node.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// The node it comes from.
+    pub from: NodeId,
+    /// How rows change workers.
+    pub exchange: Exchange,
+}
+
+/// A node of a dataflow.
+#[derive(Clone, Debug)]
+pub enum Node {
+    /// Rows of a relation, as they change.
+    Import {
+        /// The relation.
+        relation: RelationId,
+        /// Its name, for people.
+        name: String,
+        /// The columns that are wanted, in this order.
+        projection: Vec<usize>,
+        /// Their schema.
+        schema: SchemaRef,
+    },
+    /// An operator over other nodes.
+    Operator {
+        /// What it does.
+        spec: Arc<dyn OperatorSpec>,
+        /// Its inputs, by port.
+        inputs: Vec<Edge>,
+    },
+}
+
+/// A graph of operator specs, in topological order; the last node's output is the query's result.
+#[derive(Clone, Debug, Default)]
+pub struct Dataflow {
+    /// The nodes; inputs come before their users.
+    pub nodes: Vec<Node>,
+}
+
+impl Dataflow {
+    /// Adds a node.
+    ///
+    /// # Panics
+    /// If an input is not there yet.
+    pub fn add(&mut self, node: Node) -> NodeId {
+        if let Node::Operator { inputs, .. } = &node {
+            assert!(inputs.iter().all(|e| e.from < self.nodes.len()), "inputs come before their users");
+        }
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// The schema of a node's output.
+    pub fn schema(&self, node: NodeId) -> SchemaRef {
+        match &self.nodes[node] {
+            Node::Import { schema, .. } => schema.clone(),
+            Node::Operator { spec, .. } => spec.schema(),
+        }
+    }
+
+    /// The last node.
+    ///
+    /// # Panics
+    /// If there are no nodes.
+    pub fn root(&self) -> NodeId {
+        self.nodes.len().checked_sub(1).expect("a dataflow has nodes")
+    }
+
+    /// The relations it reads, each once, with the columns that are wanted of each by node.
+    pub fn imports(&self) -> impl Iterator<Item = (NodeId, RelationId, &[usize])> {
+        self.nodes.iter().enumerate().filter_map(|(id, node)| match node {
+            Node::Import { relation, projection, .. } => Some((id, *relation, projection.as_slice())),
+            Node::Operator { .. } => None,
+        })
+    }
+
+    /// The graph as indented lines, the root first.
+    pub fn explain(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !self.nodes.is_empty() {
+            self.explain_node(self.root(), &Exchange::Local, 0, &mut lines);
+        }
+        lines
+    }
+
+    fn explain_node(&self, id: NodeId, exchange: &Exchange, depth: usize, lines: &mut Vec<String>) {
+        let indent = "  ".repeat(depth);
+        let exchange = match exchange {
+            Exchange::Local => String::new(),
+            Exchange::Hash(columns) if columns.is_empty() => " [to one worker]".to_owned(),
+            Exchange::Hash(columns) => {
+                let schema = self.schema(id);
+                let names: Vec<&str> = columns.iter().map(|&c| schema.field(c).name().as_str()).collect();
+                format!(" [by {}]", names.join(", "))
+            }
+            Exchange::Broadcast => " [to all workers]".to_owned(),
+        };
+        match &self.nodes[id] {
+            Node::Import { name, schema, .. } => {
+                let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+                lines.push(format!("{indent}Import {name} ({}){exchange}", names.join(", ")));
+            }
+            Node::Operator { spec, inputs } => {
+                let about = spec.describe();
+                let space = if about.is_empty() { "" } else { " " };
+                lines.push(format!("{indent}{}{space}{about}{exchange}", spec.name()));
+                for edge in inputs {
+                    self.explain_node(edge.from, &edge.exchange, depth + 1, lines);
+                }
+            }
+        }
+    }
+}
+
+/// Splits a delta into one piece for each worker, by the hash of columns; pieces may be empty.
+///
+/// # Errors
+/// If a column's type has no take kernel.
+pub fn split_by_hash(delta: &Delta, columns: &[usize], n_workers: usize) -> Result<Vec<Delta>> {
+    if n_workers == 1 {
+        return Ok(vec![delta.clone()]);
+    }
+    let keys: Vec<_> = columns.iter().map(|&c| delta.columns()[c].clone()).collect();
+    let mut hashes = Vec::new();
+    hash_columns(&keys, delta.n_rows(), &mut hashes);
+    let mut rows: Vec<Vec<u32>> = vec![Vec::with_capacity(delta.n_rows() / n_workers + 16); n_workers];
+    for (i, &hash) in hashes.iter().enumerate() {
+        rows[millstream_types::hash::worker_of(hash, n_workers)].push(i as u32);
+    }
+    rows.into_iter()
+        .map(|rows| match rows.len() {
+            0 => Ok(Delta::empty(delta.schema())),
+            n if n == delta.n_rows() => Ok(delta.clone()),
+            _ => delta.take(&rows.into()),
+        })
+        .collect()
+}

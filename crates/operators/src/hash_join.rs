@@ -1,0 +1,315 @@
+//! Hash join of two inputs, each of which may change.
+//!
+//! Each side keeps its rows in an index by key. A delta on one side is joined with all that is there on the other, and
+//! then kept: so every pair is met once, by whichever row comes second. With no keys this is a nested loop.
+
+mod side;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
+use arrow::buffer::ScalarBuffer;
+use arrow::datatypes::SchemaRef;
+use millstream_expr::Scalar;
+use millstream_expr::scalar::{batch_of, condition};
+use millstream_state::{Matches, NO_ROW};
+use millstream_types::hash::hash_columns;
+use millstream_types::{Delta, EpochHeader, Error, Result};
+
+use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
+use side::JoinSide;
+
+/// One of the two inputs of a join; its number is the port's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Port 0.
+    Left,
+    /// Port 1.
+    Right,
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Side {
+        match self {
+            Side::Left => Side::Right,
+            Side::Right => Side::Left,
+        }
+    }
+
+    /// The side of a port.
+    ///
+    /// # Errors
+    /// Internal, if a join has no such port.
+    pub fn of_port(port: Port) -> Result<Side> {
+        match port {
+            0 => Ok(Side::Left),
+            1 => Ok(Side::Right),
+            _ => Err(Error::internal(format!("a join has no port {port}"))),
+        }
+    }
+}
+
+/// One value for each side.
+#[derive(Clone, Debug)]
+pub struct Sides<T> {
+    /// Port 0's.
+    pub left: T,
+    /// Port 1's.
+    pub right: T,
+}
+
+impl<T> Sides<T> {
+    /// The value of a side.
+    pub fn of(&self, side: Side) -> &T {
+        match side {
+            Side::Left => &self.left,
+            Side::Right => &self.right,
+        }
+    }
+
+    /// The value of a side.
+    pub fn of_mut(&mut self, side: Side) -> &mut T {
+        match side {
+            Side::Left => &mut self.left,
+            Side::Right => &mut self.right,
+        }
+    }
+}
+
+/// What a join knows of one input.
+#[derive(Clone, Debug)]
+pub struct JoinInput {
+    /// The columns that arrive.
+    pub schema: SchemaRef,
+    /// The columns of the key; as many as on the other side, of the same types.
+    pub keys: Vec<usize>,
+    /// No row is ever taken back.
+    pub append_only: bool,
+    /// At most one row has any one key.
+    pub unique: bool,
+}
+
+/// A column of a joined row.
+pub type JoinColumn = (Side, usize);
+
+/// A condition beyond the equality of keys.
+#[derive(Clone, Debug)]
+pub struct Residual {
+    /// The columns that it needs.
+    pub columns: Vec<JoinColumn>,
+    /// Their schema.
+    pub schema: SchemaRef,
+    /// The condition, over these columns.
+    pub condition: Scalar,
+}
+
+/// An inner join.
+#[derive(Clone, Debug)]
+pub struct HashJoinSpec {
+    /// The inputs.
+    pub inputs: Sides<JoinInput>,
+    /// For each key, whether null equals null.
+    pub null_equals_null: Vec<bool>,
+    /// A condition beyond the keys.
+    pub residual: Option<Residual>,
+    /// The columns of the output.
+    pub output: Vec<JoinColumn>,
+    /// Their schema.
+    pub schema: SchemaRef,
+}
+
+impl OperatorSpec for HashJoinSpec {
+    fn name(&self) -> &'static str {
+        if self.inputs.left.keys.is_empty() { "NestedLoopJoin" } else { "HashJoin" }
+    }
+
+    fn describe(&self) -> String {
+        let name = |side: Side, c: usize| self.inputs.of(side).schema.field(c).name().clone();
+        let keys = self.inputs.left.keys.iter().zip(&self.inputs.right.keys).zip(&self.null_equals_null);
+        let keys: Vec<String> = keys
+            .map(|((&l, &r), null_safe)| {
+                let op = if *null_safe { "is not distinct from" } else { "=" };
+                format!("{} {op} {}", name(Side::Left, l), name(Side::Right, r))
+            })
+            .collect();
+        let mut text = format!("inner on {}", keys.join(" and "));
+        if let Some(residual) = &self.residual {
+            text += &format!(" where {}", residual.condition);
+        }
+        for (side, label) in [(Side::Left, "left"), (Side::Right, "right")] {
+            if self.inputs.of(side).append_only {
+                text += &format!(" {label} append-only");
+            }
+        }
+        text
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
+        let side = |input: &JoinInput| JoinSide::new(input);
+        Ok(Box::new(HashJoin {
+            sides: Sides { left: side(&self.inputs.left)?, right: side(&self.inputs.right)? },
+            spec: self.clone(),
+            probing: None,
+            hashes: Vec::new(),
+        }))
+    }
+}
+
+/// A delta that is being joined with the other side.
+struct Probing {
+    side: Side,
+    delta: Delta,
+    keys: Vec<ArrayRef>,
+    hashes: Vec<u64>,
+    /// The row of the delta that comes next, and where its chain goes on, if it was interrupted.
+    next_probe: usize,
+    next_row: u32,
+}
+
+struct HashJoin {
+    spec: HashJoinSpec,
+    sides: Sides<JoinSide>,
+    probing: Option<Probing>,
+    hashes: Vec<u64>,
+}
+
+impl HashJoin {
+    /// Rows whose key may match: those without a null, except where null equals null.
+    fn drop_null_keys(&self, side: Side, delta: Delta) -> Result<Delta> {
+        let mut mask: Option<BooleanArray> = None;
+        for (&key, null_safe) in self.spec.inputs.of(side).keys.iter().zip(&self.spec.null_equals_null) {
+            let column = &delta.columns()[key];
+            if !null_safe && column.null_count() > 0 {
+                let valid = arrow::compute::is_not_null(column)?;
+                mask = Some(match mask {
+                    None => valid,
+                    Some(mask) => arrow::compute::and(&mask, &valid)?,
+                });
+            }
+        }
+        match mask {
+            None => Ok(delta),
+            Some(mask) => delta.filter(&mask),
+        }
+    }
+
+    /// Joins until all is done or the output is full.
+    fn probe(&mut self, out: &mut Output) -> Result<Progress> {
+        let Some(mut probing) = self.probing.take() else { return Ok(Progress::Done) };
+        while probing.next_probe < probing.hashes.len() {
+            if out.is_full() {
+                self.probing = Some(probing);
+                return Ok(Progress::More);
+            }
+            let matches = self.next_matches(&mut probing);
+            self.emit(&probing, matches, out)?;
+        }
+        Ok(Progress::Done)
+    }
+
+    /// About a batch of pairs with equal hashes.
+    fn next_matches(&self, probing: &mut Probing) -> Matches {
+        let other = self.sides.of(probing.side.other());
+        let mut matches = Matches::default();
+        if probing.next_row != NO_ROW {
+            other.follow(probing.next_probe as u32, &mut probing.next_row, OUTPUT_BATCH_ROWS, &mut matches);
+            if probing.next_row != NO_ROW {
+                return matches;
+            }
+            probing.next_probe += 1;
+        }
+        while probing.next_probe < probing.hashes.len() && matches.len() < OUTPUT_BATCH_ROWS {
+            let to = probing.hashes.len().min(probing.next_probe + OUTPUT_BATCH_ROWS);
+            let from = probing.next_probe;
+            let (stopped_at, next_row) = other.probe(&probing.hashes[from..to], from, OUTPUT_BATCH_ROWS, &mut matches);
+            probing.next_probe = stopped_at;
+            probing.next_row = next_row;
+            if next_row != NO_ROW {
+                break;
+            }
+        }
+        matches
+    }
+
+    fn emit(&self, probing: &Probing, mut matches: Matches, out: &mut Output) -> Result<()> {
+        let other = self.sides.of(probing.side.other());
+        other.verify(&probing.keys, &mut matches);
+        if let Some(residual) = &self.spec.residual {
+            let columns = self.columns(&residual.columns, probing, &matches)?;
+            let batch = batch_of(residual.schema.clone(), columns, matches.len())?;
+            let mask = condition(&residual.condition, &batch, &mut out.errors)?;
+            if mask.true_count() < matches.len() {
+                matches.retain(&mask.iter().map(|m| m == Some(true)).collect::<Vec<_>>());
+            }
+        }
+        if matches.is_empty() {
+            return Ok(());
+        }
+        let columns = self.columns(&self.spec.output, probing, &matches)?;
+        let batch = batch_of(self.spec.schema.clone(), columns, matches.len())?;
+        out.emit(Delta::new(batch, self.weights(probing, &matches)));
+        Ok(())
+    }
+
+    fn columns(&self, wanted: &[JoinColumn], probing: &Probing, matches: &Matches) -> Result<Vec<ArrayRef>> {
+        let probes = UInt32Array::new(ScalarBuffer::from(matches.probes.clone()), None);
+        let other = self.sides.of(probing.side.other());
+        wanted
+            .iter()
+            .map(|&(side, column)| {
+                if side == probing.side {
+                    Ok(arrow::compute::take(&probing.delta.columns()[column], &probes, None)?)
+                } else {
+                    Ok(other.gather(column, &matches.rows))
+                }
+            })
+            .collect()
+    }
+
+    fn weights(&self, probing: &Probing, matches: &Matches) -> Option<ScalarBuffer<i64>> {
+        let other = self.sides.of(probing.side.other());
+        if probing.delta.weights().is_none() && other.all_once() {
+            return None;
+        }
+        let pairs = matches.probes.iter().zip(&matches.rows);
+        Some(pairs.map(|(&p, &r)| probing.delta.weight(p as usize) * other.weight(r)).collect())
+    }
+}
+
+impl Operator for HashJoin {
+    fn push(&mut self, port: Port, delta: Delta, out: &mut Output) -> Result<Progress> {
+        let side = Side::of_port(port)?;
+        let delta = self.drop_null_keys(side, delta)?;
+        if delta.is_empty() {
+            return Ok(Progress::Done);
+        }
+        let keys: Vec<ArrayRef> = self.spec.inputs.of(side).keys.iter().map(|&k| delta.columns()[k].clone()).collect();
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hash_columns(&keys, delta.n_rows(), &mut hashes);
+        self.sides.of_mut(side).apply(&delta, &hashes)?;
+        self.probing = Some(Probing { side, delta, keys, hashes, next_probe: 0, next_row: NO_ROW });
+        self.probe(out)
+    }
+
+    fn end_epoch(&mut self, _: &EpochHeader, _: &mut Output) -> Result<Progress> {
+        self.sides.left.end_epoch()?;
+        self.sides.right.end_epoch()?;
+        Ok(Progress::Done)
+    }
+
+    fn resume(&mut self, out: &mut Output) -> Result<Progress> {
+        self.probe(out)
+    }
+
+    fn n_bytes(&self) -> usize {
+        self.sides.left.n_bytes() + self.sides.right.n_bytes()
+    }
+
+    fn n_entries(&self) -> usize {
+        self.sides.left.len() + self.sides.right.len()
+    }
+}

@@ -1,0 +1,238 @@
+//! One side of a join: its rows, indexed by key.
+
+use arrow::array::{Array, ArrayRef};
+use millstream_state::{HashIndex, Matches, NO_ROW, PagedVec, RowStore, Rows};
+use millstream_types::hash::{hash_columns, is_exact};
+use millstream_types::{Delta, Error, Result};
+
+use super::JoinInput;
+
+/// The rows of one side.
+///
+/// Equal rows may be kept as several rows or as one with a weight. Within an epoch a row may be taken back before it
+/// comes: it is then kept with a negative weight, until the row that it waits for cancels it.
+pub(super) struct JoinSide {
+    rows: RowStore,
+    weights: PagedVec<i64>,
+    keys: Vec<usize>,
+    by_key: HashIndex,
+    /// Finds rows to take back, where a key may have many.
+    by_row: Option<HashIndex>,
+    append_only: bool,
+    /// Equal hashes of non-null keys mean equal keys.
+    exact: bool,
+    /// Rows with a weight other than 1.
+    n_weighted: usize,
+    n_negative: usize,
+}
+
+impl JoinSide {
+    pub(super) fn new(input: &JoinInput) -> Result<Self> {
+        let exact = matches!(input.keys.as_slice(), [one] if is_exact(input.schema.field(*one).data_type()));
+        Ok(JoinSide {
+            rows: RowStore::new(input.schema.clone())?,
+            weights: PagedVec::new(1),
+            keys: input.keys.clone(),
+            by_key: HashIndex::new(),
+            by_row: (!input.append_only && !input.unique).then(HashIndex::new),
+            append_only: input.append_only,
+            exact,
+            n_weighted: 0,
+            n_negative: 0,
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn n_bytes(&self) -> usize {
+        let by_row = self.by_row.as_ref().map_or(0, HashIndex::n_bytes);
+        self.rows.n_bytes() + self.weights.n_bytes() + self.by_key.n_bytes() + by_row
+    }
+
+    /// Whether every row has weight 1.
+    pub(super) fn all_once(&self) -> bool {
+        self.n_weighted == 0
+    }
+
+    #[inline]
+    pub(super) fn weight(&self, row: u32) -> i64 {
+        self.weights.get(row)
+    }
+
+    pub(super) fn gather(&self, column: usize, rows: &[u32]) -> ArrayRef {
+        self.rows.column(column).gather(rows)
+    }
+
+    /// Keeps a delta; `hashes` are those of its keys.
+    pub(super) fn apply(&mut self, delta: &Delta, hashes: &[u64]) -> Result<()> {
+        let plain = delta.weights().is_none() && self.n_negative == 0;
+        if plain {
+            let mut ids = Vec::with_capacity(delta.n_rows());
+            self.rows.add(delta.columns(), Rows::Range { offset: 0, len: delta.n_rows() }, &mut ids);
+            self.by_key.insert_all(hashes, ids.iter().copied());
+            if let Some(by_row) = &mut self.by_row {
+                let mut row_hashes = Vec::new();
+                hash_columns(delta.columns(), delta.n_rows(), &mut row_hashes);
+                by_row.insert_all(&row_hashes, ids);
+            }
+            return Ok(());
+        }
+        if self.append_only && delta.weights().is_some_and(|w| w.iter().any(|&w| w < 0)) {
+            return Err(Error::internal("a row was taken back from an append-only side of a join"));
+        }
+        self.apply_weighted(delta, hashes)
+    }
+
+    fn apply_weighted(&mut self, delta: &Delta, hashes: &[u64]) -> Result<()> {
+        let mut row_hashes = Vec::new();
+        if self.by_row.is_some() {
+            hash_columns(delta.columns(), delta.n_rows(), &mut row_hashes);
+        }
+        let find_by = if self.by_row.is_some() { &row_hashes } else { hashes };
+        let place = self.find_equal(delta, find_by);
+        let mut added = Vec::new();
+        for i in 0..delta.n_rows() {
+            let weight = delta.weight(i);
+            if weight == 0 {
+                continue;
+            }
+            // Rows that an earlier row of this delta changed are looked up again.
+            let found = place[i].filter(|&row| self.weights.get(row) != 0).or_else(|| {
+                let needs = weight < 0 || self.n_negative > 0;
+                if needs { self.find_one(delta, i, find_by[i]) } else { None }
+            });
+            let cancels = found.filter(|&row| weight < 0 || self.weights.get(row) < 0);
+            match cancels {
+                Some(row) => {
+                    let weight = self.weights.get(row) + weight;
+                    self.set_weight(row, weight);
+                    if weight == 0 {
+                        self.remove(row, hashes[i], row_hashes.get(i).copied());
+                    }
+                }
+                None => {
+                    added.clear();
+                    self.rows.add(delta.columns(), Rows::Selected(&[i as u32]), &mut added);
+                    let row = added[0];
+                    self.by_key.insert(hashes[i], row);
+                    if let Some(by_row) = &mut self.by_row {
+                        by_row.insert(row_hashes[i], row);
+                    }
+                    self.set_weight(row, weight);
+                }
+            }
+        }
+        self.rows.reclaim();
+        Ok(())
+    }
+
+    fn set_weight(&mut self, row: u32, weight: i64) {
+        let old = self.weights.get(row);
+        if old == weight {
+            return;
+        }
+        self.n_weighted -= usize::from(old != 1);
+        self.n_weighted += usize::from(weight != 1);
+        self.n_negative -= usize::from(old < 0);
+        self.n_negative += usize::from(weight < 0);
+        self.weights.set(row, weight);
+    }
+
+    fn remove(&mut self, row: u32, hash: u64, row_hash: Option<u64>) {
+        self.by_key.remove(hash, row);
+        if let (Some(by_row), Some(row_hash)) = (&mut self.by_row, row_hash) {
+            by_row.remove(row_hash, row);
+        }
+        self.rows.free(row);
+        // A freed row's id is given out again with weight 1.
+        self.set_weight(row, 1);
+    }
+
+    /// For each row of a delta that takes something back, a kept row equal to it.
+    fn find_equal(&self, delta: &Delta, hashes: &[u64]) -> Vec<Option<u32>> {
+        let index = self.by_row.as_ref().unwrap_or(&self.by_key);
+        let mut candidates = Matches::default();
+        for (i, &hash) in hashes.iter().enumerate().filter(|(i, _)| delta.weight(*i) < 0) {
+            if let Some((head, _)) = index.head(hash) {
+                candidates.push(i as u32, head);
+            }
+        }
+        let mut found = vec![None; delta.n_rows()];
+        let mut equal = vec![true; candidates.len()];
+        let columns: Vec<usize> = (0..delta.columns().len()).collect();
+        self.rows.compare(&columns, &candidates.rows, delta.columns(), &candidates.probes, &mut equal);
+        for ((&i, &row), equal) in candidates.probes.iter().zip(&candidates.rows).zip(equal) {
+            if equal {
+                found[i as usize] = Some(row);
+            }
+        }
+        found
+    }
+
+    fn find_one(&self, delta: &Delta, i: usize, hash: u64) -> Option<u32> {
+        let index = self.by_row.as_ref().unwrap_or(&self.by_key);
+        let columns: Vec<usize> = (0..delta.columns().len()).collect();
+        let wants_negative = delta.weight(i) > 0;
+        index.rows(hash).filter(|&row| (self.weights.get(row) < 0) == wants_negative).find(|&row| {
+            let mut equal = [true];
+            self.rows.compare(&columns, &[row], delta.columns(), &[i as u32], &mut equal);
+            equal[0]
+        })
+    }
+
+    /// Adds pairs for the hashes, whose probes are numbered from `first` on, until there are at least `limit` pairs.
+    /// Returns the probe to go on with, and the row of its chain if it was interrupted.
+    pub(super) fn probe(&self, hashes: &[u64], first: usize, limit: usize, matches: &mut Matches) -> (usize, u32) {
+        let mut interrupted = None;
+        let mut stopped = None;
+        self.by_key.probe_all(hashes, |i, head, count| {
+            if interrupted.is_some() || stopped.is_some() {
+                return;
+            }
+            if matches.len() >= limit {
+                stopped = Some(first + i);
+                return;
+            }
+            let mut row = head;
+            if count == 1 {
+                matches.push((first + i) as u32, row);
+                return;
+            }
+            self.follow((first + i) as u32, &mut row, limit, matches);
+            if row != NO_ROW {
+                interrupted = Some((first + i, row));
+            }
+        });
+        interrupted.or(stopped.map(|at| (at, NO_ROW))).unwrap_or((first + hashes.len(), NO_ROW))
+    }
+
+    /// Adds pairs of one probe and the rows of a chain, from `row` on, until there are at least `limit` pairs.
+    pub(super) fn follow(&self, probe: u32, row: &mut u32, limit: usize, matches: &mut Matches) {
+        while *row != NO_ROW && matches.len() < limit {
+            matches.push(probe, *row);
+            *row = self.by_key.next(*row);
+        }
+    }
+
+    /// Drops pairs whose keys differ although their hashes are equal.
+    pub(super) fn verify(&self, keys: &[ArrayRef], matches: &mut Matches) {
+        let nullable = keys.iter().any(|k| k.null_count() > 0) || self.keys.iter().any(|&k| self.rows.column(k).has_nulls());
+        if self.exact && !nullable {
+            return;
+        }
+        let mut equal = vec![true; matches.len()];
+        self.rows.compare(&self.keys, &matches.rows, keys, &matches.probes, &mut equal);
+        if equal.contains(&false) {
+            matches.retain(&equal);
+        }
+    }
+
+    pub(super) fn end_epoch(&mut self) -> Result<()> {
+        if self.n_negative > 0 {
+            return Err(Error::internal(format!("{} rows of a join were taken back that never came", self.n_negative)));
+        }
+        Ok(())
+    }
+}

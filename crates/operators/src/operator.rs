@@ -1,0 +1,128 @@
+//! The contract between operators and whoever drives them.
+
+use std::fmt;
+
+use arrow::datatypes::SchemaRef;
+use millstream_expr::RowErrors;
+use millstream_types::{Delta, EpochHeader, Result};
+
+/// The number of an operator's input.
+pub type Port = usize;
+
+/// Output rows after which an operator should put off what it still has to do.
+pub const OUTPUT_ROWS_MAX: usize = 1 << 16;
+/// Rows in an output delta, where the operator can choose.
+pub const OUTPUT_BATCH_ROWS: usize = 1 << 13;
+
+/// Whether an operator has done all that it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All done.
+    Done,
+    /// There is more to do: call [`Operator::resume`].
+    More,
+}
+
+/// Where an operator puts its results.
+#[derive(Debug, Default)]
+pub struct Output {
+    deltas: Vec<Delta>,
+    n_rows: usize,
+    /// Rows on which an expression failed.
+    pub errors: RowErrors,
+}
+
+impl Output {
+    /// Emits a delta; one without rows is dropped.
+    pub fn emit(&mut self, delta: Delta) {
+        if !delta.is_empty() {
+            self.n_rows += delta.n_rows();
+            self.deltas.push(delta);
+        }
+    }
+
+    /// Whether the operator should return [`Progress::More`] as soon as it can.
+    pub fn is_full(&self) -> bool {
+        self.n_rows >= OUTPUT_ROWS_MAX
+    }
+
+    /// Takes what was emitted.
+    pub fn take(&mut self) -> Vec<Delta> {
+        self.n_rows = 0;
+        std::mem::take(&mut self.deltas)
+    }
+}
+
+/// A running operator.
+///
+/// Contract, which drivers rely on and operators may:
+/// - Within an epoch deltas come in any order on any port, and their sums may be negative for a while; only the state at
+///   `end_epoch` is judged, and there no row's weight is negative.
+/// - An operator retracts the very rows it emitted.
+/// - Nothing depends on the order of arrival, nor on how rows are split into deltas.
+/// - When a call returned [`Progress::More`], the next call is `resume`, until that returns `Done`.
+/// - After an error the operator is not called again.
+pub trait Operator {
+    /// Takes a delta on an input, as soon as it arrives, within the current epoch.
+    ///
+    /// # Errors
+    /// What makes the whole view fail; failing rows go to `out.errors` instead.
+    fn push(&mut self, port: Port, delta: Delta, out: &mut Output) -> Result<Progress>;
+
+    /// The epoch's input is complete: emits what depends on the whole of it.
+    ///
+    /// # Errors
+    /// As for `push`.
+    fn end_epoch(&mut self, header: &EpochHeader, out: &mut Output) -> Result<Progress>;
+
+    /// Goes on with what the last call put off.
+    ///
+    /// # Errors
+    /// As for `push`.
+    fn resume(&mut self, out: &mut Output) -> Result<Progress> {
+        let _ = out;
+        Ok(Progress::Done)
+    }
+
+    /// Bytes of state.
+    fn n_bytes(&self) -> usize {
+        0
+    }
+
+    /// Rows, groups or entries of state.
+    fn n_entries(&self) -> usize {
+        0
+    }
+}
+
+/// What an operator may know of where it runs.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildContext {
+    /// This worker.
+    pub worker: usize,
+    /// All workers.
+    pub n_workers: usize,
+}
+
+/// What an operator is to do: immutable, shared by all workers, printed by EXPLAIN.
+pub trait OperatorSpec: fmt::Debug + Send + Sync {
+    /// The operator's name, in CamelCase.
+    fn name(&self) -> &'static str;
+
+    /// Its particulars, for EXPLAIN, in one line.
+    fn describe(&self) -> String;
+
+    /// The schema of its output.
+    fn schema(&self) -> SchemaRef;
+
+    /// Whether it only reacts to deltas: then it is not called at the end of an epoch.
+    fn is_stateless(&self) -> bool {
+        false
+    }
+
+    /// Makes the running operator of one worker.
+    ///
+    /// # Errors
+    /// Not supported, if a type cannot be kept in state.
+    fn build(&self, context: BuildContext) -> Result<Box<dyn Operator>>;
+}

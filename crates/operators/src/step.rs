@@ -1,0 +1,115 @@
+//! A driver that runs a dataflow in plain steps on any number of simulated workers: for tests, and for queries that are
+//! executed once.
+
+use std::collections::BTreeMap;
+
+use millstream_expr::RowError;
+use millstream_types::{Delta, EpochHeader, Result};
+
+use crate::dataflow::{Dataflow, Exchange, Node, NodeId, RelationId, split_by_hash};
+use crate::operator::{BuildContext, Operator, Output, Progress};
+
+/// Runs a dataflow, one epoch at a time, on simulated workers.
+pub struct StepDriver {
+    dataflow: Dataflow,
+    /// For each worker, its operators by node; imports have none.
+    workers: Vec<Vec<Option<Box<dyn Operator>>>>,
+}
+
+impl StepDriver {
+    /// Builds the operators of all workers.
+    ///
+    /// # Errors
+    /// If an operator cannot be built.
+    pub fn new(dataflow: Dataflow, n_workers: usize) -> Result<Self> {
+        let build = |worker: usize| {
+            let nodes = dataflow.nodes.iter().map(|node| match node {
+                Node::Import { .. } => Ok(None),
+                Node::Operator { spec, .. } => spec.build(BuildContext { worker, n_workers }).map(Some),
+            });
+            nodes.collect::<Result<Vec<_>>>()
+        };
+        let workers = (0..n_workers).map(build).collect::<Result<_>>()?;
+        Ok(StepDriver { dataflow, workers })
+    }
+
+    /// Runs one epoch: deltas by relation in, in any order and splitting; deltas of the root and failed rows out.
+    ///
+    /// # Errors
+    /// If an operator fails.
+    pub fn epoch(
+        &mut self,
+        header: &EpochHeader,
+        input: &BTreeMap<RelationId, Vec<Delta>>,
+    ) -> Result<(Vec<Delta>, Vec<RowError>)> {
+        let n_workers = self.workers.len();
+        let mut outputs: Vec<Vec<Vec<Delta>>> = Vec::new();
+        let mut errors = Vec::new();
+        for node in 0..self.dataflow.nodes.len() {
+            let mut produced: Vec<Vec<Delta>> = vec![Vec::new(); n_workers];
+            match &self.dataflow.nodes[node] {
+                Node::Import { relation, projection, schema, .. } => {
+                    for (i, delta) in input.get(relation).into_iter().flatten().enumerate() {
+                        let columns = projection.iter().map(|&c| delta.columns()[c].clone()).collect();
+                        produced[i % n_workers].push(delta.with_columns(schema.clone(), columns)?);
+                    }
+                }
+                Node::Operator { inputs, .. } => {
+                    let inputs = inputs.clone();
+                    let mut arriving: Vec<Vec<(usize, Delta)>> = vec![Vec::new(); n_workers];
+                    for (port, edge) in inputs.iter().enumerate() {
+                        for (from, deltas) in outputs[edge.from].iter().enumerate() {
+                            for delta in deltas {
+                                for (to, piece) in route(delta, &edge.exchange, from, n_workers)? {
+                                    arriving[to].push((port, piece));
+                                }
+                            }
+                        }
+                    }
+                    for (worker, deltas) in arriving.into_iter().enumerate() {
+                        self.run(worker, node, header, deltas, &mut produced[worker], &mut errors)?;
+                    }
+                }
+            }
+            outputs.push(produced);
+        }
+        Ok((outputs.pop().into_iter().flatten().flatten().collect(), errors))
+    }
+
+    fn run(
+        &mut self,
+        worker: usize,
+        node: NodeId,
+        header: &EpochHeader,
+        deltas: Vec<(usize, Delta)>,
+        produced: &mut Vec<Delta>,
+        errors: &mut Vec<RowError>,
+    ) -> Result<()> {
+        let operator = self.workers[worker][node].as_mut().expect("an operator node");
+        let mut out = Output::default();
+        let mut drain = |operator: &mut Box<dyn Operator>, out: &mut Output, mut progress: Progress| -> Result<()> {
+            loop {
+                produced.extend(out.take());
+                errors.extend(out.errors.take());
+                if progress == Progress::Done {
+                    return Ok(());
+                }
+                progress = operator.resume(out)?;
+            }
+        };
+        for (port, delta) in deltas.into_iter().filter(|(_, d)| !d.is_empty()) {
+            let progress = operator.push(port, delta, &mut out)?;
+            drain(operator, &mut out, progress)?;
+        }
+        let progress = operator.end_epoch(header, &mut out)?;
+        drain(operator, &mut out, progress)
+    }
+}
+
+fn route(delta: &Delta, exchange: &Exchange, from: usize, n_workers: usize) -> Result<Vec<(usize, Delta)>> {
+    Ok(match exchange {
+        Exchange::Local => vec![(from, delta.clone())],
+        Exchange::Broadcast => (0..n_workers).map(|to| (to, delta.clone())).collect(),
+        Exchange::Hash(columns) => split_by_hash(delta, columns, n_workers)?.into_iter().enumerate().collect(),
+    })
+}

@@ -1,0 +1,50 @@
+//! `UNION ALL`: the deltas of all inputs, under one schema.
+
+use arrow::datatypes::SchemaRef;
+use millstream_types::{Delta, EpochHeader, Result};
+
+use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
+
+/// The sum of its inputs, whose columns have the same types.
+#[derive(Clone, Debug)]
+pub struct UnionSpec {
+    /// The schema of the output.
+    pub schema: SchemaRef,
+}
+
+impl OperatorSpec for UnionSpec {
+    fn name(&self) -> &'static str {
+        "Union"
+    }
+
+    fn describe(&self) -> String {
+        String::new()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn is_stateless(&self) -> bool {
+        true
+    }
+
+    fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
+        Ok(Box::new(Union { schema: self.schema.clone() }))
+    }
+}
+
+struct Union {
+    schema: SchemaRef,
+}
+
+impl Operator for Union {
+    fn push(&mut self, _: Port, delta: Delta, out: &mut Output) -> Result<Progress> {
+        out.emit(delta.with_columns(self.schema.clone(), delta.columns().to_vec())?);
+        Ok(Progress::Done)
+    }
+
+    fn end_epoch(&mut self, _: &EpochHeader, _: &mut Output) -> Result<Progress> {
+        Ok(Progress::Done)
+    }
+}
