@@ -2,6 +2,7 @@
 //!
 //! Everything here is plain data. No crate of the workspace stands below this one.
 
+pub mod copy;
 pub mod delta;
 pub mod epoch;
 pub mod error;

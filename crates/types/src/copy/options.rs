@@ -1,0 +1,39 @@
+//! What a `COPY` statement says about the form of its data.
+
+/// The form of the data of a `COPY`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CopyFormat {
+    /// A line a row, fields apart by a delimiter, special characters escaped by backslashes.
+    #[default]
+    Text,
+    /// Comma separated values, quoted where needed.
+    Csv,
+}
+
+/// The options of a `COPY`, with Postgres' defaults for the format filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyOptions {
+    /// `FORMAT`
+    pub format: CopyFormat,
+    /// `DELIMITER`, one byte.
+    pub delimiter: u8,
+    /// `NULL`: how a null is written.
+    pub null: String,
+    /// `HEADER`: the first line is not data but column names.
+    pub header: bool,
+    /// `QUOTE`, of csv.
+    pub quote: u8,
+    /// `ESCAPE`, of csv.
+    pub escape: u8,
+}
+
+impl CopyOptions {
+    /// The defaults of a format: tabs and `\N` for text, commas, double quotes and the empty string for csv.
+    pub fn new(format: CopyFormat) -> Self {
+        let (delimiter, null) = match format {
+            CopyFormat::Text => (b'\t', "\\N"),
+            CopyFormat::Csv => (b',', ""),
+        };
+        CopyOptions { format, delimiter, null: null.to_owned(), header: false, quote: b'"', escape: b'"' }
+    }
+}
