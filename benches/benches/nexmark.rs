@@ -1,0 +1,187 @@
+//! The Nexmark benchmark: the engine, planned from SQL, into a blackhole sink.
+//!
+//!     cargo bench --bench nexmark -- --query q4,q9 --events 4000000 --workers 2 --epoch-rows 40000 --event-interval-ms 10
+//!
+//! Prints one JSON line a query. Afterwards the query runs again, unmeasured, and its integrated result is compared
+//! with that of a batch run over the same events. Each of several queries runs in a process of its own, so that the
+//! peak of memory is its own.
+
+use std::ops::Range;
+use std::process::{Command, ExitCode};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use millstream_benches::checksum::Checksum;
+use millstream_benches::engine_under_test::{self, Job, Output};
+use millstream_benches::input::{PregeneratedSource, nexmark_source};
+use millstream_benches::nexmark_reference;
+use millstream_benches::process;
+use millstream_benches::queries::{QUERIES, Query};
+use millstream_runtime::Source;
+use millstream_types::{Error, Result};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Stateless queries go on until they have run this long.
+const STATELESS_SECONDS: f64 = 2.0;
+
+/// Runs Nexmark queries on the engine and prints one JSON line for each.
+#[derive(Parser, Clone)]
+struct Args {
+    /// Queries, separated by commas: q0 to q5, q7 to q9, q14 to q22; all of them if none is given
+    #[arg(long, value_delimiter = ',')]
+    query: Vec<String>,
+    /// Events of all kinds
+    #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    events: u64,
+    /// Worker threads
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    /// Events an epoch
+    #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u64).range(1..))]
+    epoch_rows: u64,
+    /// Event time between two events
+    #[arg(long, default_value_t = 10.0)]
+    event_interval_ms: f64,
+    /// Generate the input into memory before the measurement
+    #[arg(long)]
+    pregenerate: bool,
+    /// Do not compare the result with a batch run
+    #[arg(long)]
+    no_check: bool,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let names: Vec<_> = match args.query.as_slice() {
+        [] => QUERIES.iter().map(|query| query.name.to_owned()).collect(),
+        names => names.to_vec(),
+    };
+    if let Some(unknown) = names.iter().find(|name| Query::by_name(name).is_none()) {
+        let known: Vec<_> = QUERIES.iter().map(|query| query.name).collect();
+        eprintln!("error: no query {unknown}; there are {}", known.join(", "));
+        return ExitCode::from(2);
+    }
+    let failed = match names.as_slice() {
+        [name] => run_here(&args, Query::by_name(name).expect("names were looked up above")),
+        names => names.iter().filter(|name| !run_in_process(&args, name)).count() > 0,
+    };
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Whether the query failed.
+fn run_here(args: &Args, query: &'static Query) -> bool {
+    let result = measure(args, query).and_then(|line| {
+        println!("{line}");
+        if args.no_check { Ok(()) } else { check(args, query) }
+    });
+    result.inspect_err(|error| eprintln!("{}: error: {error}", query.name)).is_err()
+}
+
+/// Whether this program, run again for the one query, succeeded.
+fn run_in_process(args: &Args, query: &str) -> bool {
+    let options = [
+        ("--query", query.to_owned()),
+        ("--events", args.events.to_string()),
+        ("--workers", args.workers.to_string()),
+        ("--epoch-rows", args.epoch_rows.to_string()),
+        ("--event-interval-ms", args.event_interval_ms.to_string()),
+    ];
+    let flags = [(args.pregenerate, "--pregenerate"), (args.no_check, "--no-check")];
+    let run = std::env::current_exe().and_then(|program| {
+        let mut command = Command::new(program);
+        options.iter().for_each(|(name, value)| _ = command.arg(name).arg(value));
+        flags.iter().filter(|(set, _)| *set).for_each(|(_, name)| _ = command.arg(name));
+        command.status()
+    });
+    match run {
+        Ok(status) => status.success(),
+        Err(error) => {
+            eprintln!("{query}: error: {error}");
+            false
+        }
+    }
+}
+
+/// The tables that the query reads, by name.
+fn sources(args: &Args, query: &Query) -> Result<Vec<(&'static str, Arc<dyn Source>)>> {
+    query.tables.iter().map(|table| Ok((*table, nexmark_source(table, args.event_interval_ms)?))).collect()
+}
+
+fn measure(args: &Args, query: &'static Query) -> Result<serde_json::Value> {
+    let mut sources = sources(args, query)?;
+    if args.pregenerate {
+        for (_, source) in &mut sources {
+            let n_epochs = args.events.div_ceil(args.epoch_rows);
+            *source = Arc::new(PregeneratedSource::new(source.clone(), n_epochs, args.epoch_rows)?);
+        }
+    }
+    let job = Job { sql: query.sql, sources, n_workers: args.workers, output: Output::Blackhole };
+    let mut engine = engine_under_test::start(job)?;
+    let (started, cpu_before) = (Instant::now(), process::cpu_seconds());
+    let mut n_events = 0;
+    let mut epochs = Vec::new();
+    while epochs.is_empty() || (query.stateless && started.elapsed().as_secs_f64() < STATELESS_SECONDS) {
+        epochs.extend(engine.run(&mut epochs_of(n_events..n_events + args.events, args.epoch_rows))?);
+        n_events += args.events;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let cpu_seconds = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
+    let rate = |seconds: f64| (n_events as f64 / seconds).round();
+    epochs.sort_unstable();
+    Ok(serde_json::json!({
+        "query": query.name,
+        "events": n_events,
+        "workers": args.workers,
+        "events_per_second": rate(seconds),
+        "events_per_cpu_second": cpu_seconds.map(rate),
+        "rss_peak_mb": process::rss_peak_mb().map(f64::round),
+        "epoch_p50_ms": percentile_ms(&epochs, 50),
+        "epoch_p99_ms": percentile_ms(&epochs, 99),
+    }))
+}
+
+/// A range of events, cut into epochs.
+fn epochs_of(events: Range<u64>, epoch_rows: u64) -> impl Iterator<Item = Range<u64>> {
+    let end = events.end;
+    events
+        .step_by(usize::try_from(epoch_rows).expect("an epoch fits in memory"))
+        .map(move |at| at..end.min(at + epoch_rows))
+}
+
+/// The least time that so many percent of the sorted times do not exceed, in milliseconds with three digits.
+fn percentile_ms(sorted: &[Duration], percent: usize) -> Option<f64> {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).map(|time| (time.as_secs_f64() * 1e6).round() / 1e3)
+}
+
+/// Runs the query once more and in batch, and compares.
+fn check(args: &Args, query: &'static Query) -> Result<()> {
+    let kept: Arc<Mutex<Result<Checksum>>> = Arc::new(Mutex::new(Ok(Checksum::default())));
+    let observer = kept.clone();
+    let observe = move |delta: &millstream_types::Delta| {
+        let mut kept = observer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(checksum) = &mut *kept
+            && let Err(error) = checksum.add_delta(delta)
+        {
+            *kept = Err(error);
+        }
+    };
+    let output = Output::Observed(Arc::new(observe));
+    let job = Job { sql: query.sql, sources: sources(args, query)?, n_workers: args.workers, output };
+    engine_under_test::start(job)?.run(&mut epochs_of(0..args.events, args.epoch_rows))?;
+    let kept = kept.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().build();
+    let runtime = runtime.map_err(|error| Error::internal(format!("cannot start threads: {error}")))?;
+    let expected = runtime.block_on(nexmark_reference::run(query, &sources(args, query)?, args.events))?;
+    if kept == expected {
+        return Ok(());
+    }
+    Err(Error::internal("the engine's result is not that of the batch run")
+        .with_detail(format!("engine: {kept:?}; batch: {expected:?}")))
+}
