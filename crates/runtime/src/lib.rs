@@ -1,5 +1,27 @@
 //! Runs dataflows on timely: adapter, workers, exchange, metrics; the traits of sources and sinks.
+//!
+//! Each view or sink is a timely dataflow of its own, installed and dropped on all workers in the same order. A worker
+//! keeps the relations' partitions that it owns, takes commands in one order, and tells what it has completed through
+//! [`Events`]. Only dataflows that an epoch touches are ticked.
 
+mod adapter;
+mod chunk;
+mod command;
+mod dataflow;
+mod failure;
+mod metrics;
+mod relation;
+mod row_errors;
+pub mod sink;
 pub mod source;
+mod worker;
 
+pub use command::{
+    Command, EpochWork, Events, Import, InstallDataflow, Lookup, LookupReply, RelationInput, RelationSpec, Root, Tap,
+};
+pub use metrics::{DataflowMetrics, NodeMetrics};
+pub use relation::RelationShared;
+pub use row_errors::{RowErrorEntry, RowErrorLog};
+pub use sink::{Sink, SinkWriter};
 pub use source::Source;
+pub use worker::{Workers, start};

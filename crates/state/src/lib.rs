@@ -5,6 +5,7 @@
 
 pub mod arrangement;
 pub mod buffer;
+pub mod codec;
 pub mod column;
 pub mod hash_index;
 pub mod holds;

@@ -1,0 +1,169 @@
+//! What the coordinator tells workers, and what they tell it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use millstream_operators::materialize::MaterializeSpec;
+use millstream_operators::{Dataflow, RelationId};
+use millstream_state::ArrangementSpec;
+use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
+
+use crate::metrics::DataflowMetrics;
+use crate::relation::RelationShared;
+use crate::row_errors::RowErrorLog;
+use crate::sink::Sink;
+use crate::source::Source;
+
+/// What workers report. Called on worker threads, so it must return at once.
+pub trait Events: Send + Sync {
+    /// All of a relation's rows on this worker are as of the epoch.
+    fn completed(&self, relation: RelationId, worker: usize, epoch: Epoch);
+    /// A dataflow has failed; it stays as it is, holding its state, until it is dropped.
+    fn failed(&self, dataflow: RelationId, epoch: Epoch, error: Error);
+    /// A worker thread has ended for a reason that is not its end of duty; nothing can be relied on any more.
+    fn worker_lost(&self, worker: usize, error: Error);
+}
+
+/// A command; all workers get the same commands in the same order, except for the rows in them.
+pub enum Command {
+    /// Makes a table's or stream's store, or a source's place.
+    CreateRelation(RelationId, Arc<RelationSpec>),
+    /// Forgets a relation; nothing imports it any more.
+    DropRelation(RelationId),
+    /// Adds an index to a relation's store.
+    CreateIndex(RelationId, Vec<usize>),
+    /// Builds a view's or sink's dataflow.
+    Install(Arc<InstallDataflow>),
+    /// Forgets a dataflow, its state and its relation.
+    Drop(RelationId),
+    /// Works on an epoch.
+    Epoch(EpochWork),
+    /// Looks keys up.
+    Lookup(Lookup),
+    /// Follows a relation's changes.
+    Tap(RelationId, Tap),
+    /// Runs a closure on the worker's thread, between quanta; for tests.
+    Run(Box<dyn FnOnce() + Send>),
+    /// Ends the worker.
+    Shutdown,
+}
+
+/// Where a relation's rows come from.
+pub enum RelationSpec {
+    /// Rows are kept: a table, or a stream without a connector.
+    Stored {
+        /// How they are kept.
+        arrangement: ArrangementSpec,
+        /// What the workers share of it.
+        shared: Arc<RelationShared>,
+    },
+    /// Rows are read from a replayable source whenever they are wanted.
+    Source {
+        /// The source.
+        source: Arc<dyn Source>,
+        /// What the workers share of it.
+        shared: Arc<RelationShared>,
+    },
+}
+
+/// An import of a dataflow, and what it starts from.
+pub struct Import {
+    /// The imported relation.
+    pub relation: RelationId,
+    /// For a source: the offsets that belong to the start.
+    pub offsets: Option<Range<u64>>,
+}
+
+/// A dataflow to build.
+pub struct InstallDataflow {
+    /// The view or sink.
+    pub id: RelationId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its graph.
+    pub dataflow: Dataflow,
+    /// What becomes of the result.
+    pub root: Root,
+    /// The epoch it starts at: it takes its inputs as they are then, and follows them from there. A new number, used by
+    /// no write, whose header is given.
+    pub start: EpochHeader,
+    /// For each import, in the order of [`Dataflow::imports`], what it starts from.
+    pub imports: Vec<Import>,
+    /// Held as of the start until it has been taken in.
+    pub holds: parking_lot::Mutex<Vec<millstream_state::Hold>>,
+    /// Counters.
+    pub metrics: DataflowMetrics,
+    /// Rows that failed.
+    pub errors: Arc<RowErrorLog>,
+}
+
+/// What becomes of a dataflow's result.
+pub enum Root {
+    /// A view's rows.
+    Materialize {
+        /// How they are kept.
+        spec: MaterializeSpec,
+        /// What the workers share of it.
+        shared: Arc<RelationShared>,
+    },
+    /// A sink.
+    Sink(Arc<dyn Sink>),
+}
+
+/// A worker's part of an epoch.
+pub struct EpochWork {
+    /// The epoch.
+    pub header: EpochHeader,
+    /// The base relations that it touches, each once; the same on all workers.
+    pub inputs: Vec<(RelationId, RelationInput)>,
+}
+
+/// What an epoch brings to a base relation, on one worker.
+pub enum RelationInput {
+    /// Changes of a stored relation, of rows that this worker owns.
+    Deltas(Vec<Delta>),
+    /// Offsets of a source, this worker's share.
+    Offsets(Range<u64>),
+}
+
+/// A lookup of keys in a stored relation or a view.
+pub struct Lookup {
+    /// The relation.
+    pub relation: RelationId,
+    /// The columns of the key, which an index is over.
+    pub columns: Vec<usize>,
+    /// The keys, one array a column.
+    pub keys: Vec<ArrayRef>,
+    /// As of which epoch; `None` is what this worker has applied so far. The worker must have completed the epoch.
+    pub at: Option<Epoch>,
+    /// Takes the answer.
+    pub reply: Box<dyn FnOnce(Result<LookupReply>) + Send>,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct LookupReply {
+    /// For each row, the index of its key.
+    pub probes: Vec<u32>,
+    /// The rows.
+    pub rows: RecordBatch,
+}
+
+/// A follower of a relation's changes: called on each worker with each touching epoch's changes there.
+#[derive(Clone)]
+pub struct Tap {
+    /// Tells taps apart.
+    pub id: u64,
+    /// `(worker, epoch, changes)`; returns whether to go on.
+    pub follow: Arc<dyn Fn(usize, Epoch, &[Delta]) -> bool + Send + Sync>,
+}
+
+impl RelationSpec {
+    /// What the workers share of the relation.
+    pub fn shared(&self) -> &Arc<RelationShared> {
+        match self {
+            RelationSpec::Stored { shared, .. } | RelationSpec::Source { shared, .. } => shared,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! A relation as its worker keeps it, and what others may know of it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+
+use millstream_operators::RelationId;
+use millstream_state::{Arrangement, ArrangementReader, Holds, Snapshot};
+use millstream_types::{Delta, Epoch};
+
+use crate::command::Tap;
+use crate::source::Source;
+
+/// What all threads may know of a relation.
+pub struct RelationShared {
+    /// Who still needs it as of when.
+    pub holds: Holds,
+    /// The readers' end of each worker's part, set when the worker has made it.
+    readers: Vec<OnceLock<ArrangementReader>>,
+}
+
+impl RelationShared {
+    /// For a relation that no worker has made yet.
+    pub fn new(n_workers: usize) -> Self {
+        RelationShared { holds: Holds::new(), readers: (0..n_workers).map(|_| OnceLock::new()).collect() }
+    }
+
+    pub(crate) fn set_reader(&self, worker: usize, reader: ArrangementReader) {
+        // A worker makes a relation once.
+        let _ = self.readers[worker].set(reader);
+    }
+
+    /// The readers' ends of all workers' parts; those of workers that have not made it yet are missing.
+    pub fn readers(&self) -> impl Iterator<Item = &ArrangementReader> {
+        self.readers.iter().filter_map(OnceLock::get)
+    }
+
+    /// Bytes and rows are the owner's to tell; this is whether all workers have made their parts.
+    pub fn is_ready(&self) -> bool {
+        self.readers.iter().all(|r| r.get().is_some())
+    }
+}
+
+/// Where the rows of a worker's part come from.
+pub(crate) enum Part {
+    Stored(Rc<RefCell<Arrangement>>),
+    Source(Arc<dyn Source>),
+    /// A view's, filled by its dataflow.
+    View(Rc<RefCell<Arrangement>>),
+}
+
+/// A worker's part of a relation.
+pub(crate) struct Relation {
+    pub(crate) part: Part,
+    pub(crate) shared: Arc<RelationShared>,
+    /// Imports that follow it: dataflow and index among its imports.
+    pub(crate) importers: Vec<(RelationId, usize)>,
+    pub(crate) taps: Vec<Tap>,
+}
+
+impl Relation {
+    pub(crate) fn arrangement(&self) -> Option<&Rc<RefCell<Arrangement>>> {
+        match &self.part {
+            Part::Stored(a) | Part::View(a) => Some(a),
+            Part::Source(_) => None,
+        }
+    }
+}
+
+/// What an import gets in an epoch.
+pub(crate) enum Arriving {
+    /// Nothing yet: its relation has not completed the epoch.
+    Awaited,
+    /// Deltas, whole rows of the relation.
+    Ready(Vec<Delta>),
+    /// The relation's rows as of the epoch, chunk by chunk.
+    Snapshot {
+        /// The epoch that the relation has to complete first.
+        needs: Epoch,
+        /// Taken when that is so.
+        snapshot: Option<Snapshot>,
+        /// The chunk that comes next.
+        next_chunk: usize,
+    },
+    /// Rows of a source, read piece by piece.
+    Offsets(Range<u64>),
+}
+
+/// Epochs that an import has still to get, in order.
+pub(crate) type Arrivals = VecDeque<(Epoch, Arriving)>;
