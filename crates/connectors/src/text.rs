@@ -24,7 +24,9 @@ pub(crate) struct TextBuilder {
 impl TextBuilder {
     /// Room for `n_rows` values of `n_bytes` in the mean.
     pub(crate) fn with_capacity(n_rows: usize, n_bytes: usize) -> Self {
-        let n_data = if n_bytes > INLINE { (n_rows * n_bytes).min(BUFFER_SIZE_MAX) } else { 0 };
+        // A little more than expected costs less than growing.
+        let n_data = n_rows * n_bytes + n_rows * n_bytes / 32 + 64;
+        let n_data = if n_bytes > INLINE { n_data.min(BUFFER_SIZE_MAX) } else { 0 };
         TextBuilder { views: Vec::with_capacity(n_rows), full: Vec::new(), data: Vec::with_capacity(n_data) }
     }
 
@@ -121,7 +123,9 @@ impl TextBuilder {
 
     fn into_parts(mut self) -> (ScalarBuffer<u128>, Vec<Buffer>) {
         if !self.data.is_empty() {
-            self.data.shrink_to_fit();
+            if self.data.capacity() - self.data.len() > self.data.len() / 8 {
+                self.data.shrink_to_fit();
+            }
             self.full.push(Buffer::from_vec(self.data));
         }
         (ScalarBuffer::from(self.views), self.full)
