@@ -1,1 +1,11 @@
 //! The Postgres wire protocol and the `millstream` binary.
+//!
+//! The protocol speaks to a [`Backend`], of which the engine is one and tests have another; it translates and decides
+//! nothing.
+
+pub mod backend;
+pub mod cli;
+mod wire;
+
+pub use backend::{Backend, BackendSession};
+pub use wire::server::{Server, ServerHandle};

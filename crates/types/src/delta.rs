@@ -133,10 +133,7 @@ impl Delta {
     /// A run of rows, sharing memory with this delta.
     #[must_use]
     pub fn slice(&self, offset: usize, len: usize) -> Self {
-        Delta {
-            batch: self.batch.slice(offset, len),
-            weights: self.weights.as_ref().map(|w| w.slice(offset, len)),
-        }
+        Delta { batch: self.batch.slice(offset, len), weights: self.weights.as_ref().map(|w| w.slice(offset, len)) }
     }
 
     /// All rows of several deltas of one schema.
@@ -172,18 +169,14 @@ impl Delta {
 /// # Errors
 /// If a column's type has no take kernel.
 pub fn take_batch(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch> {
-    let columns = batch
-        .columns()
-        .iter()
-        .map(|c| compute::take(c.as_ref(), rows, None))
-        .collect::<Result<Vec<_>, _>>()?;
+    let columns =
+        batch.columns().iter().map(|c| compute::take(c.as_ref(), rows, None)).collect::<Result<Vec<_>, _>>()?;
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.len()));
     Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
 }
 
 /// A schema from `(name, type)` pairs, every column nullable.
 pub fn schema_of(columns: &[(&str, arrow::datatypes::DataType)]) -> SchemaRef {
-    let fields: Vec<_> =
-        columns.iter().map(|(name, t)| arrow::datatypes::Field::new(*name, t.clone(), true)).collect();
+    let fields: Vec<_> = columns.iter().map(|(name, t)| arrow::datatypes::Field::new(*name, t.clone(), true)).collect();
     Arc::new(arrow::datatypes::Schema::new(fields))
 }

@@ -176,11 +176,7 @@ fn canonical_f64(v: f64) -> u64 {
 /// Postgres compares intervals with months of 30 days and days of 24 hours, so equal intervals must hash equal.
 fn interval_nanos(v: arrow::datatypes::IntervalMonthDayNano) -> i64 {
     const DAY: i64 = 86_400_000_000_000;
-    i64::from(v.months)
-        .wrapping_mul(30)
-        .wrapping_add(i64::from(v.days))
-        .wrapping_mul(DAY)
-        .wrapping_add(v.nanoseconds)
+    i64::from(v.months).wrapping_mul(30).wrapping_add(i64::from(v.days)).wrapping_mul(DAY).wrapping_add(v.nanoseconds)
 }
 
 #[cfg(test)]

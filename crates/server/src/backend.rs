@@ -1,0 +1,88 @@
+//! What the wire protocol needs of the engine.
+
+use std::future::Future;
+
+use arrow::array::ArrayRef;
+use millstream_engine::{CancelHandle, Notice, Response, ResultColumn, TransactionStatus};
+use millstream_types::pg::FormatSettings;
+use millstream_types::{Result, SqlType};
+
+/// Something that gives sessions to clients.
+pub trait Backend: Send + Sync + 'static {
+    /// A session of one client.
+    type Session: BackendSession;
+
+    /// Opens a session. `params` are the start-up parameters that the client sent, user and database left out.
+    ///
+    /// # Errors
+    /// 3D000 if there is no such database; a client is told of it and dropped.
+    fn session(&self, user: &str, database: &str, params: &[(String, String)]) -> Result<Self::Session>;
+}
+
+/// One client's session. The wire protocol runs one statement at a time, and drops the future of a statement whose
+/// client has gone.
+pub trait BackendSession: Send + 'static {
+    /// A statement that has been parsed.
+    type Statement: Send + Sync + 'static;
+    /// A statement whose parameters and columns are known.
+    type Prepared: Clone + Send + Sync + 'static;
+
+    /// A number that no other session has; the client knows it as the server's process.
+    fn id(&self) -> u32;
+
+    /// Whether a transaction is open.
+    fn transaction_status(&self) -> TransactionStatus;
+
+    /// By which another connection cancels what runs here.
+    fn cancel_handle(&self) -> CancelHandle;
+
+    /// Splits and parses a query string.
+    ///
+    /// # Errors
+    /// 42601, with a position that counts characters of the whole string.
+    fn parse(&self, sql: &str) -> Result<Vec<Self::Statement>>;
+
+    /// Analyzes a statement. `param_types` are what the client fixed, in order; the rest is inferred.
+    fn prepare(
+        &mut self,
+        statement: &Self::Statement,
+        param_types: &[Option<SqlType>],
+    ) -> impl Future<Output = Result<Self::Prepared>> + Send;
+
+    /// The types of a prepared statement's parameters.
+    fn param_types(prepared: &Self::Prepared) -> &[SqlType];
+
+    /// The columns of a prepared statement's result; `None` if it has none.
+    fn columns(prepared: &Self::Prepared) -> Option<&[ResultColumn]>;
+
+    /// Runs a prepared statement with one array of length 1 for each parameter.
+    fn execute(
+        &mut self,
+        prepared: &Self::Prepared,
+        params: &[ArrayRef],
+    ) -> impl Future<Output = Result<Response>> + Send;
+
+    /// Runs a statement without parameters.
+    fn run(&mut self, statement: &Self::Statement) -> impl Future<Output = Result<Response>> + Send;
+
+    /// Several statements of one query string follow, which share a transaction.
+    fn begin_implicit(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// The last of them is done; `failed` if one was not.
+    fn end_implicit(&mut self, failed: bool) -> impl Future<Output = Result<()>> + Send;
+
+    /// A result could not be sent to its end.
+    fn statement_failed(&mut self);
+
+    /// Notices since the last call.
+    fn take_notices(&mut self) -> Vec<Notice>;
+
+    /// Reported parameters that have changed since the last call.
+    fn take_parameter_changes(&mut self) -> Vec<(String, String)>;
+
+    /// Parameters that a client is told of at start-up.
+    fn reported_parameters(&self) -> Vec<(String, String)>;
+
+    /// How values are written and read now.
+    fn format_settings(&self) -> FormatSettings;
+}

@@ -1,0 +1,119 @@
+//! The command line of the `millstream` binary.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use millstream_types::{Error, Result, SqlState};
+
+/// SQL views over streams, kept correct and fresh.
+///
+/// Without a command, serves. All data is in memory and is gone when the process ends.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; serves if left out.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of serving.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// What the binary does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve clients over the Postgres protocol
+    Serve(ServeArgs),
+    /// Serve with a live Nexmark stream and views over it
+    Demo(DemoArgs),
+}
+
+/// Options of `serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// The address to listen on
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5433")]
+    pub listen: SocketAddr,
+    /// Worker threads [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Keep all data in memory, where it is gone when the process ends (the only mode so far)
+    #[arg(long)]
+    pub in_memory: bool,
+    /// What is logged, as in RUST_LOG: a level, or target=level, separated by commas
+    #[arg(long, value_name = "DIRECTIVES", default_value = "info")]
+    pub log: String,
+    /// Listen on an address that other machines reach, although there is no authentication yet
+    #[arg(long)]
+    pub insecure_no_auth: bool,
+}
+
+/// Options of `demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// Run this long, print what the views hold, and exit
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: Option<u64>,
+    /// Options of serving.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+impl ServeArgs {
+    /// The number of worker threads.
+    pub fn n_workers(&self) -> usize {
+        self.workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    /// Refuses to be reached from other machines unless told to.
+    ///
+    /// # Errors
+    /// 28000 if the listen address is not loopback and `--insecure-no-auth` is not given.
+    pub fn check_address(&self) -> Result<()> {
+        if self.listen.ip().is_loopback() || self.insecure_no_auth {
+            return Ok(());
+        }
+        Err(Error::user(
+            SqlState::INVALID_AUTHORIZATION,
+            format!("{} is reached from other machines, and there is no authentication yet", self.listen),
+        )
+        .with_hint("Listen on 127.0.0.1, or give --insecure-no-auth to let everybody in."))
+    }
+}
+
+impl DemoArgs {
+    /// How long the demo runs; without end if not given.
+    pub fn time(&self) -> Option<Duration> {
+        self.seconds.map(Duration::from_secs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serve(args: &[&str]) -> ServeArgs {
+        match Cli::try_parse_from(args).expect("a command line") {
+            Cli { command: None, serve } | Cli { command: Some(Command::Serve(serve)), .. } => serve,
+            Cli { command: Some(Command::Demo(demo)), .. } => demo.serve,
+        }
+    }
+
+    #[test]
+    fn serving_is_the_default_command() {
+        assert_eq!(serve(&["millstream"]).listen.port(), 5433);
+        assert_eq!(serve(&["millstream", "--workers", "3"]).n_workers(), 3);
+        assert_eq!(serve(&["millstream", "serve", "--listen", "127.0.0.1:1"]).listen.port(), 1);
+        assert!(serve(&["millstream", "demo", "--seconds", "5", "--in-memory"]).in_memory);
+        assert!(Cli::try_parse_from(["millstream", "--workers", "0"]).is_err());
+    }
+
+    #[test]
+    fn addresses_that_others_reach_need_consent() {
+        assert!(serve(&["millstream"]).check_address().is_ok());
+        assert!(serve(&["millstream", "--listen", "[::1]:5433"]).check_address().is_ok());
+        assert!(serve(&["millstream", "--listen", "0.0.0.0:5433"]).check_address().is_err());
+        assert!(serve(&["millstream", "--listen", "0.0.0.0:5433", "--insecure-no-auth"]).check_address().is_ok());
+    }
+}

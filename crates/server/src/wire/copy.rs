@@ -1,0 +1,77 @@
+//! The COPY sub-protocols: data of the client into the engine, and the engine's rows out.
+
+use millstream_engine::{CancelHandle, CopyIn};
+use millstream_types::copy::{CopyDecoder, CopyOptions, write_header};
+use millstream_types::pg::FormatSettings;
+use millstream_types::{Error, Result, SqlState};
+
+use super::client::or_gone;
+use super::connection::{Connection, Fault};
+use super::frontend::Message;
+use super::rows::{OpenRows, Sent};
+
+/// Takes a client's data until it is all there, and gives the command tag.
+pub(crate) async fn copy_in(
+    connection: &mut Connection,
+    cancel: &CancelHandle,
+    mut copy: CopyIn,
+    settings: &FormatSettings,
+) -> Result<String, Fault> {
+    let columns: Vec<_> = copy.columns.iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect();
+    let mut decoder = CopyDecoder::new(&columns, copy.options.clone(), settings);
+    connection.output.copy_in_response(columns.len());
+    connection.flush().await?;
+    loop {
+        let message = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Fault::Statement(Error::cancelled())),
+            message = connection.read_message() => message?,
+        };
+        match message {
+            Message::CopyData(data) => {
+                let mut rest = &data[..];
+                while let Some(batch) = decoder.decode(&mut rest)? {
+                    or_gone(connection, copy.push(batch)).await?;
+                }
+            }
+            Message::CopyDone => break,
+            Message::CopyFail(reason) => {
+                let message = format!("COPY from stdin failed: {reason}");
+                return Err(Fault::Statement(Error::user(SqlState::QUERY_CANCELED, message)));
+            }
+            // Sent ahead by clients that pipeline; the Sync that counts comes after the data.
+            Message::Flush | Message::Sync => {}
+            Message::Terminate => return Err(Fault::Gone),
+            _ => {
+                let message = "unexpected message type during COPY from stdin";
+                return Err(Fault::Statement(Error::user(SqlState::PROTOCOL_VIOLATION, message)));
+            }
+        }
+    }
+    if let Some(batch) = decoder.finish()? {
+        or_gone(connection, copy.push(batch)).await?;
+    }
+    or_gone(connection, copy.finish()).await
+}
+
+/// Sends rows as lines, and gives the command tag.
+pub(crate) async fn copy_out(
+    connection: &mut Connection,
+    cancel: &CancelHandle,
+    mut rows: OpenRows,
+    options: &CopyOptions,
+) -> Result<String, Fault> {
+    connection.output.copy_out_response(rows.columns().len());
+    if options.header {
+        let names: Vec<&str> = rows.columns().iter().map(|column| column.name.as_str()).collect();
+        let mut line = Vec::new();
+        write_header(&names, options, &mut line);
+        connection.output.copy_data(&line);
+    }
+    let sent = rows.send(connection, cancel, None).await?;
+    connection.output.copy_done();
+    match sent {
+        Sent::All(n_rows) => Ok(format!("COPY {n_rows}")),
+        Sent::Limit => Err(Fault::Statement(Error::internal("a copy without a limit stopped at one"))),
+    }
+}
