@@ -7,6 +7,7 @@ pub mod errors;
 mod functions;
 pub mod parser;
 pub mod session_context;
+pub mod streaming;
 mod typing;
 
 pub use binder::{BoundQuery, RelationSource, bind_query, optimize};

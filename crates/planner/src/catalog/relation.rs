@@ -1,22 +1,12 @@
 //! A relation and its columns.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+pub use millstream_operators::RelationId;
 use millstream_types::SqlType;
 
 use crate::ast::{OnKeyConflict, RelationKind};
-
-/// Identifies a relation for ever: never used twice, whatever is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RelationId(pub u64);
-
-impl fmt::Display for RelationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A column of a relation.
 #[derive(Clone, Debug, PartialEq, Eq)]

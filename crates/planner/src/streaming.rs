@@ -1,0 +1,285 @@
+//! Streaming rules: from an optimized logical plan to a dataflow of our operators.
+//!
+//! Each plan node lowers to a node of the dataflow and to what is known of its rows: whether any is ever taken back,
+//! which columns are a key, how they are partitioned. Those facts choose the cheaper operators and spare exchanges.
+//! Filters and projections are not nodes at once but stages that wait, so that runs of them fuse into one operator.
+
+mod aggregate;
+mod exprs;
+mod join;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, TableScan, Union};
+use millstream_expr::{MapStage, Scalar, Stages};
+use millstream_operators::map::MapSpec;
+use millstream_operators::materialize::MaterializeSpec;
+use millstream_operators::union::UnionSpec;
+use millstream_operators::{Dataflow, Edge, Exchange, Node, NodeId, OperatorSpec, RelationId};
+use millstream_types::{Error, Result, SqlType};
+
+use crate::binder::RelationSource;
+use crate::catalog::Kind;
+use crate::errors::from_datafusion;
+use exprs::{column_index, columns_of, physical};
+
+/// A dataflow and how its result is to be kept.
+#[derive(Clone, Debug)]
+pub struct StreamingPlan {
+    /// The operators.
+    pub dataflow: Dataflow,
+    /// The result.
+    pub result: MaterializeSpec,
+    /// The relations that are read, each once.
+    pub relations: Vec<RelationId>,
+}
+
+/// Plans the dataflow that keeps a query up to date. `plan` is bound and optimized for a view; `columns` are its output's.
+///
+/// # Errors
+/// Not supported (0A000), for what has no operator yet.
+pub fn plan(plan: &LogicalPlan, columns: &[(String, SqlType)]) -> Result<StreamingPlan> {
+    let mut planner = Planner { dataflow: Dataflow::default() };
+    let lowered = planner.lower(plan, None)?;
+    let facts = lowered.facts.clone();
+    let fields: Vec<Field> = columns.iter().map(|(name, t)| Field::new(name, t.arrow_type(), true)).collect();
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let lowered = planner.under_schema(lowered, &schema)?;
+    planner.emit(lowered);
+    let mut relations: Vec<RelationId> = planner.dataflow.imports().map(|(_, id, _)| id).collect();
+    relations.sort_unstable();
+    relations.dedup();
+    let result = MaterializeSpec {
+        schema,
+        key: facts.key,
+        append_only: facts.append_only,
+        consolidated: facts.consolidated,
+    };
+    Ok(StreamingPlan { dataflow: planner.dataflow, result, relations })
+}
+
+/// What is known of a node's rows. Columns are positions in its output.
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    /// No row is ever taken back.
+    append_only: bool,
+    /// Columns whose values no two rows share.
+    key: Option<Vec<usize>>,
+    /// Equal values in these columns, which are hashed in this order, are on one worker.
+    partitioned_by: Option<Vec<usize>>,
+    /// No epoch both takes a row back and gives it.
+    consolidated: bool,
+}
+
+impl Facts {
+    /// The facts after a projection; `origin` tells the input column that an output column is.
+    fn project(&self, origin: &[Option<usize>]) -> Facts {
+        let place = |c: &usize| origin.iter().position(|o| o.as_ref() == Some(c));
+        let places = |columns: &Vec<usize>| columns.iter().map(place).collect::<Option<Vec<usize>>>();
+        let key = self.key.as_ref().and_then(places);
+        Facts {
+            append_only: self.append_only,
+            consolidated: self.consolidated && key.is_some(),
+            partitioned_by: self.partitioned_by.as_ref().and_then(places),
+            key,
+        }
+    }
+}
+
+/// A lowered plan node: a node of the dataflow, the stages that wait on top of it, and what its rows are.
+struct Lowered {
+    node: NodeId,
+    stages: Vec<MapStage>,
+    /// The plan's names and types of the columns; columns that nobody needs may be missing.
+    schema: DFSchema,
+    facts: Facts,
+}
+
+struct Planner {
+    dataflow: Dataflow,
+}
+
+impl Planner {
+    /// Lowers a plan. With `needed`, columns of its output that are not in the set may be left out.
+    fn lower(&mut self, plan: &LogicalPlan, needed: Option<&BTreeSet<usize>>) -> Result<Lowered> {
+        match plan {
+            LogicalPlan::TableScan(scan) => self.lower_scan(scan),
+            LogicalPlan::SubqueryAlias(alias) => {
+                let input = self.lower(&alias.input, needed)?;
+                let kept = kept_columns(alias.input.schema(), &input.schema)?;
+                Ok(Lowered { schema: restrict(&alias.schema, &kept)?, ..input })
+            }
+            LogicalPlan::Filter(filter) => {
+                let needed = needed.map(|n| &columns_of([&filter.predicate], filter.input.schema()) | n);
+                let mut input = self.lower(&filter.input, needed.as_ref())?;
+                let predicate = physical(&filter.predicate, &input.schema)?;
+                let schema = arrow_schema(&input.schema);
+                input.stages.push(MapStage { predicate: Some(predicate), projection: None, schema });
+                Ok(input)
+            }
+            LogicalPlan::Projection(projection) => self.lower_projection(projection),
+            LogicalPlan::Aggregate(aggregate) => self.lower_aggregate(aggregate),
+            LogicalPlan::Distinct(Distinct::All(input)) => self.lower_distinct(input),
+            LogicalPlan::Join(join) => self.lower_join(join, needed),
+            LogicalPlan::Union(union) => self.lower_union(union),
+            // The order of a view's rows means nothing.
+            LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.lower(&sort.input, needed),
+            other => Err(Error::not_supported(format!("{} cannot be kept up to date yet", name_of(other)))
+                .with_hint("Support for it in materialized views is planned; an ad-hoc SELECT can run it.")),
+        }
+    }
+
+    fn lower_scan(&mut self, scan: &TableScan) -> Result<Lowered> {
+        let source = RelationSource::of(&scan.source)
+            .ok_or_else(|| Error::internal(format!("a view scans {}, which is no relation", scan.table_name)))?;
+        let relation = source.relation();
+        if relation.kind == Kind::System {
+            return Err(Error::not_supported(format!("a view cannot read system relation \"{}\"", relation.name)));
+        }
+        let all: Vec<usize> = (0..relation.visible_columns().len()).collect();
+        let projection = scan.projection.clone().unwrap_or(all);
+        let place = |c: &usize| projection.iter().position(|p| p == c);
+        let places = |columns: &[usize]| columns.iter().map(place).collect::<Option<Vec<usize>>>();
+        let key = relation.declared_key().and_then(places);
+        let append_only = relation.append_only || relation.kind == Kind::Stream;
+        let facts = Facts {
+            append_only,
+            partitioned_by: key.clone().filter(|_| relation.kind == Kind::Table),
+            key,
+            consolidated: false,
+        };
+        let node = self.dataflow.add(Node::Import {
+            relation: source.id(),
+            name: relation.name.clone(),
+            projection,
+            schema: arrow_schema(&scan.projected_schema),
+        });
+        let schema = scan.projected_schema.as_ref().clone();
+        let mut lowered = Lowered { node, stages: vec![], schema, facts };
+        for filter in &scan.filters {
+            let predicate = physical(filter, &lowered.schema)?;
+            let schema = arrow_schema(&lowered.schema);
+            lowered.stages.push(MapStage { predicate: Some(predicate), projection: None, schema });
+        }
+        Ok(lowered)
+    }
+
+    fn lower_projection(&mut self, projection: &Projection) -> Result<Lowered> {
+        let needed = columns_of(&projection.expr, projection.input.schema());
+        let input = self.lower(&projection.input, Some(&needed))?;
+        self.project(input, &projection.expr, projection.schema.as_ref().clone())
+    }
+
+    /// Adds a stage that computes expressions over the input's columns.
+    fn project(&mut self, mut input: Lowered, exprs: &[Expr], schema: DFSchema) -> Result<Lowered> {
+        let scalars = exprs.iter().map(|e| physical(e, &input.schema)).collect::<Result<Vec<_>>>()?;
+        let origin: Vec<Option<usize>> = scalars.iter().map(Scalar::as_column).collect();
+        let is_identity = origin.iter().enumerate().all(|(i, o)| *o == Some(i)) && origin.len() == input.schema.fields().len();
+        input.facts = input.facts.project(&origin);
+        if !is_identity {
+            let schema = arrow_schema(&schema);
+            input.stages.push(MapStage { predicate: None, projection: Some(scalars), schema });
+        }
+        Ok(Lowered { schema, ..input })
+    }
+
+    /// `SELECT DISTINCT` is a `GROUP BY` of all columns; a group never comes back while rows only come.
+    fn lower_distinct(&mut self, input: &LogicalPlan) -> Result<Lowered> {
+        let lowered = self.lower(input, None)?;
+        let append_only = lowered.facts.append_only;
+        let n_columns = lowered.schema.fields().len();
+        let schema = lowered.schema.clone();
+        let mut distinct = self.aggregate(lowered, (0..n_columns).collect(), vec![], schema)?;
+        distinct.facts.append_only = append_only;
+        Ok(distinct)
+    }
+
+    fn lower_union(&mut self, union: &Union) -> Result<Lowered> {
+        let schema = arrow_schema(&union.schema);
+        let mut inputs = Vec::new();
+        let mut append_only = true;
+        for input in &union.inputs {
+            let lowered = self.lower(input, None)?;
+            append_only &= lowered.facts.append_only;
+            let lowered = self.under_schema(lowered, &schema)?;
+            inputs.push(Edge { from: self.emit(lowered), exchange: Exchange::Local });
+        }
+        let node = self.add(UnionSpec { schema }, inputs);
+        let facts = Facts { append_only, ..Facts::default() };
+        Ok(Lowered { node, stages: vec![], schema: union.schema.as_ref().clone(), facts })
+    }
+
+    /// Casts and renames columns where they differ from a schema.
+    fn under_schema(&mut self, mut input: Lowered, schema: &SchemaRef) -> Result<Lowered> {
+        let present = arrow_schema(&input.schema);
+        if present.fields().len() != schema.fields().len() {
+            return Err(Error::internal("a plan's output has another number of columns than its query"));
+        }
+        let mut scalars = Vec::new();
+        for (i, (have, want)) in present.fields().iter().zip(schema.fields()).enumerate() {
+            let column = Scalar::column(have.name(), i);
+            scalars.push(if have.data_type() == want.data_type() {
+                column
+            } else {
+                exprs::cast(&column, &present, want.data_type())?
+            });
+        }
+        let casts = scalars.iter().any(|s| s.as_column().is_none());
+        if casts || present.fields().iter().zip(schema.fields()).any(|(a, b)| a.name() != b.name()) {
+            input.stages.push(MapStage { predicate: None, projection: Some(scalars), schema: schema.clone() });
+        }
+        Ok(input)
+    }
+
+    /// Makes the waiting stages a node.
+    fn emit(&mut self, lowered: Lowered) -> NodeId {
+        if lowered.stages.is_empty() {
+            return lowered.node;
+        }
+        let schema = lowered.stages.last().map_or_else(|| self.dataflow.schema(lowered.node), |s| s.schema.clone());
+        let spec = MapSpec { stages: Stages(lowered.stages), schema };
+        self.add(spec, vec![Edge { from: lowered.node, exchange: Exchange::Local }])
+    }
+
+    fn add(&mut self, spec: impl OperatorSpec + 'static, inputs: Vec<Edge>) -> NodeId {
+        self.dataflow.add(Node::Operator { spec: Arc::new(spec), inputs })
+    }
+}
+
+/// The columns of a plan schema as Arrow's, all of them nullable: what is known of nulls is the plan's business.
+fn arrow_schema(schema: &DFSchema) -> SchemaRef {
+    let fields: Vec<Field> =
+        schema.fields().iter().map(|f| Field::new(f.name(), f.data_type().clone(), true)).collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// The positions in `all` of the columns of a restricted schema.
+fn kept_columns(all: &DFSchema, restricted: &DFSchema) -> Result<Vec<usize>> {
+    if all.fields().len() == restricted.fields().len() {
+        return Ok((0..all.fields().len()).collect());
+    }
+    restricted.iter().map(|(qualifier, field)| column_index(all, qualifier, field.name())).collect()
+}
+
+/// A schema with only some of its columns.
+fn restrict(schema: &DFSchema, kept: &[usize]) -> Result<DFSchema> {
+    let fields = kept.iter().map(|&i| schema.qualified_field(i)).map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
+    DFSchema::new_with_metadata(fields, schema.metadata().clone()).map_err(from_datafusion)
+}
+
+/// What a plan node is called in a message.
+fn name_of(plan: &LogicalPlan) -> &'static str {
+    match plan {
+        LogicalPlan::Window(_) => "a window function",
+        LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => "ORDER BY with LIMIT",
+        LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => "a query without a relation",
+        LogicalPlan::Unnest(_) => "unnest",
+        LogicalPlan::Distinct(_) => "DISTINCT ON",
+        LogicalPlan::RecursiveQuery(_) => "WITH RECURSIVE",
+        LogicalPlan::Subquery(_) => "a correlated subquery of this form",
+        _ => "this query",
+    }
+}

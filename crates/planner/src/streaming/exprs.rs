@@ -1,0 +1,45 @@
+//! Expressions of plans as scalars over columns.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::{DFSchema, TableReference};
+use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::physical_expr::expressions::CastExpr;
+use datafusion::physical_expr::create_physical_expr;
+use millstream_expr::Scalar;
+use millstream_types::{Error, Result};
+
+use crate::errors::from_datafusion;
+
+/// Binds an expression to the columns of a schema.
+pub(super) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Scalar> {
+    let mut props = ExecutionProps::new();
+    props.config_options = Some(crate::session_context::options().clone());
+    let context = PhysicalPlanningContext::default();
+    create_physical_expr(expr, schema, &props, &context)
+        .map(Scalar::new)
+        .map_err(from_datafusion)
+}
+
+/// A cast as Arrow does it.
+pub(super) fn cast(scalar: &Scalar, schema: &SchemaRef, to: &DataType) -> Result<Scalar> {
+    debug_assert!(scalar.data_type(schema).is_ok());
+    Ok(Scalar::new(Arc::new(CastExpr::new(Arc::clone(scalar.inner()), to.clone(), None))))
+}
+
+/// The positions, in a schema, of all columns that expressions mention.
+pub(super) fn columns_of<'a>(exprs: impl IntoIterator<Item = &'a Expr>, schema: &DFSchema) -> BTreeSet<usize> {
+    let columns = exprs.into_iter().flat_map(|e| e.column_refs().into_iter().cloned().collect::<Vec<_>>());
+    columns.filter_map(|c| schema.maybe_index_of_column(&c)).collect()
+}
+
+/// The position of a column.
+pub(super) fn column_index(schema: &DFSchema, qualifier: Option<&TableReference>, name: &str) -> Result<usize> {
+    schema
+        .index_of_column_by_name(qualifier, name)
+        .ok_or_else(|| Error::internal(format!("column {name} is not in its own schema")))
+}
