@@ -118,10 +118,29 @@ fn judge(record: &Record<DefaultColumnType>, output: &RecordOutput<DefaultColumn
         (Record::Query { expected, .. }, output) => judge_query(expected, output),
         _ => None,
     };
-    problem.map(|problem| format!("{loc}: {problem}\n{}", indented(sql)))
+    problem.map(|Problem { what, rows }| format!("{loc}: {what}\n{}{rows}", indented(sql)))
 }
 
-fn judge_statement(expected: &StatementExpect, output: &RecordOutput<DefaultColumnType>) -> Option<String> {
+/// What is wrong, and the rows that show it.
+struct Problem {
+    what: String,
+    /// A diff, or nothing.
+    rows: String,
+}
+
+impl From<String> for Problem {
+    fn from(what: String) -> Self {
+        Problem { what, rows: String::new() }
+    }
+}
+
+impl From<&str> for Problem {
+    fn from(what: &str) -> Self {
+        what.to_owned().into()
+    }
+}
+
+fn judge_statement(expected: &StatementExpect, output: &RecordOutput<DefaultColumnType>) -> Option<Problem> {
     let (n_rows, error) = match output {
         RecordOutput::Statement { count, error } => (*count, error.as_deref()),
         RecordOutput::Query { rows, error, .. } => (rows.len() as u64, error.as_deref()),
@@ -129,29 +148,29 @@ fn judge_statement(expected: &StatementExpect, output: &RecordOutput<DefaultColu
     };
     match (expected, error) {
         (StatementExpect::Error(expected), error) => judge_error(expected, error),
-        (_, Some(error)) => Some(format!("the statement failed: {error}")),
+        (_, Some(error)) => Some(format!("the statement failed: {error}").into()),
         (StatementExpect::Count(n), None) if *n != n_rows => {
-            Some(format!("expected {n} rows to be affected, and {n_rows} were"))
+            Some(format!("expected {n} rows to be affected, and {n_rows} were").into())
         }
         (_, None) => None,
     }
 }
 
-fn judge_query(expected: &QueryExpect<DefaultColumnType>, output: &RecordOutput<DefaultColumnType>) -> Option<String> {
+fn judge_query(expected: &QueryExpect<DefaultColumnType>, output: &RecordOutput<DefaultColumnType>) -> Option<Problem> {
     match (expected, output) {
         (QueryExpect::Error(expected), RecordOutput::Query { error, .. } | RecordOutput::Statement { error, .. }) => {
             judge_error(expected, error.as_deref())
         }
         (_, RecordOutput::Query { error: Some(error), .. } | RecordOutput::Statement { error: Some(error), .. }) => {
-            Some(format!("the query failed: {error}"))
+            Some(format!("the query failed: {error}").into())
         }
         (QueryExpect::Results { types: expected_types, results, .. }, RecordOutput::Query { types, rows, .. }) => {
             if !same_width(types, expected_types) {
-                return Some(format!("expected {} columns, and {} came", expected_types.len(), types.len()));
+                return Some(format!("expected {} columns, and {} came", expected_types.len(), types.len()).into());
             }
             let actual = lines(rows);
             (actual != *results)
-                .then(|| format!("other rows (- expected, + came):\n{}", diff(results, &actual).trim_end()))
+                .then(|| Problem { what: "other rows (- expected, + came)".into(), rows: diff(results, &actual) })
         }
         (_, RecordOutput::Statement { .. }) => Some("the query gave no rows, not even their columns".into()),
         _ => None,
@@ -161,20 +180,20 @@ fn judge_query(expected: &QueryExpect<DefaultColumnType>, output: &RecordOutput<
 fn judge_error(
     expected: &ExpectedError,
     error: Option<&(dyn std::error::Error + Send + Sync + 'static)>,
-) -> Option<String> {
+) -> Option<Problem> {
     let Some(error) = error else {
-        return Some(format!("expected an error {expected}, and it succeeded"));
+        return Some(format!("expected an error {expected}, and it succeeded").into());
     };
     let state = error.downcast_ref::<SqlError>().and_then(|error| error.state.as_deref());
     if state.is_none() {
-        return Some(format!("the connection failed: {error}"));
+        return Some(format!("the connection failed: {error}").into());
     }
     let matches = match expected {
         // Five capitals or digits are a SQLSTATE; anything else is a regular expression over the whole text.
         ExpectedError::Inline(regex) if is_sql_state(regex.as_str()) => state == Some(regex.as_str()),
         _ => expected.is_match(&error.to_string(), state),
     };
-    (!matches).then(|| format!("expected an error {expected}, and it was {error}"))
+    (!matches).then(|| format!("expected an error {expected}, and it was {error}").into())
 }
 
 fn is_sql_state(text: &str) -> bool {
