@@ -1,5 +1,15 @@
 //! The functions that SQL can name, and how DataFusion's planner finds them.
 
+mod builtin;
+pub(crate) mod casts;
+mod extract;
+pub(crate) mod numeric;
+pub(crate) mod overloads;
+mod rounding;
+mod temporal;
+mod text;
+mod to_char;
+
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
@@ -12,6 +22,9 @@ use datafusion::sql::sqlparser::ast::DataType as SqlDataType;
 
 use crate::binder::external;
 use crate::parser::sql_type_of;
+use crate::typing::deferred::Call;
+use crate::typing::planner::PostgresPlanner;
+pub(crate) use builtin::builtin;
 
 /// All functions by name, built once.
 pub(crate) struct Registry {
@@ -55,13 +68,28 @@ impl Registry {
             scalars,
             aggregates,
             windows,
-            expr_planners: SessionStateDefaults::default_expr_planners(),
+            expr_planners: expr_planners(),
             type_planner: Arc::new(PostgresTypeNames),
         }
     }
 
+    /// The scalar function that a name in SQL means: deferred where Postgres has overloads. A name that means nothing is
+    /// deferred too, so that the error can name the types of the arguments.
     pub(crate) fn scalar(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.scalars.get(unqualified(name)).cloned()
+        let name = unqualified(name);
+        if overloads::is_known(name) {
+            return Some(Call::function(name).udf());
+        }
+        if let Some(function) = self.scalars.get(name) {
+            return Some(function.clone());
+        }
+        let is_other = self.aggregates.contains_key(name) || self.windows.contains_key(name) || name == "unnest";
+        if is_other { None } else { Some(Call::function(name).udf()) }
+    }
+
+    /// DataFusion's function of a name.
+    pub(crate) fn datafusion(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.scalars.get(name).cloned()
     }
 
     pub(crate) fn aggregate(&self, name: &str) -> Option<Arc<AggregateUDF>> {
@@ -79,6 +107,13 @@ impl Registry {
     pub(crate) fn type_planner(&self) -> Arc<dyn TypePlanner> {
         self.type_planner.clone()
     }
+}
+
+/// Ours first: what it does not plan, DataFusion's do.
+fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
+    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(PostgresPlanner)];
+    planners.extend(SessionStateDefaults::default_expr_planners());
+    planners
 }
 
 /// `pg_catalog.lower` is `lower`.

@@ -52,12 +52,8 @@ pub fn plan(plan: &LogicalPlan, columns: &[(String, SqlType)]) -> Result<Streami
     let mut relations: Vec<RelationId> = planner.dataflow.imports().map(|(_, id, _)| id).collect();
     relations.sort_unstable();
     relations.dedup();
-    let result = MaterializeSpec {
-        schema,
-        key: facts.key,
-        append_only: facts.append_only,
-        consolidated: facts.consolidated,
-    };
+    let result =
+        MaterializeSpec { schema, key: facts.key, append_only: facts.append_only, consolidated: facts.consolidated };
     Ok(StreamingPlan { dataflow: planner.dataflow, result, relations })
 }
 
@@ -177,7 +173,8 @@ impl Planner {
     fn project(&mut self, mut input: Lowered, exprs: &[Expr], schema: DFSchema) -> Result<Lowered> {
         let scalars = exprs.iter().map(|e| physical(e, &input.schema)).collect::<Result<Vec<_>>>()?;
         let origin: Vec<Option<usize>> = scalars.iter().map(Scalar::as_column).collect();
-        let is_identity = origin.iter().enumerate().all(|(i, o)| *o == Some(i)) && origin.len() == input.schema.fields().len();
+        let is_identity =
+            origin.iter().enumerate().all(|(i, o)| *o == Some(i)) && origin.len() == input.schema.fields().len();
         input.facts = input.facts.project(&origin);
         if !is_identity {
             let schema = arrow_schema(&schema);

@@ -129,9 +129,10 @@ fn output_schema(
     }
     for (i, call) in calls.iter().enumerate() {
         let argument = call.argument.map(|a| input.field(a).data_type());
-        let result = call.function.result_type(argument).ok_or_else(|| {
-            Error::not_supported(format!("{call} over {argument:?} cannot be kept up to date yet"))
-        })?;
+        let result = call
+            .function
+            .result_type(argument)
+            .ok_or_else(|| Error::not_supported(format!("{call} over {argument:?} cannot be kept up to date yet")))?;
         fields.push(Field::new(names.field(keys.len() + i).name(), result, true));
     }
     Ok(std::sync::Arc::new(Schema::new(fields)))
@@ -196,7 +197,8 @@ impl InputColumns {
         let schema = std::sync::Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()));
         let facts = input.facts.project(&origin);
         let mut lowered = Lowered { facts, ..input };
-        let is_identity = origin.iter().enumerate().all(|(i, o)| *o == Some(i)) && origin.len() == present.fields().len();
+        let is_identity =
+            origin.iter().enumerate().all(|(i, o)| *o == Some(i)) && origin.len() == present.fields().len();
         if !is_identity {
             lowered.stages.push(MapStage { predicate: None, projection: Some(scalars), schema });
         }

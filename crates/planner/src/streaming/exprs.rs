@@ -8,8 +8,8 @@ use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::physical_expr::expressions::CastExpr;
 use datafusion::physical_expr::create_physical_expr;
+use datafusion::physical_expr::expressions::CastExpr;
 use millstream_expr::Scalar;
 use millstream_types::{Error, Result};
 
@@ -20,9 +20,7 @@ pub(super) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Scalar> {
     let mut props = ExecutionProps::new();
     props.config_options = Some(crate::session_context::options().clone());
     let context = PhysicalPlanningContext::default();
-    create_physical_expr(expr, schema, &props, &context)
-        .map(Scalar::new)
-        .map_err(from_datafusion)
+    create_physical_expr(expr, schema, &props, &context).map(Scalar::new).map_err(from_datafusion)
 }
 
 /// A cast as Arrow does it.

@@ -44,7 +44,8 @@ impl Planner {
 
         // A column of the joined row, by its position in the plan's output.
         let column_of = |c: usize| -> Result<JoinColumn> {
-            let (side, kept, c) = if c < n_left { (Side::Left, &left_kept, c) } else { (Side::Right, &right_kept, c - n_left) };
+            let (side, kept, c) =
+                if c < n_left { (Side::Left, &left_kept, c) } else { (Side::Right, &right_kept, c - n_left) };
             let at = kept.iter().position(|k| *k == c);
             at.map(|at| (side, at)).ok_or_else(|| Error::internal("a join lacks a column that it needs"))
         };
@@ -142,10 +143,5 @@ fn joined_facts(
     let partitioned_by = Some(left_keys)
         .filter(|keys| !keys.is_empty())
         .and_then(|keys| places(Side::Left, keys).or_else(|| places(Side::Right, right_keys)));
-    Facts {
-        append_only: left.facts.append_only && right.facts.append_only,
-        key,
-        partitioned_by,
-        consolidated: false,
-    }
+    Facts { append_only: left.facts.append_only && right.facts.append_only, key, partitioned_by, consolidated: false }
 }

@@ -1,0 +1,579 @@
+//! Postgres' functions by name: which overload the arguments choose, and what computes it.
+
+use arrow::datatypes::DataType;
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::{Case, Expr, Operator, cast, lit, not};
+use millstream_types::{Error, SqlState};
+
+use super::{Registry, builtin, extract};
+use crate::binder::external;
+use crate::typing::calls::{binary, no_function, resolve_call};
+use crate::typing::cast::explicit_cast;
+use crate::typing::deferred::Call;
+use crate::typing::exprs::average_type;
+use crate::typing::types::{
+    Class, INTERVAL, NUMERIC, Result, TEXT, TIME, TIMESTAMP, array_of, coerce, common_pair, common_type, element_type,
+    is_unknown, timestamptz, type_of, types_of,
+};
+
+/// Functions whose arguments are of fixed types: Postgres' name, the function that computes it, the types. Several lines
+/// of one name are overloads; the first that fits is taken.
+///
+/// t text, i integer, f double, m numeric, b boolean, y bytea, s timestamp, z timestamptz, d date, c time, v interval
+const FIXED: &[(&str, &str, &str)] = &[
+    ("length", "character_length", "t"),
+    ("char_length", "character_length", "t"),
+    ("character_length", "character_length", "t"),
+    ("octet_length", "octet_length", "t"),
+    ("bit_length", "bit_length", "t"),
+    ("lower", "lower", "t"),
+    ("upper", "upper", "t"),
+    ("initcap", "initcap", "t"),
+    ("reverse", "reverse", "t"),
+    ("ascii", "ascii", "t"),
+    ("chr", "chr", "i"),
+    ("md5", "md5", "t"),
+    ("to_hex", "to_hex", "i"),
+    ("left", "left", "ti"),
+    ("right", "right", "ti"),
+    ("lpad", "lpad", "ti"),
+    ("lpad", "lpad", "tit"),
+    ("rpad", "rpad", "ti"),
+    ("rpad", "rpad", "tit"),
+    ("ltrim", "ltrim", "t"),
+    ("ltrim", "ltrim", "tt"),
+    ("rtrim", "rtrim", "t"),
+    ("rtrim", "rtrim", "tt"),
+    ("btrim", "btrim", "t"),
+    ("btrim", "btrim", "tt"),
+    ("trim", "btrim", "t"),
+    ("trim", "btrim", "tt"),
+    ("repeat", "repeat", "ti"),
+    ("replace", "replace", "ttt"),
+    ("translate", "translate", "ttt"),
+    ("split_part", "split_part", "tti"),
+    ("strpos", "strpos", "tt"),
+    ("position", "strpos", "tt"),
+    ("starts_with", "starts_with", "tt"),
+    ("substr", "substr", "ti"),
+    ("substr", "substr", "tii"),
+    ("overlay", "overlay", "tti"),
+    ("overlay", "overlay", "ttii"),
+    ("quote_literal", "quote_literal", "t"),
+    ("quote_ident", "quote_ident", "t"),
+    ("pad_char", "pad_char", "ti"),
+    ("similar_to_pattern", "similar_to_pattern", "t"),
+    ("regexp_replace", "regexp_replace", "ttt"),
+    ("regexp_replace", "regexp_replace", "tttt"),
+    ("regexp_match", "regexp_match", "tt"),
+    ("regexp_match", "regexp_match", "ttt"),
+    ("regexp_like", "regexp_like", "tt"),
+    ("regexp_like", "regexp_like", "ttt"),
+    ("regexp_count", "regexp_count", "tt"),
+    ("regexp_count", "regexp_count", "tti"),
+    ("regexp_instr", "regexp_instr", "tt"),
+    ("string_to_array", "string_to_array", "tt"),
+    ("string_to_array", "string_to_array", "ttt"),
+    ("encode", "encode", "yt"),
+    ("decode", "decode", "tt"),
+    ("exp", "exp", "f"),
+    ("ln", "ln", "f"),
+    ("log", "log10", "f"),
+    ("log10", "log10", "f"),
+    ("log", "log", "ff"),
+    ("sqrt", "sqrt", "f"),
+    ("cbrt", "cbrt", "f"),
+    ("power", "power", "ff"),
+    ("pow", "power", "ff"),
+    ("sin", "sin", "f"),
+    ("cos", "cos", "f"),
+    ("tan", "tan", "f"),
+    ("cot", "cot", "f"),
+    ("asin", "asin", "f"),
+    ("acos", "acos", "f"),
+    ("atan", "atan", "f"),
+    ("atan2", "atan2", "ff"),
+    ("sinh", "sinh", "f"),
+    ("cosh", "cosh", "f"),
+    ("tanh", "tanh", "f"),
+    ("degrees", "degrees", "f"),
+    ("radians", "radians", "f"),
+    ("pi", "pi", ""),
+    ("random", "random", ""),
+    ("gcd", "gcd", "ii"),
+    ("lcm", "lcm", "ii"),
+    ("factorial", "factorial", "i"),
+    ("date_trunc", "date_trunc", "ts"),
+    ("date_trunc", "date_trunc", "tz"),
+    ("date_bin", "date_bin", "vss"),
+    ("date_bin", "date_bin", "vzz"),
+    ("make_date", "make_date", "iii"),
+    ("to_timestamp", "seconds_to_timestamp", "f"),
+    ("justify_hours", "justify_hours", "v"),
+    ("justify_days", "justify_days", "v"),
+    ("justify_interval", "justify_interval", "v"),
+    ("timezone", "at_time_zone", "ts"),
+    ("timezone", "at_time_zone", "tz"),
+    ("to_char", "to_char_time", "st"),
+    ("to_char", "to_char_time", "zt"),
+    ("to_char", "to_char_number", "mt"),
+];
+
+/// Functions that are resolved by rules of their own.
+const SPECIAL: &[&str] = &[
+    "abs",
+    "array",
+    "array_append",
+    "array_cat",
+    "array_concat",
+    "array_element",
+    "array_has",
+    "array_has_all",
+    "array_has_any",
+    "array_length",
+    "array_lower",
+    "array_ndims",
+    "array_position",
+    "array_prepend",
+    "array_remove",
+    "array_slice",
+    "array_to_string",
+    "array_upper",
+    "any_equal",
+    "all_unequal",
+    "average",
+    "cardinality",
+    "ceil",
+    "ceiling",
+    "clock_timestamp",
+    "coalesce",
+    "concat",
+    "concat_ws",
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "date_part",
+    "div",
+    "extract",
+    "floor",
+    "format",
+    "generate_series",
+    "greatest",
+    "least",
+    "localtime",
+    "localtimestamp",
+    "mod",
+    "now",
+    "nullif",
+    "round",
+    "sign",
+    "similar_to",
+    "statement_timestamp",
+    "substring",
+    "transaction_timestamp",
+    "trunc",
+];
+
+/// Whether Postgres' overloads are resolved here.
+pub(crate) fn is_known(name: &str) -> bool {
+    SPECIAL.contains(&name) || FIXED.iter().any(|(n, _, _)| *n == name)
+}
+
+/// The function over resolved arguments.
+pub(crate) fn resolve(name: &str, args: Vec<Expr>, schema: &DFSchema) -> Result<Expr> {
+    let types = types_of(&args, schema)?;
+    if let Some(expr) = special(name, &args, &types, schema)? {
+        return Ok(expr);
+    }
+    for (_, function, params) in FIXED.iter().filter(|(n, _, _)| *n == name) {
+        if let Some(args) = fitted(&args, &types, params, schema)? {
+            return canonical_call(function, args, schema);
+        }
+    }
+    no_function(name, &types)
+}
+
+/// A function by DataFusion's or our own name, of a type that flows.
+fn canonical_call(function: &str, args: Vec<Expr>, schema: &DFSchema) -> Result<Expr> {
+    use datafusion::logical_expr::ExprSchemable;
+    let call = match super::builtin::find(function) {
+        Some(ours) => ours.call(args),
+        None => datafusion_function(function)?.call(args),
+    };
+    let data_type = call.get_type(schema)?;
+    let wanted = crate::typing::types::canonical(&data_type);
+    Ok(if wanted == data_type { call } else { cast(call, wanted) })
+}
+
+fn datafusion_function(name: &str) -> Result<std::sync::Arc<datafusion::logical_expr::ScalarUDF>> {
+    Registry::get().datafusion(name).ok_or_else(|| external(Error::internal(format!("no function {name}"))))
+}
+
+/// The arguments as the parameters want them, if they fit without an explicit cast.
+fn fitted(args: &[Expr], types: &[DataType], params: &str, schema: &DFSchema) -> Result<Option<Vec<Expr>>> {
+    if params.len() != args.len() {
+        return Ok(None);
+    }
+    let mut out = Vec::with_capacity(args.len());
+    for ((arg, data_type), param) in args.iter().zip(types).zip(params.chars()) {
+        let (wanted, accepted): (DataType, &[Class]) = match param {
+            't' => (TEXT, &[Class::Text]),
+            'i' => (DataType::Int64, &[Class::Int]),
+            'f' => (DataType::Float64, &[Class::Int, Class::Numeric, Class::Real, Class::Double]),
+            'm' => (NUMERIC, &[Class::Int, Class::Numeric, Class::Real, Class::Double]),
+            'b' => (DataType::Boolean, &[Class::Bool]),
+            'y' => (DataType::BinaryView, &[Class::Bytes]),
+            's' => (TIMESTAMP, &[Class::Timestamp]),
+            'z' => (timestamptz(), &[Class::Timestamptz, Class::Date]),
+            'd' => (DataType::Date32, &[Class::Date]),
+            'c' => (TIME, &[Class::Time]),
+            _ => (INTERVAL, &[Class::Interval]),
+        };
+        let class = Class::of(data_type);
+        if class != Class::Unknown && !accepted.contains(&class) {
+            return Ok(None);
+        }
+        let keeps_digits = param == 'm' && class == Class::Numeric;
+        out.push(if keeps_digits {
+            arg.clone()
+        } else if class == Class::Unknown {
+            coerce(arg.clone(), &wanted, schema)?
+        } else {
+            explicit_cast(arg.clone(), &wanted, schema)?
+        });
+    }
+    Ok(Some(out))
+}
+
+fn special(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Option<Expr>> {
+    let one = || args.first().cloned().ok_or_else(|| external(Error::internal("arguments were counted")));
+    let expr = match (name, args.len()) {
+        ("coalesce", 1..) => same_type("coalesce", "COALESCE", args, types, schema)?,
+        ("greatest", 1..) => same_type("greatest", "GREATEST", args, types, schema)?,
+        ("least", 1..) => same_type("least", "LEAST", args, types, schema)?,
+        ("nullif", 2) => nullif(args, types, schema)?,
+        ("average", 2) => average(args, schema)?,
+        ("extract", 2) => take_apart(args, types, schema)?,
+        ("date_part", 2) => cast(take_apart(args, types, schema)?, DataType::Float64),
+        ("substring", 2 | 3) => substring(args, types, schema)?,
+        ("similar_to", 2) => {
+            let pattern = resolve("similar_to_pattern", vec![args[1].clone()], schema)?;
+            resolve_call(&Call::Operator(Operator::RegexMatch), vec![one()?, pattern], schema)?
+        }
+        ("concat" | "concat_ws" | "format", 1..) => texts_of(name, args, types, schema)?,
+        ("now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp", _) => {
+            cast(datafusion_function("now")?.call(vec![]), timestamptz())
+        }
+        ("localtimestamp", _) => cast(datafusion_function("now")?.call(vec![]), TIMESTAMP),
+        ("current_date", _) => datafusion_function("current_date")?.call(vec![]),
+        ("current_time" | "localtime", _) => {
+            let now = cast(datafusion_function("now")?.call(vec![]), TIMESTAMP);
+            explicit_cast(now, &TIME, schema)?
+        }
+        ("abs" | "sign" | "ceil" | "ceiling" | "floor" | "round" | "trunc" | "mod" | "div", _) => {
+            return numeric_function(name, args, types, schema);
+        }
+        ("generate_series", 2 | 3) => generate_series(args, types, schema)?,
+        _ => return array_function(name, args, types, schema),
+    };
+    Ok(Some(expr))
+}
+
+fn same_type(function: &str, what: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+    let common = common_type(types, what)?;
+    let args = args.iter().map(|a| coerce(a.clone(), &common, schema)).collect::<Result<Vec<_>>>()?;
+    Ok(datafusion_function(function)?.call(args))
+}
+
+/// `CASE WHEN a = b THEN NULL ELSE a END`, so that the comparison is Postgres'.
+fn nullif(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+    let value_type = match common_pair(&types[0], &DataType::Null) {
+        Some(DataType::Null) | None => common_type(types, "NULLIF")?,
+        Some(own) => own,
+    };
+    let equal = resolve_call(&Call::Operator(Operator::Eq), args.to_vec(), schema)?;
+    let null = Expr::Literal(ScalarValue::try_from(&value_type)?, None);
+    Ok(Expr::Case(Case {
+        expr: None,
+        when_then_expr: vec![(Box::new(equal), Box::new(null))],
+        else_expr: Some(Box::new(coerce(args[0].clone(), &value_type, schema)?)),
+    }))
+}
+
+/// `sum / count`; null over no rows.
+fn average(args: &[Expr], schema: &DFSchema) -> Result<Expr> {
+    let sum_type = type_of(&args[0], schema)?;
+    let no_rows = binary(args[1].clone(), Operator::Eq, lit(0i64));
+    let (sum, count) = if Class::of(&sum_type) == Class::Interval {
+        (args[0].clone(), cast(args[1].clone(), DataType::Float64))
+    } else {
+        let Some(wanted) = average_type(&sum_type) else { return no_function("avg", &[sum_type]) };
+        if wanted == NUMERIC {
+            (args[0].clone(), args[1].clone())
+        } else {
+            (coerce(args[0].clone(), &wanted, schema)?, cast(args[1].clone(), wanted))
+        }
+    };
+    let to_numeric = |e: Expr| -> Result<Expr> {
+        let data_type = type_of(&e, schema)?;
+        if Class::of(&data_type) == Class::Int {
+            coerce(e, &crate::typing::types::decimal_of_int(&data_type), schema)
+        } else {
+            Ok(e)
+        }
+    };
+    let quotient = resolve_call(&Call::Operator(Operator::Divide), vec![to_numeric(sum)?, to_numeric(count)?], schema)?;
+    let null = Expr::Literal(ScalarValue::try_from(&type_of(&quotient, schema)?)?, None);
+    Ok(Expr::Case(Case {
+        expr: None,
+        when_then_expr: vec![(Box::new(no_rows), Box::new(null))],
+        else_expr: Some(Box::new(quotient)),
+    }))
+}
+
+fn take_apart(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+    let field = match &args[0] {
+        Expr::Literal(value, _) => value.try_as_str().flatten().map(str::to_ascii_lowercase),
+        _ => None,
+    };
+    let Some(field) = field else {
+        return Err(external(Error::not_supported("the field of extract and date_part must be a constant")));
+    };
+    let source = match Class::of(&types[1]) {
+        Class::Unknown => coerce(args[1].clone(), &timestamptz(), schema)?,
+        Class::Date | Class::Time | Class::Timestamp | Class::Timestamptz | Class::Interval => args[1].clone(),
+        _ => return no_function("extract", types),
+    };
+    Ok(builtin(extract::function_of(&field))
+        .call(vec![Expr::Literal(ScalarValue::Utf8View(Some(field)), None), source]))
+}
+
+/// By position, or the part that matches a regular expression.
+fn substring(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+    if args.len() == 2 && matches!(Class::of(&types[1]), Class::Text | Class::Unknown) {
+        let found = resolve("regexp_match", args.to_vec(), schema)?;
+        return resolve("array_element", vec![found, lit(1i64)], schema);
+    }
+    resolve("substr", args.to_vec(), schema)
+}
+
+/// Arguments of any type as texts; nulls are left out by the functions.
+fn texts_of(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+    let texts = args
+        .iter()
+        .zip(types)
+        .map(|(a, t)| {
+            if *t == DataType::Null {
+                coerce(a.clone(), &TEXT, schema)
+            } else {
+                explicit_cast(a.clone(), &TEXT, schema)
+            }
+        })
+        .collect::<Result<Vec<_>>>()?;
+    canonical_call(name, texts, schema)
+}
+
+/// Functions over numbers whose result depends on the argument's type.
+fn numeric_function(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Option<Expr>> {
+    let class = types.first().map_or(Class::Other, Class::of);
+    let is_numeric = matches!(class, Class::Numeric);
+    let is_float = matches!(class, Class::Real | Class::Double | Class::Int | Class::Unknown);
+    let arg = |i: usize| args[i].clone();
+    let float = |i: usize| coerce(arg(i), &DataType::Float64, schema);
+    let expr = match (name, args.len()) {
+        ("mod", 2) => resolve_call(&Call::Operator(Operator::Modulo), args.to_vec(), schema)?,
+        ("div", 2) => {
+            let quotient = resolve_call(&Call::Operator(Operator::Divide), args.to_vec(), schema)?;
+            let truncated = resolve("trunc", vec![quotient], schema)?;
+            explicit_cast(truncated, &DataType::Decimal128(38, 0), schema)?
+        }
+        ("abs", 1) if class.is_number() => datafusion_function("abs")?.call(args.to_vec()),
+        ("abs", 1) if class == Class::Unknown => datafusion_function("abs")?.call(vec![float(0)?]),
+        ("sign", 1) if class.is_number() => {
+            let sign = datafusion_function("signum")?.call(vec![float(0)?]);
+            if is_numeric { explicit_cast(sign, &DataType::Decimal128(38, 0), schema)? } else { sign }
+        }
+        ("round", 1) if is_numeric => builtin("round_whole").call(args.to_vec()),
+        ("trunc", 1) if is_numeric => builtin("trunc_whole").call(args.to_vec()),
+        ("ceil" | "ceiling", 1) if is_numeric => builtin("ceil_numeric").call(args.to_vec()),
+        ("floor", 1) if is_numeric => builtin("floor_numeric").call(args.to_vec()),
+        ("round", 1) if is_float => builtin("round_float").call(vec![float(0)?]),
+        ("trunc", 1) if is_float => builtin("trunc_float").call(vec![float(0)?]),
+        ("ceil" | "ceiling", 1) if is_float => datafusion_function("ceil")?.call(vec![float(0)?]),
+        ("floor", 1) if is_float => datafusion_function("floor")?.call(vec![float(0)?]),
+        ("round" | "trunc", 2) if matches!(class, Class::Numeric | Class::Int | Class::Unknown) => {
+            return round_to(name, args, types, schema);
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(expr))
+}
+
+/// `round(numeric, digits)`: with constant digits the result prints that many.
+fn round_to(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Option<Expr>> {
+    if !matches!(Class::of(&types[1]), Class::Int | Class::Unknown) {
+        return Ok(None);
+    }
+    let value = match Class::of(&types[0]) {
+        Class::Numeric => args[0].clone(),
+        Class::Int => coerce(args[0].clone(), &crate::typing::types::decimal_of_int(&types[0]), schema)?,
+        _ => coerce(args[0].clone(), &NUMERIC, schema)?,
+    };
+    let digits = coerce(args[1].clone(), &DataType::Int64, schema)?;
+    let constant = match &digits {
+        Expr::Literal(ScalarValue::Int64(Some(n)), _) => Some((*n).clamp(0, 16) as i8),
+        _ => None,
+    };
+    let function = if name == "round" { "round_numeric" } else { "trunc_numeric" };
+    let rounded = builtin(function).call(vec![value, digits]);
+    Ok(Some(match constant {
+        Some(scale) => explicit_cast(rounded, &DataType::Decimal128(38, scale), schema)?,
+        None => rounded,
+    }))
+}
+
+fn generate_series(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+    let class = types.iter().map(Class::of).find(|c| *c != Class::Unknown).unwrap_or(Class::Int);
+    let function = datafusion_function("generate_series")?;
+    match class {
+        Class::Int => {
+            let common = common_type(types, "generate_series")?;
+            let args = args.iter().map(|a| coerce(a.clone(), &DataType::Int64, schema)).collect::<Result<Vec<_>>>()?;
+            let series = function.call(args);
+            Ok(if common == DataType::Int64 { series } else { cast(series, array_of(&common)) })
+        }
+        Class::Date | Class::Timestamp | Class::Timestamptz if args.len() == 3 => {
+            let bound = match common_type(&types[..2], "generate_series")? {
+                DataType::Date32 => timestamptz(),
+                other => other,
+            };
+            let from = coerce(args[0].clone(), &bound, schema)?;
+            let to = coerce(args[1].clone(), &bound, schema)?;
+            let series = function.call(vec![from, to, coerce(args[2].clone(), &INTERVAL, schema)?]);
+            Ok(cast(series, array_of(&bound)))
+        }
+        _ => no_function("generate_series", types),
+    }
+}
+
+/// An argument as an array: a constant is one of the given elements.
+fn as_array(expr: &Expr, element: &DataType, schema: &DFSchema) -> Result<Expr> {
+    let data_type = type_of(expr, schema)?;
+    match element_type(&data_type) {
+        Some(own) if own == *element => Ok(expr.clone()),
+        Some(_) => Ok(cast(expr.clone(), array_of(element))),
+        None => coerce(expr.clone(), &array_of(element), schema),
+    }
+}
+
+/// `||` where one side is an array.
+pub(crate) fn concatenate_arrays(left: Expr, right: Expr, schema: &DFSchema) -> Result<Expr> {
+    let (lt, rt) = (type_of(&left, schema)?, type_of(&right, schema)?);
+    match (element_type(&lt), element_type(&rt)) {
+        (Some(_), Some(_)) => resolve("array_cat", vec![left, right], schema),
+        (Some(_), None) if rt == DataType::Null => resolve("array_cat", vec![left, right], schema),
+        (None, Some(_)) if lt == DataType::Null => resolve("array_cat", vec![left, right], schema),
+        (Some(_), None) => resolve("array_append", vec![left, right], schema),
+        _ => resolve("array_prepend", vec![left, right], schema),
+    }
+}
+
+fn array_function(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Option<Expr>> {
+    let element = |i: usize| types.get(i).and_then(element_type);
+    let call = |function: &str, args: Vec<Expr>| canonical_call(function, args, schema).map(Some);
+    let int = |i: usize| coerce(args[i].clone(), &DataType::Int64, schema);
+    let as_int4 = |e: Option<Expr>| Ok(e.map(|e| cast(e, DataType::Int32)));
+    let element_first = element(0);
+    match (name, args.len()) {
+        ("array", 0) => {
+            let message = "cannot determine type of empty array";
+            Err(external(
+                Error::user(SqlState::INDETERMINATE_DATATYPE, message)
+                    .with_hint("Explicitly cast to the desired type, for example ARRAY[]::integer[]."),
+            ))
+        }
+        ("array", _) => {
+            let common = common_type(types, "ARRAY")?;
+            let items = args.iter().map(|a| coerce(a.clone(), &common, schema)).collect::<Result<Vec<_>>>()?;
+            call("make_array", items)
+        }
+        ("array_element", 2) if element_first.is_some() => call("array_element", vec![args[0].clone(), int(1)?]),
+        ("array_slice", 3) if element_first.is_some() => call("array_slice", vec![args[0].clone(), int(1)?, int(2)?]),
+        ("array_length" | "array_upper", 2) if element_first.is_some() => {
+            // Null for an empty array, as in Postgres, where DataFusion says 0.
+            let length = datafusion_function("array_length")?.call(vec![args[0].clone(), int(1)?]);
+            let length = cast(length, DataType::Int32);
+            nullif(&[length, lit(0i32)], &[DataType::Int32, DataType::Int32], schema).map(Some)
+        }
+        ("array_lower", 2) if element_first.is_some() => {
+            let length = resolve("array_length", args.to_vec(), schema)?;
+            let none = Expr::IsNull(Box::new(length));
+            Ok(Some(Expr::Case(Case {
+                expr: None,
+                when_then_expr: vec![(Box::new(not(none)), Box::new(lit(1i32)))],
+                else_expr: None,
+            })))
+        }
+        ("cardinality", 1) if element_first.is_some() => as_int4(call("cardinality", args.to_vec())?),
+        ("array_ndims", 1) if element_first.is_some() => as_int4(call("array_ndims", args.to_vec())?),
+        ("array_to_string", 2 | 3) if element_first.is_some() => {
+            let texts = explicit_cast(args[0].clone(), &array_of(&TEXT), schema)?;
+            let mut all = vec![texts];
+            for arg in &args[1..] {
+                all.push(coerce(arg.clone(), &TEXT, schema)?);
+            }
+            call("array_to_string", all)
+        }
+        ("array_cat" | "array_concat" | "array_has_all" | "array_has_any", 2) => {
+            let Some(common) = common_element(types, 0, 1, true) else { return no_function(name, types) };
+            let function = if name == "array_cat" { "array_concat" } else { name };
+            call(function, vec![as_array(&args[0], &common, schema)?, as_array(&args[1], &common, schema)?])
+        }
+        ("array_append" | "array_position" | "array_remove" | "array_has", 2) => {
+            let Some(common) = common_element(types, 0, 1, false) else { return no_function(name, types) };
+            let function = if name == "array_remove" { "array_remove_all" } else { name };
+            let found =
+                call(function, vec![as_array(&args[0], &common, schema)?, coerce(args[1].clone(), &common, schema)?])?;
+            if name == "array_position" { as_int4(found) } else { Ok(found) }
+        }
+        ("array_prepend", 2) => {
+            let Some(common) = common_element(types, 1, 0, false) else { return no_function(name, types) };
+            call("array_prepend", vec![coerce(args[0].clone(), &common, schema)?, as_array(&args[1], &common, schema)?])
+        }
+        ("any_equal", 2) => membership(args, types, schema).map(Some),
+        ("all_unequal", 2) => Ok(Some(not(membership(args, types, schema)?))),
+        _ => Ok(None),
+    }
+}
+
+/// The element type in which an array and another array, or an element, meet.
+fn common_element(types: &[DataType], array: usize, other: usize, other_is_array: bool) -> Option<DataType> {
+    let own = element_type(&types[array]);
+    let theirs = if other_is_array { element_type(&types[other]) } else { Some(types[other].clone()) };
+    let is_unknown = |t: &DataType| *t == DataType::Null;
+    match (own, theirs) {
+        (Some(a), Some(b)) => common_pair(&a, &b),
+        (Some(a), None) if is_unknown(&types[other]) => Some(a),
+        (None, Some(b)) if is_unknown(&types[array]) && !is_unknown(&b) => Some(b),
+        _ => None,
+    }
+}
+
+/// `value = ANY (array)`
+fn membership(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+    let element = match element_type(&types[1]) {
+        Some(element) => element,
+        None if is_unknown(&args[1]) && types[0] != DataType::Null => types[0].clone(),
+        None => {
+            let message = "op ANY/ALL (array) requires array on right side";
+            return Err(external(Error::user(SqlState::WRONG_OBJECT_TYPE, message)));
+        }
+    };
+    let Some(common) = common_pair(&types[0], &element) else {
+        let dummy = Expr::Literal(ScalarValue::try_from(&element)?, None);
+        return resolve_call(&Call::Operator(Operator::Eq), vec![args[0].clone(), cast(dummy, element)], schema);
+    };
+    let array = as_array(&args[1], &common, schema)?;
+    let value = coerce(args[0].clone(), &common, schema)?;
+    canonical_call("array_has", vec![array, value], schema)
+}

@@ -1,0 +1,267 @@
+//! Arithmetic of dates, times and intervals where Arrow has none, or another one.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, PrimitiveArray};
+use arrow::compute::{binary, try_binary};
+use arrow::datatypes::{
+    DataType, Date32Type, Float64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, Time64MicrosecondType,
+    TimestampMicrosecondType,
+};
+use millstream_types::pg::TimeZone;
+use millstream_types::{Error, SqlState};
+
+use super::builtin::Spec;
+use crate::typing::types::{INTERVAL, Result, TIME, TIMESTAMP, timestamptz};
+
+const US_PER_DAY: i64 = 86_400_000_000;
+const NS_PER_DAY: i64 = US_PER_DAY * 1000;
+
+type Interval = IntervalMonthDayNanoType;
+
+/// The functions of this file.
+pub(super) static SPECS: &[Spec] = &[
+    Spec { name: "interval_order", returns: |_| DataType::Decimal128(38, 0), run: interval_order, strict: true },
+    Spec { name: "interval_add", returns: |_| INTERVAL, run: |a, _| add(a, 1), strict: true },
+    Spec { name: "interval_subtract", returns: |_| INTERVAL, run: |a, _| add(a, -1), strict: true },
+    Spec { name: "interval_multiply", returns: |_| INTERVAL, run: |a, _| scale(a, Factor::Times), strict: true },
+    Spec { name: "interval_divide", returns: |_| INTERVAL, run: |a, _| scale(a, Factor::Over), strict: true },
+    Spec { name: "timestamp_difference", returns: |_| INTERVAL, run: timestamp_difference, strict: true },
+    Spec { name: "date_at_time", returns: |_| TIMESTAMP, run: date_at_time, strict: true },
+    Spec { name: "time_plus", returns: |_| TIME, run: time_plus, strict: true },
+    Spec { name: "time_difference", returns: |_| INTERVAL, run: time_difference, strict: true },
+    Spec { name: "justify_hours", returns: |_| INTERVAL, run: |a, _| justify(a, false), strict: true },
+    Spec { name: "justify_days", returns: |_| INTERVAL, run: |a, _| justify_days(a), strict: true },
+    Spec { name: "justify_interval", returns: |_| INTERVAL, run: |a, _| justify(a, true), strict: true },
+    Spec { name: "seconds_to_timestamp", returns: |_| timestamptz(), run: seconds_to_timestamp, strict: true },
+    Spec { name: "at_time_zone", returns: other_timestamp, run: at_time_zone, strict: true },
+];
+
+/// A number that orders intervals as Postgres does: a month is 30 days, a day 24 hours.
+fn interval_order(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let ns = |i: IntervalMonthDayNano| {
+        (i128::from(i.months) * 30 + i128::from(i.days)) * i128::from(NS_PER_DAY) + i128::from(i.nanoseconds)
+    };
+    let keys: Decimal128Array = args[0].as_primitive::<Interval>().unary(ns);
+    Ok(Arc::new(keys.with_precision_and_scale(38, 0)?))
+}
+
+fn interval_overflow() -> Error {
+    Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "interval out of range")
+}
+
+fn add(args: &[ArrayRef], sign: i32) -> Result<ArrayRef, Error> {
+    let (left, right) = (args[0].as_primitive::<Interval>(), args[1].as_primitive::<Interval>());
+    let sum = |l: IntervalMonthDayNano, r: IntervalMonthDayNano| {
+        let months = r.months.checked_mul(sign).and_then(|m| l.months.checked_add(m))?;
+        let days = r.days.checked_mul(sign).and_then(|d| l.days.checked_add(d))?;
+        let ns = r.nanoseconds.checked_mul(i64::from(sign)).and_then(|n| l.nanoseconds.checked_add(n))?;
+        Some(IntervalMonthDayNano::new(months, days, ns))
+    };
+    let out: PrimitiveArray<Interval> = try_interval(left, right, sum)?;
+    Ok(Arc::new(out))
+}
+
+fn try_interval<T: arrow::datatypes::ArrowPrimitiveType>(
+    left: &PrimitiveArray<Interval>,
+    right: &PrimitiveArray<T>,
+    f: impl Fn(IntervalMonthDayNano, T::Native) -> Option<IntervalMonthDayNano>,
+) -> Result<PrimitiveArray<Interval>, Error> {
+    let overflow = || arrow::error::ArrowError::ExternalError(Box::new(interval_overflow()));
+    Ok(try_binary(left, right, |l, r| f(l, r).ok_or_else(overflow)).map_err(|_| interval_overflow())?)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Factor {
+    Times,
+    Over,
+}
+
+/// Fractions of months go to days, fractions of days to time, as in Postgres.
+fn scale(args: &[ArrayRef], how: Factor) -> Result<ArrayRef, Error> {
+    let intervals = args[0].as_primitive::<Interval>();
+    let factors = args[1].as_primitive::<Float64Type>();
+    if how == Factor::Over && factors.iter().flatten().any(|f| f == 0.0) {
+        return Err(Error::user(SqlState::DIVISION_BY_ZERO, "division by zero"));
+    }
+    let apply = |v: f64, f: f64| if how == Factor::Times { v * f } else { v / f };
+    let out = try_interval(intervals, factors, |i, f| {
+        let months = apply(f64::from(i.months), f);
+        let whole_months = months.trunc();
+        let month_days = (months - whole_months) * 30.0;
+        let days = apply(f64::from(i.days), f);
+        let whole_days = days.trunc();
+        let mut day_rest = month_days + (days - whole_days);
+        let extra_days = round_us(day_rest * 86_400.0) / 86_400.0;
+        let extra_whole = extra_days.trunc();
+        day_rest = extra_days - extra_whole;
+        let us = (apply(i.nanoseconds as f64 / 1000.0, f) + day_rest * US_PER_DAY as f64).round_ties_even();
+        let total_days = whole_days + extra_whole;
+        let fits = |v: f64| v.abs() <= f64::from(i32::MAX);
+        if !fits(whole_months) || !fits(total_days) || us.is_nan() || us.abs() > 9.2e15 {
+            return None;
+        }
+        Some(IntervalMonthDayNano::new(whole_months as i32, total_days as i32, us as i64 * 1000))
+    })?;
+    Ok(Arc::new(out))
+}
+
+/// Seconds rounded to microseconds.
+fn round_us(seconds: f64) -> f64 {
+    (seconds * 1e6).round_ties_even() / 1e6
+}
+
+/// Whole days and the time that is left; never months.
+fn timestamp_difference(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let (left, right) = (us_of(&args[0]), us_of(&args[1]));
+    let out: PrimitiveArray<Interval> = try_binary(&left, &right, |l, r| {
+        let us = l.checked_sub(r).ok_or_else(|| arrow::error::ArrowError::ArithmeticOverflow(String::new()))?;
+        let days = i32::try_from(us / US_PER_DAY).unwrap_or(i32::MAX);
+        Ok::<_, arrow::error::ArrowError>(IntervalMonthDayNano::new(0, days, us % US_PER_DAY * 1000))
+    })
+    .map_err(|_| interval_overflow())?;
+    Ok(Arc::new(out))
+}
+
+/// Microseconds since 1970 of a timestamp with or without zone, or of a date.
+pub(super) fn us_of(array: &ArrayRef) -> PrimitiveArray<TimestampMicrosecondType> {
+    match array.data_type() {
+        DataType::Date32 => array.as_primitive::<Date32Type>().unary(|d| i64::from(d) * US_PER_DAY),
+        _ => {
+            let plain = array.as_primitive::<TimestampMicrosecondType>();
+            PrimitiveArray::new(plain.values().clone(), plain.nulls().cloned())
+        }
+    }
+}
+
+fn date_at_time(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let (dates, times) = (args[0].as_primitive::<Date32Type>(), args[1].as_primitive::<Time64MicrosecondType>());
+    let out: PrimitiveArray<TimestampMicrosecondType> = binary(dates, times, |d, t| i64::from(d) * US_PER_DAY + t)?;
+    Ok(Arc::new(out))
+}
+
+fn time_plus(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let (times, intervals) = (args[0].as_primitive::<Time64MicrosecondType>(), args[1].as_primitive::<Interval>());
+    let out: PrimitiveArray<Time64MicrosecondType> =
+        binary(times, intervals, |t, i| (t + i.nanoseconds / 1000).rem_euclid(US_PER_DAY))?;
+    Ok(Arc::new(out))
+}
+
+fn time_difference(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let (l, r) = (args[0].as_primitive::<Time64MicrosecondType>(), args[1].as_primitive::<Time64MicrosecondType>());
+    let out: PrimitiveArray<Interval> = binary(l, r, |l, r| IntervalMonthDayNano::new(0, 0, (l - r) * 1000))?;
+    Ok(Arc::new(out))
+}
+
+fn justify(args: &[ArrayRef], with_months: bool) -> Result<ArrayRef, Error> {
+    let out: PrimitiveArray<Interval> = args[0].as_primitive::<Interval>().unary(|i| {
+        let mut days = i64::from(i.days) + i.nanoseconds / NS_PER_DAY;
+        let mut ns = i.nanoseconds % NS_PER_DAY;
+        let mut months = i64::from(i.months);
+        if with_months {
+            months += days / 30;
+            days %= 30;
+            if months > 0 && (days < 0 || (days == 0 && ns < 0)) {
+                days += 30;
+                months -= 1;
+            } else if months < 0 && (days > 0 || (days == 0 && ns > 0)) {
+                days -= 30;
+                months += 1;
+            }
+        }
+        if days > 0 && ns < 0 {
+            ns += NS_PER_DAY;
+            days -= 1;
+        } else if days < 0 && ns > 0 {
+            ns -= NS_PER_DAY;
+            days += 1;
+        }
+        IntervalMonthDayNano::new(months as i32, days as i32, ns)
+    });
+    Ok(Arc::new(out))
+}
+
+fn justify_days(args: &[ArrayRef]) -> Result<ArrayRef, Error> {
+    let out: PrimitiveArray<Interval> = args[0].as_primitive::<Interval>().unary(|i| {
+        let (mut months, mut days) = (i.months + i.days / 30, i.days % 30);
+        if months > 0 && days < 0 {
+            days += 30;
+            months -= 1;
+        } else if months < 0 && days > 0 {
+            days -= 30;
+            months += 1;
+        }
+        IntervalMonthDayNano::new(months, days, i.nanoseconds)
+    });
+    Ok(Arc::new(out))
+}
+
+fn seconds_to_timestamp(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let out: PrimitiveArray<TimestampMicrosecondType> =
+        args[0].as_primitive::<Float64Type>().try_unary::<_, TimestampMicrosecondType, Error>(|seconds| {
+            let us = (seconds * 1e6).round_ties_even();
+            if us.is_nan() || us.abs() > 9.2e18 {
+                return Err(Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"));
+            }
+            Ok(us as i64)
+        })?;
+    Ok(Arc::new(out.with_timezone("UTC")))
+}
+
+fn other_timestamp(args: &[DataType]) -> DataType {
+    match args.get(1) {
+        Some(DataType::Timestamp(_, Some(_))) => TIMESTAMP,
+        _ => timestamptz(),
+    }
+}
+
+/// `timezone(zone, timestamp)`: a local time as an instant, or an instant as the local time there.
+fn at_time_zone(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
+    let zones = args[0].as_string_view();
+    let to_local = matches!(args[1].data_type(), DataType::Timestamp(_, Some(_)));
+    let times = us_of(&args[1]);
+    let mut known: Option<(String, TimeZone)> = None;
+    let mut out = PrimitiveArray::<TimestampMicrosecondType>::builder(n_rows);
+    for i in 0..n_rows {
+        if zones.is_null(i) || times.is_null(i) {
+            out.append_null();
+            continue;
+        }
+        let name = zones.value(i);
+        if known.as_ref().is_none_or(|(n, _)| n != name) {
+            known = Some((name.to_string(), TimeZone::parse(name)?));
+        }
+        let zone = &known.as_ref().expect("set above").1;
+        let us = times.value(i);
+        let shifted = if to_local { Some(us + i64::from(zone.offset_at(us)) * 1_000_000) } else { zone.to_utc(us) };
+        let out_of_range = || Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range");
+        out.append_value(shifted.ok_or_else(out_of_range)?);
+    }
+    let out = out.finish();
+    Ok(if to_local { Arc::new(out) } else { Arc::new(out.with_timezone("UTC")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intervals(values: &[(i32, i32, i64)]) -> ArrayRef {
+        let values = values.iter().map(|(m, d, us)| IntervalMonthDayNano::new(*m, *d, us * 1000));
+        Arc::new(PrimitiveArray::<Interval>::from_iter_values(values))
+    }
+
+    #[test]
+    fn a_month_is_thirty_days_in_comparisons() {
+        let keys = interval_order(&[intervals(&[(1, 0, 0), (0, 30, 0), (0, 29, 24 * 3_600_000_000)])], 3).unwrap();
+        let keys = keys.as_primitive::<arrow::datatypes::Decimal128Type>();
+        assert_eq!(keys.value(0), keys.value(1));
+        assert_eq!(keys.value(1), keys.value(2));
+    }
+
+    #[test]
+    fn fractions_of_months_become_days() {
+        let half: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![0.5]));
+        let out = scale(&[intervals(&[(1, 1, 0)]), half], Factor::Times).unwrap();
+        assert_eq!(&out, &intervals(&[(0, 15, 12 * 3_600_000_000)]));
+    }
+}

@@ -1,0 +1,108 @@
+//! Operators and functions whose meaning waits until all types are known.
+//!
+//! While DataFusion plans, types are not final: `'1'` may yet be a number, a derived table's column may yet widen. So our
+//! planner hooks put a [`Deferred`] call where Postgres would resolve an overload, and the analyzer resolves it once the
+//! types below are final. In between it only guesses its type, by resolving a copy over typed dummies; a guess that fails
+//! is `Null`, and the real error comes from the analyzer.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{DFSchema, ScalarValue, internal_err};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{
+    Cast, ColumnarValue, Expr, ExprSchemable, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, TypeSignature, Volatility,
+};
+
+use super::types::Result;
+
+/// What is to be called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Call {
+    /// An operator that DataFusion has too.
+    Operator(Operator),
+    /// A function, or what stands for one in the grammar, by Postgres' name.
+    Function(String),
+}
+
+impl Call {
+    pub(crate) fn function(name: &str) -> Call {
+        Call::Function(name.to_string())
+    }
+
+    /// The call over arguments, as an expression that the analyzer resolves.
+    pub(crate) fn defer(self, args: Vec<Expr>) -> Expr {
+        Expr::ScalarFunction(ScalarFunction::new_udf(self.udf(), args))
+    }
+
+    /// The call as a function that the planner can hold.
+    pub(crate) fn udf(self) -> Arc<ScalarUDF> {
+        Arc::new(ScalarUDF::new_from_impl(Deferred::new(self)))
+    }
+}
+
+/// A call that the analyzer resolves.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Deferred {
+    pub(crate) call: Call,
+    name: String,
+    signature: Signature,
+}
+
+impl Deferred {
+    fn new(call: Call) -> Self {
+        let name = match &call {
+            Call::Operator(op) => op.to_string(),
+            Call::Function(name) => name.clone(),
+        };
+        let any = vec![TypeSignature::Nullary, TypeSignature::VariadicAny];
+        let signature = Signature::new(TypeSignature::OneOf(any), Volatility::Immutable);
+        Deferred { call, name, signature }
+    }
+
+    /// The call behind a function, if it is a deferred one.
+    pub(crate) fn of(function: &ScalarFunction) -> Option<&Deferred> {
+        let inner: &dyn std::any::Any = function.func.inner().as_ref();
+        inner.downcast_ref::<Deferred>()
+    }
+}
+
+impl ScalarUDFImpl for Deferred {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        internal_err!("the type of {} depends on its constants", self.name)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let dummies = args.arg_fields.iter().zip(args.scalar_arguments).map(|(field, value)| dummy(field, *value));
+        let schema = DFSchema::empty();
+        let guess = super::calls::resolve_call(&self.call, dummies.collect(), &schema)
+            .and_then(|expr| expr.get_type(&schema))
+            .unwrap_or(DataType::Null);
+        Ok(Arc::new(Field::new(self.name(), guess, true)))
+    }
+
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        internal_err!("{} was not resolved", self.name)
+    }
+}
+
+/// An expression of an argument's type: itself if it is a constant, else a null of the type.
+fn dummy(field: &FieldRef, value: Option<&ScalarValue>) -> Expr {
+    match value {
+        Some(value) => Expr::Literal(value.clone(), None),
+        None if field.data_type().is_null() => Expr::Literal(ScalarValue::Null, None),
+        None => {
+            let null = Expr::Literal(ScalarValue::Boolean(None), None);
+            Expr::Cast(Cast::new(Box::new(null), field.data_type().clone()))
+        }
+    }
+}

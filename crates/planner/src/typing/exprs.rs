@@ -1,0 +1,231 @@
+//! Resolving one expression.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::expr::{
+    AggregateFunction, AggregateFunctionParams, InList, InSubquery, Placeholder, ScalarFunction, WindowFunction,
+    WindowFunctionParams,
+};
+use datafusion::logical_expr::{
+    BinaryExpr, Case, Cast, Expr, ExprSchemable, Operator, WindowFunctionDefinition, cast, not,
+};
+
+use super::calls::{between, condition, like, negative, no_function, resolve_call};
+use super::cast::explicit_cast;
+use super::deferred::{Call, Deferred};
+use super::types::{Class, NUMERIC, Result, TEXT, canonical, coerce, common_type, is_unknown, type_of, types_of};
+
+/// The expression with every operator, function and constant as Postgres understands it. Resolving twice changes nothing.
+pub(crate) fn resolve(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    expr.transform_up(|expr| Ok(Transformed::yes(resolve_one(expr, schema)?))).data()
+}
+
+/// An expression whose operands are resolved.
+fn resolve_one(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    match expr {
+        Expr::Literal(value, metadata) => Ok(literal(value, metadata)),
+        Expr::Placeholder(Placeholder { id, field: Some(field) }) => {
+            let field = Field::new("", canonical(field.data_type()), true);
+            Ok(Expr::Placeholder(Placeholder { id, field: Some(Arc::new(field)) }))
+        }
+        Expr::ScalarFunction(function) => scalar_function(function, schema),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            resolve_call(&Call::Operator(op), vec![*left, *right], schema)
+        }
+        Expr::Cast(Cast { expr, field }) => explicit_cast(*expr, &canonical(field.data_type()), schema),
+        Expr::Negative(inner) => negative(*inner, schema),
+        Expr::Not(inner) => Ok(not(condition(*inner, "NOT", schema)?)),
+        Expr::IsTrue(e) => Ok(Expr::IsTrue(Box::new(condition(*e, "IS TRUE", schema)?))),
+        Expr::IsNotTrue(e) => Ok(Expr::IsNotTrue(Box::new(condition(*e, "IS NOT TRUE", schema)?))),
+        Expr::IsFalse(e) => Ok(Expr::IsFalse(Box::new(condition(*e, "IS FALSE", schema)?))),
+        Expr::IsNotFalse(e) => Ok(Expr::IsNotFalse(Box::new(condition(*e, "IS NOT FALSE", schema)?))),
+        Expr::Like(inner) => like(inner, schema),
+        Expr::Between(b) => between(*b.expr, b.negated, *b.low, *b.high, schema),
+        Expr::InList(list) => in_list(list, schema),
+        Expr::InSubquery(inner) => in_subquery(inner, schema),
+        Expr::Case(case) => resolve_case(case, schema),
+        Expr::AggregateFunction(function) => aggregate(function, schema),
+        Expr::WindowFunction(function) => window(*function, schema),
+        other => Ok(other),
+    }
+}
+
+/// Integers are of the smallest type of `integer`, `bigint`, `numeric` that holds them; texts stay unknown.
+fn literal(value: ScalarValue, metadata: Option<datafusion::logical_expr::expr::FieldMetadata>) -> Expr {
+    let value = match value {
+        ScalarValue::Int64(Some(n)) => {
+            i32::try_from(n).map_or(ScalarValue::Int64(Some(n)), |n| ScalarValue::Int32(Some(n)))
+        }
+        ScalarValue::UInt64(Some(n)) => ScalarValue::Decimal128(Some(i128::from(n)), 20, 0),
+        ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) => ScalarValue::Utf8View(text),
+        other => other,
+    };
+    Expr::Literal(value, metadata)
+}
+
+fn scalar_function(function: ScalarFunction, schema: &DFSchema) -> Result<Expr> {
+    if let Some(deferred) = Deferred::of(&function) {
+        let call = deferred.call.clone();
+        return with_canonical_type(resolve_call(&call, function.args, schema)?, schema, || Ok(String::new()));
+    }
+    let name = function.func.name().to_string();
+    let types = types_of(&function.args, schema)?;
+    with_canonical_type(Expr::ScalarFunction(function), schema, move || no_function::<String>(&name, &types))
+}
+
+/// The expression, cast if its type is one that flows nowhere. `mismatch` is the error if its arguments do not fit.
+fn with_canonical_type(expr: Expr, schema: &DFSchema, mismatch: impl FnOnce() -> Result<String>) -> Result<Expr> {
+    let data_type = match expr.get_type(schema) {
+        Ok(data_type) => data_type,
+        Err(error) => {
+            if is_signature_error(&error) {
+                mismatch()?;
+            }
+            return Err(error);
+        }
+    };
+    let wanted = canonical(&data_type);
+    Ok(if wanted == data_type { expr } else { cast(expr, wanted) })
+}
+
+/// Whether DataFusion says that a function has no such arguments.
+fn is_signature_error(error: &datafusion::common::DataFusionError) -> bool {
+    let message = error.to_string();
+    message.contains("No function matches")
+        || message.contains("failed to match any signature")
+        || message.contains("coerce")
+}
+
+fn in_list(list: InList, schema: &DFSchema) -> Result<Expr> {
+    let InList { expr, list, negated } = list;
+    let mut all = vec![*expr];
+    all.extend(list);
+    let common = match common_type(&types_of(&all, schema)?, "IN") {
+        Ok(common) => common,
+        // Some pair has no `=`: the comparison says which.
+        Err(error) => {
+            let (first, rest) = (&all[0], &all[1..]);
+            for item in rest {
+                resolve_call(&Call::Operator(Operator::Eq), vec![first.clone(), item.clone()], schema)?;
+            }
+            return Err(error);
+        }
+    };
+    let mut all = all.into_iter().map(|e| coerce(e, &common, schema)).collect::<Result<Vec<_>>>()?;
+    let expr = Box::new(all.remove(0));
+    Ok(Expr::InList(InList { expr, list: all, negated }))
+}
+
+/// The left side takes the subquery's type if it is a constant; the analyzer's last rule casts the rest.
+fn in_subquery(inner: InSubquery, schema: &DFSchema) -> Result<Expr> {
+    let InSubquery { expr, subquery, negated } = inner;
+    let column = subquery.subquery.schema().field(0).data_type().clone();
+    let expr = if is_unknown(&expr) { coerce(*expr, &column, schema)? } else { *expr };
+    let left = type_of(&expr, schema)?;
+    if super::types::common_pair(&left, &column).is_none() {
+        let dummy = Expr::Cast(Cast::new(Box::new(Expr::Literal(ScalarValue::Boolean(None), None)), column));
+        resolve_call(&Call::Operator(Operator::Eq), vec![expr.clone(), dummy], schema)?;
+    }
+    Ok(Expr::InSubquery(InSubquery { expr: Box::new(expr), subquery, negated }))
+}
+
+fn resolve_case(case: Case, schema: &DFSchema) -> Result<Expr> {
+    let Case { expr, when_then_expr, else_expr } = case;
+    let (whens, thens): (Vec<Expr>, Vec<Expr>) = when_then_expr.into_iter().map(|(w, t)| (*w, *t)).unzip();
+    let mut results = thens;
+    let has_else = else_expr.is_some();
+    results.extend(else_expr.map(|e| *e));
+    let common = common_type(&types_of(&results, schema)?, "CASE")?;
+    let mut results = results.into_iter().map(|e| coerce(e, &common, schema)).collect::<Result<Vec<_>>>()?;
+    let else_expr = if has_else { results.pop().map(Box::new) } else { None };
+    let (expr, whens) = match expr {
+        None => {
+            let whens = whens.into_iter().map(|w| condition(w, "CASE/WHEN", schema)).collect::<Result<Vec<_>>>()?;
+            (None, whens)
+        }
+        Some(subject) => {
+            let mut all = vec![*subject];
+            all.extend(whens);
+            let common = common_type(&types_of(&all, schema)?, "CASE/WHEN")?;
+            let mut all = all.into_iter().map(|e| coerce(e, &common, schema)).collect::<Result<Vec<_>>>()?;
+            let subject = all.remove(0);
+            (Some(Box::new(subject)), all)
+        }
+    };
+    let when_then_expr = whens.into_iter().zip(results).map(|(w, t)| (Box::new(w), Box::new(t))).collect();
+    Ok(Expr::Case(Case { expr, when_then_expr, else_expr }))
+}
+
+/// Arguments of an aggregate: `sum(bigint)` adds up in `numeric`, constants get types.
+fn aggregate_args(name: &str, mut args: Vec<Expr>, schema: &DFSchema) -> Result<Vec<Expr>> {
+    let types = types_of(&args, schema)?;
+    let class = types.first().map_or(Class::Other, Class::of);
+    match name {
+        "sum" if types.first() == Some(&DataType::Int64) => {
+            let arg = args.remove(0);
+            args.insert(0, cast(arg, DataType::Decimal128(38, 0)));
+        }
+        "sum" if !class.is_number() && class != Class::Interval => return no_function(name, &types),
+        "bool_and" | "bool_or" if class != Class::Bool && class != Class::Unknown => return no_function(name, &types),
+        "string_agg" if !matches!(class, Class::Text | Class::Unknown | Class::Bytes) => {
+            return no_function(name, &types);
+        }
+        "stddev" | "stddev_pop" | "var" | "var_pop" | "corr" | "covar_pop" | "covar_samp" => {
+            for arg in &mut args {
+                *arg = coerce(arg.clone(), &DataType::Float64, schema)?;
+            }
+        }
+        _ => {}
+    }
+    args.into_iter().map(|a| if is_unknown(&a) { coerce(a, &TEXT, schema) } else { Ok(a) }).collect()
+}
+
+fn aggregate(function: AggregateFunction, schema: &DFSchema) -> Result<Expr> {
+    let AggregateFunction { func, params } = function;
+    let AggregateFunctionParams { args, distinct, filter, order_by, null_treatment } = params;
+    let args = aggregate_args(func.name(), args, schema)?;
+    let filter = match filter {
+        Some(filter) => Some(Box::new(condition(*filter, "FILTER", schema)?)),
+        None => None,
+    };
+    let params = AggregateFunctionParams { args, distinct, filter, order_by, null_treatment };
+    Ok(Expr::AggregateFunction(AggregateFunction { func, params }))
+}
+
+fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {
+    let WindowFunction { fun, params } = function;
+    let args = match &fun {
+        WindowFunctionDefinition::AggregateUDF(udaf) => aggregate_args(udaf.name(), params.args, schema)?,
+        WindowFunctionDefinition::WindowUDF(_) => {
+            let mut args = params.args;
+            // The default of lag and lead is of the value's type.
+            if matches!(fun.name(), "lag" | "lead")
+                && args.len() == 3
+                && let Ok(value) = type_of(&args[0], schema)
+                && value != DataType::Null
+            {
+                let default = args.remove(2);
+                args.push(coerce(default, &value, schema)?);
+            }
+            args
+        }
+    };
+    let filter = match params.filter {
+        Some(filter) => Some(Box::new(condition(*filter, "FILTER", schema)?)),
+        None => None,
+    };
+    let params = WindowFunctionParams { args, filter, ..params };
+    Ok(Expr::WindowFunction(Box::new(WindowFunction { fun, params })))
+}
+
+/// The type of `avg` over sums of a type.
+pub(crate) fn average_type(sum: &DataType) -> Option<DataType> {
+    match Class::of(sum) {
+        Class::Int | Class::Numeric => Some(NUMERIC),
+        Class::Real | Class::Double => Some(DataType::Float64),
+        _ => None,
+    }
+}

@@ -1,0 +1,176 @@
+//! Resolving one node of a plan over inputs that are resolved.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, Join, Limit, LogicalPlan, LogicalPlanBuilder, Projection, Union, Values,
+};
+use millstream_types::SqlState;
+
+use super::calls::condition;
+use super::exprs::resolve;
+use super::types::{Class, Result, coerce, common_pair, common_type, is_unknown, type_name, type_of, user_error};
+
+pub(super) fn resolve_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match plan {
+        LogicalPlan::Values(values) => return Ok(Transformed::yes(resolve_values(values)?)),
+        LogicalPlan::Union(union) => return Ok(Transformed::yes(resolve_union(union)?)),
+        LogicalPlan::TableScan(_) | LogicalPlan::EmptyRelation(_) => return Ok(Transformed::no(plan)),
+        _ => {}
+    }
+    let schema = merge_schema(&plan.inputs());
+    let is_projection = matches!(plan, LogicalPlan::Projection(_));
+    let names = NamePreserver::new(&plan);
+    let resolved = plan.map_expressions(|expr| {
+        let name = names.save(&expr);
+        let mut expr = resolve(expr, &schema)?;
+        if is_projection {
+            expr = with_known_type(expr)?;
+        }
+        Ok(Transformed::yes(name.restore(expr)))
+    })?;
+    resolved.map_data(|plan| check_node(plan, &schema)?.recompute_schema())
+}
+
+/// A constant column that nothing else gave a type is text.
+fn with_known_type(expr: Expr) -> Result<Expr> {
+    match expr {
+        Expr::Alias(mut alias) if is_unknown(&alias.expr) => {
+            alias.expr = Box::new(with_known_type(*alias.expr)?);
+            Ok(Expr::Alias(alias))
+        }
+        Expr::Literal(ScalarValue::Null, metadata) => Ok(Expr::Literal(ScalarValue::Utf8View(None), metadata)),
+        other => Ok(other),
+    }
+}
+
+fn check_node(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
+    Ok(match plan {
+        LogicalPlan::Filter(mut filter) => {
+            filter.predicate = condition(filter.predicate, "WHERE", schema)?;
+            LogicalPlan::Filter(filter)
+        }
+        LogicalPlan::Join(join) => LogicalPlan::Join(resolve_join(join, schema)?),
+        LogicalPlan::Limit(limit) => LogicalPlan::Limit(resolve_limit(limit)?),
+        other => other,
+    })
+}
+
+fn resolve_join(mut join: Join, schema: &DFSchema) -> Result<Join> {
+    join.filter = match join.filter {
+        Some(filter) => Some(condition(filter, "JOIN/ON", schema)?),
+        None => None,
+    };
+    for (left, right) in &mut join.on {
+        let (lt, rt) = (left.get_type(join.left.schema())?, right.get_type(join.right.schema())?);
+        let Some(common) = common_pair(&lt, &rt) else {
+            let message = format!("JOIN/USING types {} and {} cannot be matched", type_name(&lt), type_name(&rt));
+            return user_error(SqlState::DATATYPE_MISMATCH, message);
+        };
+        *left = coerce(left.clone(), &common, join.left.schema())?;
+        *right = coerce(right.clone(), &common, join.right.schema())?;
+    }
+    Ok(join)
+}
+
+fn resolve_limit(mut limit: Limit) -> Result<Limit> {
+    let schema = DFSchema::empty();
+    for (expr, what) in [(&mut limit.fetch, "LIMIT"), (&mut limit.skip, "OFFSET")] {
+        let Some(inner) = expr.take() else { continue };
+        let data_type = type_of(&inner, &schema)?;
+        match Class::of(&data_type) {
+            Class::Int | Class::Unknown | Class::Numeric => {}
+            _ => {
+                let message = format!("argument of {what} must be type bigint, not type {}", type_name(&data_type));
+                return user_error(SqlState::DATATYPE_MISMATCH, message);
+            }
+        }
+        if let Expr::Literal(value, _) = inner.as_ref()
+            && let Ok(ScalarValue::Int64(Some(n))) = value.cast_to(&DataType::Int64)
+            && n < 0
+        {
+            return user_error(SqlState("2201W"), format!("{what} must not be negative"));
+        }
+        *expr = Some(Box::new(coerce(*inner, &DataType::Int64, &schema)?));
+    }
+    Ok(limit)
+}
+
+/// Every column of VALUES has the common type of its rows.
+fn resolve_values(values: Values) -> Result<LogicalPlan> {
+    let empty = DFSchema::empty();
+    let rows = values
+        .values
+        .into_iter()
+        .map(|row| row.into_iter().map(|e| resolve(e, &empty)).collect::<Result<Vec<_>>>())
+        .collect::<Result<Vec<_>>>()?;
+    let n_columns = rows.first().map_or(0, Vec::len);
+    let mut types = Vec::with_capacity(n_columns);
+    for column in 0..n_columns {
+        let of_column = rows.iter().map(|row| type_of(&row[column], &empty)).collect::<Result<Vec<_>>>()?;
+        types.push(common_type(&of_column, "VALUES")?);
+    }
+    let rows = rows
+        .into_iter()
+        .map(|row| row.into_iter().zip(&types).map(|(e, t)| coerce(e, t, &empty)).collect::<Result<Vec<_>>>())
+        .collect::<Result<Vec<_>>>()?;
+    LogicalPlanBuilder::values(rows)?.build()
+}
+
+/// Every column of a union has the common type of its inputs, constants of unknown type apart.
+fn resolve_union(union: Union) -> Result<LogicalPlan> {
+    let n_columns = union.schema.fields().len();
+    let mut types = Vec::with_capacity(n_columns);
+    for column in 0..n_columns {
+        let of_column: Vec<DataType> = union.inputs.iter().map(|input| column_type(input, column)).collect();
+        types.push(common_type(&of_column, "UNION")?);
+    }
+    let inputs = union
+        .inputs
+        .into_iter()
+        .map(|input| with_types(Arc::unwrap_or_clone(input), &types).map(Arc::new))
+        .collect::<Result<Vec<_>>>()?;
+    LogicalPlan::Union(Union { inputs, schema: union.schema }).recompute_schema()
+}
+
+/// The type of an output column; `Null` if it is a constant of unknown type.
+fn column_type(plan: &LogicalPlan, column: usize) -> DataType {
+    match plan {
+        LogicalPlan::Projection(projection) if is_unknown(&projection.expr[column]) => DataType::Null,
+        other => other.schema().field(column).data_type().clone(),
+    }
+}
+
+/// The plan with output columns of these types.
+fn with_types(plan: LogicalPlan, types: &[DataType]) -> Result<LogicalPlan> {
+    if plan.schema().fields().iter().zip(types).all(|(f, t)| f.data_type() == t) {
+        return Ok(plan);
+    }
+    if let LogicalPlan::Projection(Projection { expr, input, .. }) = plan {
+        let exprs = expr
+            .into_iter()
+            .zip(types)
+            .map(|(e, t)| {
+                let name = e.qualified_name();
+                let inner = coerce(e.unalias(), t, input.schema())?;
+                Ok(inner.alias_qualified(name.0, name.1))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        return Ok(LogicalPlan::Projection(Projection::try_new(exprs, input)?));
+    }
+    let exprs = plan
+        .schema()
+        .iter()
+        .zip(types)
+        .map(|((qualifier, field), t)| {
+            let column = Expr::from((qualifier, field));
+            Ok(coerce(column, t, plan.schema())?.alias_qualified(qualifier.cloned(), field.name()))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+}

@@ -1,0 +1,190 @@
+//! Hooks of DataFusion's SQL planner: operators and special forms become deferred calls.
+
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::expr::{AggregateFunction, WindowFunction, WindowFunctionParams};
+use datafusion::logical_expr::planner::{
+    ExprPlanner, PlannerResult, RawAggregateExpr, RawBinaryExpr, RawFieldAccessExpr, RawWindowExpr,
+};
+use datafusion::logical_expr::{AggregateUDF, Expr, GetFieldAccess, Operator, WindowFunctionDefinition, cast};
+use datafusion::sql::sqlparser::ast::BinaryOperator;
+use millstream_types::Error;
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+
+use super::deferred::Call;
+use super::types::{Result, TEXT};
+use crate::binder::external;
+use crate::functions::Registry;
+
+/// Postgres' operators, ARRAY, EXTRACT, SUBSTRING, POSITION, OVERLAY, aggregates.
+#[derive(Debug)]
+pub(crate) struct PostgresPlanner;
+
+fn planned<T>(name: &str, args: Vec<Expr>) -> Result<PlannerResult<T>> {
+    Ok(PlannerResult::Planned(Call::function(name).defer(args)))
+}
+
+fn operator_of(op: &BinaryOperator) -> Option<Operator> {
+    Some(match op {
+        BinaryOperator::Gt => Operator::Gt,
+        BinaryOperator::GtEq => Operator::GtEq,
+        BinaryOperator::Lt => Operator::Lt,
+        BinaryOperator::LtEq => Operator::LtEq,
+        BinaryOperator::Eq => Operator::Eq,
+        BinaryOperator::NotEq => Operator::NotEq,
+        BinaryOperator::Plus => Operator::Plus,
+        BinaryOperator::Minus => Operator::Minus,
+        BinaryOperator::Multiply => Operator::Multiply,
+        BinaryOperator::Divide => Operator::Divide,
+        BinaryOperator::Modulo => Operator::Modulo,
+        BinaryOperator::PGRegexMatch => Operator::RegexMatch,
+        BinaryOperator::PGRegexIMatch => Operator::RegexIMatch,
+        BinaryOperator::PGRegexNotMatch => Operator::RegexNotMatch,
+        BinaryOperator::PGRegexNotIMatch => Operator::RegexNotIMatch,
+        BinaryOperator::PGLikeMatch => Operator::LikeMatch,
+        BinaryOperator::PGILikeMatch => Operator::ILikeMatch,
+        BinaryOperator::PGNotLikeMatch => Operator::NotLikeMatch,
+        BinaryOperator::PGNotILikeMatch => Operator::NotILikeMatch,
+        BinaryOperator::BitwiseAnd => Operator::BitwiseAnd,
+        BinaryOperator::BitwiseOr => Operator::BitwiseOr,
+        BinaryOperator::BitwiseXor | BinaryOperator::PGBitwiseXor => Operator::BitwiseXor,
+        BinaryOperator::PGBitwiseShiftRight => Operator::BitwiseShiftRight,
+        BinaryOperator::PGBitwiseShiftLeft => Operator::BitwiseShiftLeft,
+        BinaryOperator::StringConcat => Operator::StringConcat,
+        BinaryOperator::ArrowAt => Operator::ArrowAt,
+        BinaryOperator::AtArrow => Operator::AtArrow,
+        _ => return None,
+    })
+}
+
+impl ExprPlanner for PostgresPlanner {
+    fn plan_binary_op(&self, expr: RawBinaryExpr, _: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        let RawBinaryExpr { op, left, right } = &expr;
+        let args = || vec![left.clone(), right.clone()];
+        match op {
+            // Conditions keep their form: DataFusion's planner splits them.
+            BinaryOperator::And | BinaryOperator::Or => Ok(PlannerResult::Original(expr)),
+            BinaryOperator::PGExp => planned("power", args()),
+            BinaryOperator::PGOverlap => planned("array_has_any", args()),
+            BinaryOperator::PGCustomBinaryOperator(path) => match custom_operator(path) {
+                Some(op) => Ok(PlannerResult::Planned(Call::Operator(op).defer(args()))),
+                None => Err(external(Error::not_supported(format!("operator {op} is not supported yet")))),
+            },
+            op => match operator_of(op) {
+                Some(op) => Ok(PlannerResult::Planned(Call::Operator(op).defer(args()))),
+                None => Err(external(Error::not_supported(format!("operator {op} is not supported yet")))),
+            },
+        }
+    }
+
+    fn plan_array_literal(&self, exprs: Vec<Expr>, _: &DFSchema) -> Result<PlannerResult<Vec<Expr>>> {
+        planned("array", exprs)
+    }
+
+    fn plan_position(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        planned("strpos", args)
+    }
+
+    fn plan_extract(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        planned("extract", args)
+    }
+
+    fn plan_substring(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        planned("substring", args)
+    }
+
+    fn plan_overlay(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        planned("overlay", args)
+    }
+
+    fn plan_field_access(&self, expr: RawFieldAccessExpr, _: &DFSchema) -> Result<PlannerResult<RawFieldAccessExpr>> {
+        let RawFieldAccessExpr { field_access, expr: array } = expr;
+        match field_access {
+            GetFieldAccess::ListIndex { key } => planned("array_element", vec![array, *key]),
+            GetFieldAccess::ListRange { start, stop, .. } => planned("array_slice", vec![array, *start, *stop]),
+            GetFieldAccess::NamedStructField { .. } => {
+                Err(external(Error::not_supported("fields of composite types are not supported yet")))
+            }
+        }
+    }
+
+    fn plan_aggregate(&self, expr: RawAggregateExpr) -> Result<PlannerResult<RawAggregateExpr>> {
+        let with = |func: Arc<AggregateUDF>, args: Vec<Expr>| {
+            Expr::AggregateFunction(AggregateFunction::new_udf(
+                func,
+                args,
+                expr.distinct,
+                expr.filter.clone(),
+                expr.order_by.clone(),
+                expr.null_treatment,
+            ))
+        };
+        match expr.func.name() {
+            // Sums and counts can be kept up to date; their quotient is the average.
+            "avg" if expr.args.len() == 1 => {
+                let sum = with(aggregate("sum")?, expr.args.clone());
+                let count = with(aggregate("count")?, expr.args.clone());
+                planned("average", vec![sum, count])
+            }
+            "string_agg" => Ok(PlannerResult::Planned(cast(with(expr.func.clone(), expr.args.clone()), TEXT))),
+            _ => Ok(PlannerResult::Original(expr)),
+        }
+    }
+
+    fn plan_window(&self, expr: RawWindowExpr) -> Result<PlannerResult<RawWindowExpr>> {
+        let with = |fun: WindowFunctionDefinition, args: Vec<Expr>| {
+            Expr::WindowFunction(Box::new(WindowFunction {
+                fun,
+                params: WindowFunctionParams {
+                    args,
+                    partition_by: expr.partition_by.clone(),
+                    order_by: expr.order_by.clone(),
+                    window_frame: expr.window_frame.clone(),
+                    filter: expr.filter.clone(),
+                    null_treatment: expr.null_treatment,
+                    distinct: expr.distinct,
+                },
+            }))
+        };
+        let itself = || with(expr.func_def.clone(), expr.args.clone());
+        match expr.func_def.name() {
+            "avg" if expr.args.len() == 1 => {
+                let of = |name: &str| aggregate(name).map(WindowFunctionDefinition::AggregateUDF);
+                let sum = with(of("sum")?, expr.args.clone());
+                let count = with(of("count")?, expr.args.clone());
+                planned("average", vec![sum, count])
+            }
+            "row_number" | "rank" | "dense_rank" => Ok(PlannerResult::Planned(cast(itself(), DataType::Int64))),
+            "ntile" => Ok(PlannerResult::Planned(cast(itself(), DataType::Int32))),
+            "string_agg" => Ok(PlannerResult::Planned(cast(itself(), TEXT))),
+            _ => Ok(PlannerResult::Original(expr)),
+        }
+    }
+}
+
+fn aggregate(name: &str) -> Result<Arc<AggregateUDF>> {
+    Registry::get().aggregate(name).ok_or_else(|| external(Error::internal(format!("no aggregate {name}"))))
+}
+
+/// `OPERATOR(pg_catalog.~)`
+fn custom_operator(path: &[String]) -> Option<Operator> {
+    Some(match path.last()?.as_str() {
+        "~" => Operator::RegexMatch,
+        "~*" => Operator::RegexIMatch,
+        "!~" => Operator::RegexNotMatch,
+        "!~*" => Operator::RegexNotIMatch,
+        "~~" => Operator::LikeMatch,
+        "!~~" => Operator::NotLikeMatch,
+        "=" => Operator::Eq,
+        "<>" => Operator::NotEq,
+        "<" => Operator::Lt,
+        "<=" => Operator::LtEq,
+        ">" => Operator::Gt,
+        ">=" => Operator::GtEq,
+        "+" => Operator::Plus,
+        "-" => Operator::Minus,
+        "||" => Operator::StringConcat,
+        _ => return None,
+    })
+}
