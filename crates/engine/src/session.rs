@@ -1,1 +1,274 @@
 //! Sessions: what a front end calls, statement by statement.
+
+mod ddl;
+mod query;
+mod settings;
+mod show;
+mod write;
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::Schema;
+use futures::StreamExt;
+use millstream_planner::Catalog;
+use millstream_planner::ast::{self, Statement};
+use millstream_planner::parser::{Parsed, parse};
+use millstream_types::pg::FormatSettings;
+use millstream_types::{Error, Result, SqlState, SqlType};
+
+use crate::api::{CancelHandle, Notice, Response, ResultColumn, Rows, RowsTag, Severity, TransactionStatus};
+use crate::engine::EngineState;
+use settings::Settings;
+
+/// A statement that has been parsed.
+pub type ParsedStatement = Parsed;
+
+/// A client's session. Statements run one at a time.
+pub struct Session {
+    engine: Arc<EngineState>,
+    id: u32,
+    settings: Settings,
+    cancel: CancelHandle,
+    status: TransactionStatus,
+    notices: Vec<Notice>,
+}
+
+/// A statement whose parameters and columns are known.
+#[derive(Clone)]
+pub struct Prepared(Arc<PreparedStatement>);
+
+struct PreparedStatement {
+    parsed: Parsed,
+    param_types: Vec<SqlType>,
+    columns: Option<Vec<ResultColumn>>,
+}
+
+impl Prepared {
+    /// The types of the parameters.
+    pub fn param_types(&self) -> &[SqlType] {
+        &self.0.param_types
+    }
+
+    /// The columns of the result; `None` if there is none.
+    pub fn columns(&self) -> Option<&[ResultColumn]> {
+        self.0.columns.as_deref()
+    }
+}
+
+impl Session {
+    pub(crate) fn new(engine: Arc<EngineState>, id: u32, user: &str, params: &[(String, String)]) -> Self {
+        Session {
+            engine,
+            id,
+            settings: Settings::new(user, params),
+            cancel: CancelHandle::default(),
+            status: TransactionStatus::Idle,
+            notices: Vec::new(),
+        }
+    }
+
+    /// A number that no other session of this engine has.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Whether a transaction is open.
+    pub fn transaction_status(&self) -> TransactionStatus {
+        self.status
+    }
+
+    /// By which another task cancels the statement that runs now.
+    pub fn cancel_handle(&self) -> CancelHandle {
+        self.cancel.clone()
+    }
+
+    /// Splits and parses a query string.
+    ///
+    /// # Errors
+    /// 42601 with a position in the whole string; 0A000 for what is known and cannot be done.
+    pub fn parse(&self, sql: &str) -> Result<Vec<ParsedStatement>> {
+        parse(sql)
+    }
+
+    /// Analyzes a statement. `param_types` are what the client fixed.
+    ///
+    /// # Errors
+    /// What is wrong with the statement, with positions in the whole query string.
+    pub async fn prepare(
+        &mut self,
+        statement: &ParsedStatement,
+        param_types: &[Option<SqlType>],
+    ) -> Result<Prepared> {
+        let described = self.describe(statement, param_types).map_err(|e| shifted(e, statement.offset));
+        let (param_types, columns) = described.inspect_err(|_| self.statement_failed())?;
+        Ok(Prepared(Arc::new(PreparedStatement { parsed: statement.clone(), param_types, columns })))
+    }
+
+    /// Runs a prepared statement with one array of length 1 for each parameter.
+    ///
+    /// # Errors
+    /// The statement's; an open transaction has then failed.
+    pub async fn execute(&mut self, prepared: &Prepared, params: &[ArrayRef]) -> Result<Response> {
+        self.run_with(&prepared.0.parsed, params).await
+    }
+
+    /// Runs a statement without parameters.
+    ///
+    /// # Errors
+    /// As [`Session::execute`].
+    pub async fn run(&mut self, statement: &ParsedStatement) -> Result<Response> {
+        self.run_with(statement, &[]).await
+    }
+
+    /// Runs a query string and collects the rows of its last statement; for embedding and tests.
+    ///
+    /// # Errors
+    /// That of the first statement that fails.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<RecordBatch>> {
+        let mut batches = Vec::new();
+        for statement in self.parse(sql)? {
+            batches.clear();
+            if let Response::Rows(mut rows) = self.run(&statement).await? {
+                while let Some(batch) = rows.batches.next().await {
+                    batches.push(batch?);
+                }
+            }
+        }
+        Ok(batches)
+    }
+
+    async fn run_with(&mut self, parsed: &Parsed, params: &[ArrayRef]) -> Result<Response> {
+        self.cancel.clear();
+        let cancel = self.cancel.clone();
+        let outcome = tokio::select! {
+            outcome = self.dispatch(parsed, params) => outcome,
+            () = cancel.cancelled() => Err(Error::cancelled()),
+        };
+        outcome.map_err(|e| shifted(e, parsed.offset)).inspect_err(|_| self.statement_failed())
+    }
+
+    async fn dispatch(&mut self, parsed: &Parsed, params: &[ArrayRef]) -> Result<Response> {
+        let ends = matches!(parsed.statement, Statement::Commit | Statement::Rollback);
+        if self.status == TransactionStatus::Failed && !ends {
+            return Err(Error::user(
+                SqlState::IN_FAILED_SQL_TRANSACTION,
+                "current transaction is aborted, commands ignored until end of transaction block",
+            ));
+        }
+        match &parsed.statement {
+            Statement::Query(query) => self.select(query, params).await,
+            Statement::Insert(insert) => self.insert(insert, params).await,
+            Statement::Update(update) => self.update(update, params).await,
+            Statement::Delete(delete) => self.delete(delete, params).await,
+            Statement::Truncate(truncate) => self.truncate(truncate).await,
+            Statement::CreateTable(create) => self.create_table(create).await,
+            Statement::CreateStream(create) => self.create_stream(create).await,
+            Statement::CreateView(create) => self.create_view(create).await,
+            Statement::CreateMaterializedView(create) => self.create_materialized_view(create).await,
+            Statement::CreateIndex(create) => self.create_index(create).await,
+            Statement::CreateSink(create) => self.create_sink(create).await,
+            Statement::Drop(drop) => self.drop_relations(drop).await,
+            Statement::Subscribe(subscribe) => self.subscribe(subscribe).await.map(Response::Rows),
+            Statement::Explain(explain) => self.explain(explain),
+            Statement::Show(show) => self.show(show),
+            Statement::Describe(name) => self.show(&ast::Show::Columns(name.clone())),
+            Statement::Set(set) => self.settings.set(set).map(|()| done("SET")),
+            Statement::Reset(name) => self.settings.reset(name.as_deref()).map(|()| done("RESET")),
+            Statement::Flush => Ok(done("FLUSH")),
+            Statement::Begin(_) => {
+                if self.status == TransactionStatus::InTransaction {
+                    self.warn(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
+                }
+                self.status = TransactionStatus::InTransaction;
+                Ok(done("BEGIN"))
+            }
+            Statement::Commit | Statement::Rollback => Ok(self.end_transaction(&parsed.statement)),
+            _ => Err(Error::not_supported("this statement is not supported yet")
+                .with_hint("It is planned for a coming version.")),
+        }
+    }
+
+    fn end_transaction(&mut self, statement: &Statement) -> Response {
+        if self.status == TransactionStatus::Idle {
+            self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
+        }
+        let commits = *statement == Statement::Commit && self.status != TransactionStatus::Failed;
+        self.status = TransactionStatus::Idle;
+        done(if commits { "COMMIT" } else { "ROLLBACK" })
+    }
+
+    /// Several statements of one query string follow.
+    pub async fn begin_implicit(&mut self) {}
+
+    /// The last of them is done.
+    ///
+    /// # Errors
+    /// That of ending the transaction that they shared.
+    pub async fn end_implicit(&mut self, failed: bool) -> Result<()> {
+        let _ = failed;
+        Ok(())
+    }
+
+    /// A statement failed: an open transaction has failed with it.
+    pub fn statement_failed(&mut self) {
+        if self.status == TransactionStatus::InTransaction {
+            self.status = TransactionStatus::Failed;
+        }
+    }
+
+    /// Notices since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Reported parameters that have changed since the last call.
+    pub fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
+        self.settings.take_changes()
+    }
+
+    /// Parameters that a client is told of at start-up.
+    pub fn reported_parameters(&self) -> Vec<(String, String)> {
+        self.settings.reported()
+    }
+
+    /// How values are written and read now.
+    pub fn format_settings(&self) -> FormatSettings {
+        self.settings.format()
+    }
+
+    fn catalog(&self) -> Catalog {
+        self.engine.catalog.read().clone()
+    }
+
+    fn warn(&mut self, state: SqlState, message: &str) {
+        let message = message.to_owned();
+        self.notices.push(Notice { severity: Severity::Warning, state, message, detail: None, hint: None });
+    }
+
+    fn notice(&mut self, notice: millstream_planner::catalog::Notice) {
+        let millstream_planner::catalog::Notice { state, message, detail } = notice;
+        self.notices.push(Notice { severity: Severity::Notice, state, message, detail, hint: None });
+    }
+}
+
+fn done(tag: &str) -> Response {
+    Response::Done { tag: tag.to_owned() }
+}
+
+/// The error with its position in the whole query string.
+fn shifted(error: Error, offset: usize) -> Error {
+    match error.fields().position {
+        Some(position) => error.with_position(position + offset),
+        None => error,
+    }
+}
+
+/// A result that is there already.
+fn rows_of(tag: RowsTag, columns: Vec<ResultColumn>, arrays: Vec<ArrayRef>) -> Result<Response> {
+    let fields = columns.iter().map(|c| arrow::datatypes::Field::new(&c.name, c.sql_type.arrow_type(), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let batch = RecordBatch::try_new(schema, arrays)?;
+    let batches = futures::stream::iter([Ok(batch)]).boxed();
+    Ok(Response::Rows(Rows { columns, batches, tag, live: false }))
+}

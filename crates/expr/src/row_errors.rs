@@ -1,6 +1,6 @@
 //! Rows that an expression failed on: an operator's second output.
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use millstream_types::Error;
 
@@ -43,14 +43,17 @@ impl RowErrors {
 
 /// A row as `column=value` pairs, for people.
 pub fn row_text(batch: &RecordBatch, row_idx: usize) -> String {
-    let options = FormatOptions::default().with_null("NULL");
     let schema = batch.schema();
-    let values = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
-        debug_assert!(row_idx < column.len());
-        match ArrayFormatter::try_new(column.as_ref(), &options) {
-            Ok(formatter) => format!("{}={}", field.name(), formatter.value(row_idx)),
-            Err(_) => format!("{}=?", field.name()),
-        }
-    });
-    values.collect::<Vec<_>>().join(" ")
+    let pairs = schema.fields().iter().zip(values_text(batch, row_idx)).map(|(f, v)| format!("{}={v}", f.name()));
+    pairs.collect::<Vec<_>>().join(" ")
+}
+
+/// The values of a row as text.
+pub fn values_text(batch: &RecordBatch, row_idx: usize) -> Vec<String> {
+    let options = FormatOptions::default().with_null("NULL");
+    let text = |column: &ArrayRef| match ArrayFormatter::try_new(column.as_ref(), &options) {
+        Ok(formatter) => formatter.value(row_idx).to_string(),
+        Err(_) => "?".to_owned(),
+    };
+    batch.columns().iter().map(text).collect()
 }

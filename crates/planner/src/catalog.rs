@@ -160,6 +160,15 @@ impl Catalog {
         self.relations().filter(move |r| r.depends_on.contains(&relation))
     }
 
+    /// Notes what planning has found out about a view's rows.
+    pub fn set_facts(&mut self, id: RelationId, append_only: bool, key: Option<Vec<usize>>) {
+        if let Some(relation) = self.contents_mut().relations.get_mut(&id) {
+            let relation = Arc::make_mut(relation);
+            relation.append_only = append_only;
+            relation.primary_key = key.unwrap_or_default();
+        }
+    }
+
     fn contents_mut(&mut self) -> &mut Contents {
         let contents = Arc::make_mut(&mut self.0);
         contents.version += 1;

@@ -15,6 +15,8 @@ use crate::source::Source;
 
 /// What all threads may know of a relation.
 pub struct RelationShared {
+    /// It keeps no rows: a source or a sink.
+    unstored: std::sync::atomic::AtomicBool,
     /// Who still needs it as of when.
     pub holds: Holds,
     /// The readers' end of each worker's part, set when the worker has made it.
@@ -24,7 +26,7 @@ pub struct RelationShared {
 impl RelationShared {
     /// For a relation that no worker has made yet.
     pub fn new(n_workers: usize) -> Self {
-        RelationShared { holds: Holds::new(), readers: (0..n_workers).map(|_| OnceLock::new()).collect() }
+        RelationShared { unstored: false.into(), holds: Holds::new(), readers: (0..n_workers).map(|_| OnceLock::new()).collect() }
     }
 
     pub(crate) fn set_reader(&self, worker: usize, reader: ArrangementReader) {
@@ -37,9 +39,14 @@ impl RelationShared {
         self.readers.iter().filter_map(OnceLock::get)
     }
 
-    /// Bytes and rows are the owner's to tell; this is whether all workers have made their parts.
+    /// Says that no worker will make a part that can be read.
+    pub fn mark_unstored(&self) {
+        self.unstored.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Whether all workers have made their parts, if there are to be any.
     pub fn is_ready(&self) -> bool {
-        self.readers.iter().all(|r| r.get().is_some())
+        self.unstored.load(std::sync::atomic::Ordering::Acquire) || self.readers.iter().all(|r| r.get().is_some())
     }
 }
 

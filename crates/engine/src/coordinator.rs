@@ -1,0 +1,273 @@
+//! The coordinator: one thread that orders all writes, closes epochs, and tells the workers.
+//!
+//! Epochs close on demand: as soon as a write or a source's rows are there. What arrives while one is being closed makes
+//! up the next. A transaction is resolved at its turn, against the stores and the earlier transactions of its epoch, to
+//! an exact delta or to an error that leaves nothing; workers check nothing.
+
+mod epochs;
+mod resolve;
+mod sources;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arrow::array::RecordBatch;
+use millstream_planner::RelationId;
+use millstream_runtime::{Command, EpochWork, Events, Workers};
+use millstream_types::{Epoch, EpochHeader, Error, Result};
+use parking_lot::RwLock;
+use tokio::sync::oneshot;
+
+use crate::live::LiveRelation;
+pub(crate) use resolve::{Conflict, WriteOp};
+
+/// Transactions that one epoch takes at most.
+const EPOCH_WRITES_MAX: usize = 1 << 12;
+
+/// What the coordinator shares with everybody.
+pub(crate) struct Clock {
+    last_closed: AtomicU64,
+    /// Relations that run, by id.
+    pub(crate) relations: RwLock<HashMap<RelationId, Arc<LiveRelation>>>,
+    /// The coordinator waits for workers and wants to be woken when one has completed something.
+    waiting: AtomicBool,
+    requests: Sender<Request>,
+}
+
+impl Clock {
+    pub(crate) fn new(requests: Sender<Request>) -> Self {
+        Clock {
+            last_closed: AtomicU64::new(0),
+            relations: RwLock::default(),
+            waiting: AtomicBool::new(false),
+            requests,
+        }
+    }
+
+    /// The last epoch that was closed: every write acknowledged before now lies in it or an earlier one.
+    pub(crate) fn last_closed(&self) -> Epoch {
+        Epoch(self.last_closed.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn relation(&self, id: RelationId) -> Option<Arc<LiveRelation>> {
+        self.relations.read().get(&id).cloned()
+    }
+
+    /// Hands the coordinator a request.
+    ///
+    /// # Errors
+    /// 57P01 if the engine is shutting down.
+    pub(crate) fn request(&self, request: Request) -> Result<()> {
+        self.requests.send(request).map_err(|_| shutting_down())
+    }
+
+    /// Runs a closure on the coordinator's thread, between epochs, and gives its result.
+    pub(crate) async fn between_epochs<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Coordinator) -> T + Send + 'static,
+    ) -> Result<T> {
+        let (send, receive) = oneshot::channel();
+        let work = move |coordinator: &mut Coordinator| {
+            // Whoever asked may be gone.
+            let _ = send.send(work(coordinator));
+        };
+        self.request(Request::BetweenEpochs(Box::new(work)))?;
+        receive.await.map_err(|_| shutting_down())
+    }
+
+    /// Writes a transaction and waits until it is acknowledged.
+    pub(crate) async fn write(&self, transaction: Transaction) -> Result<Written> {
+        let (reply, receive) = oneshot::channel();
+        self.request(Request::Write(transaction, reply))?;
+        receive.await.map_err(|_| shutting_down())?
+    }
+}
+
+fn shutting_down() -> Error {
+    Error::new(
+        millstream_types::ErrorKind::Resource,
+        millstream_types::SqlState::ADMIN_SHUTDOWN,
+        "the server is shutting down",
+    )
+}
+
+impl Events for Clock {
+    fn completed(&self, relation: RelationId, worker: usize, epoch: Epoch) {
+        if let Some(live) = self.relation(relation) {
+            live.seal(worker, epoch);
+        }
+        if self.waiting.load(Ordering::Acquire) {
+            // The coordinator may be gone already.
+            let _ = self.requests.send(Request::Wake);
+        }
+    }
+
+    fn failed(&self, dataflow: RelationId, epoch: Epoch, error: Error) {
+        tracing::error!(relation = %dataflow, %epoch, %error, "a dataflow has failed");
+        if let Some(live) = self.relation(dataflow) {
+            live.fail(epoch, error);
+        }
+        let _ = self.requests.send(Request::Wake);
+    }
+
+    fn worker_lost(&self, worker: usize, error: Error) {
+        tracing::error!(worker, %error, "a worker has ended; nothing can be computed without it");
+        std::process::abort();
+    }
+}
+
+/// What the coordinator is asked.
+pub(crate) enum Request {
+    /// Write a transaction.
+    Write(Transaction, oneshot::Sender<Result<Written>>),
+    /// Run a closure between epochs.
+    BetweenEpochs(Box<dyn FnOnce(&mut Coordinator) + Send>),
+    /// A worker has completed something.
+    Wake,
+    /// End.
+    Shutdown,
+}
+
+/// The writes of a transaction, and what they rest on.
+#[derive(Default)]
+pub(crate) struct Transaction {
+    pub(crate) ops: Vec<WriteOp>,
+    /// Relations that were read, and as of which epoch: none may have changed since.
+    pub(crate) reads: Option<(Epoch, Vec<RelationId>)>,
+}
+
+/// What a transaction came to.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// For each operation, the rows that it wrote: inserted or updated as they are now, deleted as they were.
+    pub(crate) rows: Vec<RecordBatch>,
+}
+
+/// A dataflow as the coordinator knows it.
+struct Flow {
+    live: Arc<LiveRelation>,
+    imports: Vec<RelationId>,
+    /// Epochs that were sent to it and are not complete.
+    in_flight: VecDeque<Epoch>,
+}
+
+/// A base relation as the coordinator knows it.
+struct Base {
+    live: Arc<LiveRelation>,
+    /// The next hidden row id.
+    next_row_id: i64,
+    source: Option<sources::SourceState>,
+    /// The worker that gets the next small batch of a stream.
+    next_worker: usize,
+}
+
+/// The coordinator's own state; lives on its thread.
+pub(crate) struct Coordinator {
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) workers: Arc<Workers>,
+    requests: Receiver<Request>,
+    last_now_us: i64,
+    /// The last epoch number that was given out.
+    last_epoch: Epoch,
+    bases: HashMap<RelationId, Base>,
+    /// In the order in which they were installed.
+    flows: Vec<Flow>,
+    /// Offsets that a followed source may advance in one epoch.
+    pub(crate) epoch_offsets_max: u64,
+    /// Rows of a batch sent to workers, at most; for tests of splitting.
+    pub(crate) batch_rows_max: usize,
+}
+
+impl Coordinator {
+    pub(crate) fn new(
+        clock: Arc<Clock>,
+        workers: Arc<Workers>,
+        requests: Receiver<Request>,
+        config: &crate::EngineConfig,
+    ) -> Self {
+        Coordinator {
+            clock,
+            workers,
+            requests,
+            last_now_us: 0,
+            last_epoch: Epoch::ZERO,
+            bases: HashMap::new(),
+            flows: Vec::new(),
+            epoch_offsets_max: config.epoch_offsets_max,
+            batch_rows_max: config.batch_rows_max,
+        }
+    }
+
+    /// Serves requests until told to end.
+    pub(crate) fn run(mut self) {
+        loop {
+            let first = match self.next_request() {
+                Some(Request::Shutdown) | None => return,
+                Some(request) => request,
+            };
+            let mut writes = Vec::new();
+            let mut request = Some(first);
+            while let Some(next) = request {
+                match next {
+                    Request::Write(transaction, reply) => writes.push((transaction, reply)),
+                    Request::BetweenEpochs(work) => {
+                        // Writes that came before it belong before it.
+                        self.close_epoch(std::mem::take(&mut writes));
+                        work(&mut self);
+                    }
+                    Request::Wake => {}
+                    Request::Shutdown => return,
+                }
+                request = if writes.len() < EPOCH_WRITES_MAX { self.requests.try_recv().ok() } else { None };
+            }
+            self.close_epoch(writes);
+        }
+    }
+
+    /// Waits for a request, or until a source has rows.
+    fn next_request(&mut self) -> Option<Request> {
+        if let Ok(request) = self.requests.try_recv() {
+            return Some(request);
+        }
+        self.clock.waiting.store(true, Ordering::Release);
+        // What was completed before that would wake nobody.
+        let request = match self.until_sources_are_due() {
+            Some(Duration::ZERO) => Some(self.requests.try_recv().unwrap_or(Request::Wake)),
+            Some(wait) => match self.requests.recv_timeout(wait) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => Some(Request::Wake),
+                Err(RecvTimeoutError::Disconnected) => None,
+            },
+            None => {
+                let throttled = self.has_throttled_source();
+                self.clock.waiting.store(throttled, Ordering::Release);
+                self.requests.recv().ok()
+            }
+        };
+        self.clock.waiting.store(false, Ordering::Release);
+        request
+    }
+
+    /// A header with the next epoch's number.
+    pub(crate) fn next_header(&mut self) -> EpochHeader {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        self.last_now_us = self.last_now_us.max(now);
+        self.last_epoch = self.last_epoch.next();
+        EpochHeader { epoch: self.last_epoch, now_us: self.last_now_us }
+    }
+
+    /// Makes an epoch known as closed.
+    pub(crate) fn publish(&self, epoch: Epoch) {
+        self.clock.last_closed.store(epoch.0, Ordering::Release);
+    }
+
+    /// Sends each worker its part of an epoch.
+    fn send_epoch(&self, header: &EpochHeader, parts: Vec<Vec<(RelationId, millstream_runtime::RelationInput)>>) {
+        for (worker, inputs) in parts.into_iter().enumerate() {
+            self.workers.send(worker, Command::Epoch(EpochWork { header: header.clone(), inputs }));
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The engine as a whole: workers, coordinator, catalog.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+
+use millstream_planner::Catalog;
+use millstream_runtime::{Events, Workers};
+use millstream_types::{Error, Result, SqlState};
+use parking_lot::{Mutex, RwLock};
+
+use crate::coordinator::{Clock, Coordinator, Request};
+use crate::session::Session;
+
+/// The only database there is.
+pub const DATABASE: &str = "millstream";
+
+/// How an engine runs.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The number of workers.
+    pub workers: usize,
+    /// Threads on which ad-hoc queries run.
+    pub query_threads: usize,
+    /// Offsets that a followed source advances in one epoch at most.
+    pub epoch_offsets_max: u64,
+    /// Rows of a delta at most; more are split. Small values are for tests.
+    pub batch_rows_max: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        EngineConfig { workers: cores, query_threads: cores, epoch_offsets_max: 40_000, batch_rows_max: 1 << 16 }
+    }
+}
+
+/// A running engine. Clones are handles to the same one; it ends with [`Engine::shutdown`] or its last handle.
+#[derive(Clone)]
+pub struct Engine(Arc<EngineState>);
+
+pub(crate) struct EngineState {
+    pub(crate) config: EngineConfig,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) catalog: RwLock<Catalog>,
+    /// Held by a statement that changes the catalog, from reading it to having changed it.
+    pub(crate) ddl: tokio::sync::Mutex<()>,
+    pub(crate) queries: Option<tokio::runtime::Runtime>,
+    coordinator: Mutex<Option<JoinHandle<()>>>,
+    next_session: AtomicU32,
+}
+
+impl Engine {
+    /// Starts workers and coordinator.
+    ///
+    /// # Errors
+    /// Internal, if threads cannot be started.
+    pub fn start(config: EngineConfig) -> Result<Engine> {
+        let (send, receive) = channel();
+        let clock = Arc::new(Clock::new(send));
+        let workers: Arc<Workers> =
+            Arc::new(millstream_runtime::start(config.workers, Arc::clone(&clock) as Arc<dyn Events>)?);
+        let coordinator = Coordinator::new(Arc::clone(&clock), workers, receive, &config);
+        let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
+        let thread = std::thread::Builder::new().name("coordinator".to_owned());
+        let coordinator = thread.spawn(move || coordinator.run()).map_err(internal)?;
+        let queries = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.query_threads)
+            .thread_name("query")
+            .enable_time()
+            .build()
+            .map_err(internal)?;
+        let mut catalog = Catalog::new();
+        crate::system::register(&mut catalog)?;
+        Ok(Engine(Arc::new(EngineState {
+            config,
+            clock,
+            catalog: RwLock::new(catalog),
+            ddl: tokio::sync::Mutex::new(()),
+            queries: Some(queries),
+            coordinator: Mutex::new(Some(coordinator)),
+            next_session: AtomicU32::new(1),
+        })))
+    }
+
+    /// Opens a session. `params` are the start-up parameters that the client sent.
+    ///
+    /// # Errors
+    /// 3D000 for any database but [`DATABASE`].
+    pub fn session(&self, user: &str, database: &str, params: &[(String, String)]) -> Result<Session> {
+        if database != DATABASE {
+            return Err(Error::user(
+                SqlState::INVALID_CATALOG_NAME,
+                format!("database \"{database}\" does not exist"),
+            ));
+        }
+        let id = self.0.next_session.fetch_add(1, Ordering::Relaxed);
+        Ok(Session::new(Arc::clone(&self.0), id, user, params))
+    }
+
+    /// Ends the engine: what is acknowledged has been done, what runs is cut off.
+    pub async fn shutdown(&self) {
+        let engine = Arc::clone(&self.0);
+        // Joining threads blocks.
+        let ended = tokio::task::spawn_blocking(move || engine.end()).await;
+        debug_assert!(ended.is_ok(), "ending does not panic");
+    }
+}
+
+impl EngineState {
+    fn end(&self) {
+        let coordinator = self.coordinator.lock().take();
+        if let Some(thread) = coordinator {
+            // It may have ended by itself.
+            let _ = self.clock.request(Request::Shutdown);
+            let _ = thread.join();
+        }
+    }
+
+    pub(crate) fn query_runtime(&self) -> &tokio::runtime::Handle {
+        self.queries.as_ref().expect("it lives as long as the engine").handle()
+    }
+}
+
+impl Drop for EngineState {
+    fn drop(&mut self) {
+        self.end();
+        if let Some(queries) = self.queries.take() {
+            queries.shutdown_background();
+        }
+    }
+}

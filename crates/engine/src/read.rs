@@ -1,0 +1,248 @@
+//! Reading at one epoch: the relations of a plan as DataFusion tables, and the plan's execution.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::tree_node::Transformed;
+use datafusion::datasource::{MemTable, TableProvider, provider_as_source};
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use hashbrown::HashMap;
+use millstream_planner::catalog::{Kind, Relation};
+use millstream_planner::errors::from_datafusion;
+use millstream_planner::{RelationId, RelationSource, session_context};
+use millstream_runtime::Source;
+use millstream_state::{Hold, Snapshot};
+use millstream_types::{Epoch, Error, Result};
+
+use crate::engine::EngineState;
+use crate::live::{Body, LiveRelation};
+
+/// Offsets of a source that are read at once.
+const PIECE_OFFSETS: u64 = 1 << 13;
+/// Batches between an executing query and whoever takes its rows.
+const N_BATCHES_QUEUED: usize = 2;
+
+/// Relations held as of one epoch, each complete.
+pub(crate) struct ReadPoint {
+    pub(crate) epoch: Epoch,
+    relations: HashMap<RelationId, Arc<LiveRelation>>,
+    holds: Vec<Hold>,
+}
+
+impl ReadPoint {
+    /// Takes the last closed epoch for the relations, and waits until they, and nothing else, have completed it.
+    pub(crate) async fn now(engine: &EngineState, ids: &[RelationId]) -> Result<ReadPoint> {
+        let point = ReadPoint::hold(engine, ids)?;
+        for live in point.relations.values() {
+            live.completed(point.epoch).await?;
+        }
+        Ok(point)
+    }
+
+    fn hold(engine: &EngineState, ids: &[RelationId]) -> Result<ReadPoint> {
+        let mut relations = HashMap::new();
+        for &id in ids {
+            let live = engine.clock.relation(id);
+            let dropped = || Error::user(millstream_types::SqlState::UNDEFINED_TABLE, "a relation was dropped");
+            relations.insert(id, live.ok_or_else(dropped)?);
+        }
+        // Compaction may pass an epoch between reading the clock and holding; then a newer one will do as well.
+        loop {
+            let epoch = engine.clock.last_closed();
+            let holds = relations.values().map(|live| live.shared.holds.acquire(epoch)).collect::<Result<Vec<_>, _>>();
+            if let Ok(holds) = holds {
+                return Ok(ReadPoint { epoch, relations, holds });
+            }
+        }
+    }
+
+    /// The rows of a relation, one snapshot a worker.
+    pub(crate) fn snapshots(&self, id: RelationId) -> Vec<Snapshot> {
+        self.relations[&id].shared.readers().map(|reader| reader.snapshot(self.epoch)).collect()
+    }
+
+    /// A table of a relation's rows under the schema of a scan.
+    fn table(&self, id: RelationId, schema: &SchemaRef) -> Result<Arc<dyn TableProvider>> {
+        let live = &self.relations[&id];
+        let hold = Arc::new(self.holds.clone());
+        let partitions: Vec<Arc<dyn PartitionStream>> = match &live.body {
+            Body::Source { source, .. } => vec![Arc::new(SourceStream {
+                schema: schema.clone(),
+                source: Arc::clone(source),
+                offsets: 0..live.position(self.epoch),
+            })],
+            _ => {
+                let snapshots = self.snapshots(id).into_iter();
+                let partition = |snapshot| -> Arc<dyn PartitionStream> {
+                    Arc::new(SnapshotStream { schema: schema.clone(), snapshot, _hold: Arc::clone(&hold) })
+                };
+                snapshots.map(partition).collect()
+            }
+        };
+        Ok(Arc::new(StreamingTable::try_new(schema.clone(), partitions).map_err(from_datafusion)?))
+    }
+}
+
+/// The relations that a plan scans, subqueries included, each once.
+pub(crate) fn scanned(plan: &LogicalPlan) -> Result<Vec<Arc<Relation>>> {
+    let mut relations: Vec<Arc<Relation>> = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(source) = RelationSource::of(&scan.source)
+            && relations.iter().all(|r| r.id != source.id())
+        {
+            relations.push(Arc::clone(source.relation()));
+        }
+        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+    })
+    .map_err(from_datafusion)?;
+    Ok(relations)
+}
+
+/// Runs an optimized plan at one epoch, on the query threads.
+pub(crate) async fn execute(engine: &Arc<EngineState>, plan: LogicalPlan) -> Result<(Epoch, BoxStream<'static, Result<RecordBatch>>)> {
+    let relations = scanned(&plan)?;
+    let stored: Vec<RelationId> = relations.iter().filter(|r| r.kind != Kind::System).map(|r| r.id).collect();
+    let point = ReadPoint::now(engine, &stored).await?;
+    let epoch = point.epoch;
+    Ok((epoch, execute_at(engine, plan, &point)?))
+}
+
+/// As [`execute`], at a point that the caller has taken.
+pub(crate) fn execute_at(
+    engine: &Arc<EngineState>,
+    plan: LogicalPlan,
+    point: &ReadPoint,
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let plan = with_tables(engine, plan, point)?;
+    let (send, receive) = tokio::sync::mpsc::channel(N_BATCHES_QUEUED);
+    let task = engine.query_runtime().spawn(async move {
+        let outcome = run(plan, &send).await;
+        if let Err(error) = outcome {
+            // Whoever wanted the rows may be gone.
+            let _ = send.send(Err(error)).await;
+        }
+    });
+    let guard = AbortOnDrop(task.abort_handle());
+    let batches = futures::stream::unfold((receive, guard), |(mut receive, guard)| async move {
+        receive.recv().await.map(|batch| (batch, (receive, guard)))
+    });
+    Ok(batches.boxed())
+}
+
+/// Stops a query when nobody wants its rows any more.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn run(plan: LogicalPlan, send: &tokio::sync::mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
+    let state = session_context::session_state();
+    let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(from_datafusion)?;
+    let mut stream = datafusion::physical_plan::execute_stream(physical, state.task_ctx()).map_err(from_datafusion)?;
+    while let Some(batch) = stream.next().await {
+        let batch = batch.map_err(from_datafusion)?;
+        if batch.num_rows() > 0 && send.send(Ok(batch)).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The plan with its relations as tables of rows.
+fn with_tables(engine: &Arc<EngineState>, plan: LogicalPlan, point: &ReadPoint) -> Result<LogicalPlan> {
+    let plan = plan.transform_up_with_subqueries(|node| {
+        let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
+        let Some(source) = RelationSource::of(&scan.source) else {
+            return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
+        };
+        let external = |e: Error| DataFusionError::External(Box::new(e));
+        let schema = datafusion::logical_expr::TableSource::schema(source);
+        let table: Arc<dyn TableProvider> = if source.relation().kind == Kind::System {
+            let batch = crate::system::rows(engine, source.relation()).map_err(external)?;
+            Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)
+        } else {
+            point.table(source.id(), &schema).map_err(external)?
+        };
+        scan.source = provider_as_source(table);
+        Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+    });
+    plan.map(|t| t.data).map_err(from_datafusion)
+}
+
+/// A worker's part of a stored relation or view.
+struct SnapshotStream {
+    schema: SchemaRef,
+    snapshot: Snapshot,
+    _hold: Arc<Vec<Hold>>,
+}
+
+impl fmt::Debug for SnapshotStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SnapshotStream")
+    }
+}
+
+/// A batch's first columns under a scan's schema, which lacks hidden columns at its end.
+fn under(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+    let columns = batch.columns()[..schema.fields().len()].to_vec();
+    millstream_expr::scalar::batch_of(schema.clone(), columns, batch.num_rows())
+}
+
+impl PartitionStream for SnapshotStream {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (schema, snapshot) = (self.schema.clone(), self.snapshot.clone());
+        let batches = (0..snapshot.n_chunks()).filter_map(move |i| {
+            let batch = snapshot.chunk(i, None).transpose()?;
+            let batch = batch.and_then(|b| under(&schema, &b));
+            Some(batch.map_err(|e| DataFusionError::External(Box::new(e))))
+        });
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
+    }
+}
+
+/// A source's rows up to a position, read as they are wanted.
+struct SourceStream {
+    schema: SchemaRef,
+    source: Arc<dyn Source>,
+    offsets: Range<u64>,
+}
+
+impl fmt::Debug for SourceStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SourceStream({:?})", self.offsets)
+    }
+}
+
+impl PartitionStream for SourceStream {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (schema, source, end) = (self.schema.clone(), Arc::clone(&self.source), self.offsets.end);
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        let pieces = self.offsets.clone().step_by(PIECE_OFFSETS as usize).map(move |from| {
+            let batch = source.read(from..end.min(from + PIECE_OFFSETS), &all).and_then(|b| under(&schema, &b));
+            batch.map_err(|e| DataFusionError::External(Box::new(e)))
+        });
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(pieces)))
+    }
+}

@@ -1,0 +1,117 @@
+//! `SELECT`, `SUBSCRIBE`, `EXPLAIN`.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringViewArray};
+use datafusion::common::ScalarValue;
+use datafusion::common::metadata::ScalarAndMetadata;
+use datafusion::logical_expr::LogicalPlan;
+use millstream_planner::ast::{self, ExplainTarget, Query, Statement, SubscribeTarget};
+use millstream_planner::catalog::Kind;
+use millstream_planner::errors::from_datafusion;
+use millstream_planner::parser::Parsed;
+use millstream_planner::{BoundQuery, Purpose, bind_query, optimize, streaming};
+use millstream_types::{Error, Result, SqlState, SqlType};
+
+use super::{Session, rows_of};
+use crate::api::{Response, ResultColumn, Rows, RowsTag};
+use crate::live::Body;
+use crate::read::execute;
+
+impl Session {
+    /// Types of parameters, and columns of the result if there is one.
+    pub(super) fn describe(
+        &self,
+        parsed: &Parsed,
+        param_types: &[Option<SqlType>],
+    ) -> Result<(Vec<SqlType>, Option<Vec<ResultColumn>>)> {
+        let fixed = || param_types.iter().map(|t| t.clone().unwrap_or(SqlType::Text)).collect();
+        Ok(match &parsed.statement {
+            Statement::Query(query) => {
+                let bound = bind_query(&self.catalog(), query, param_types, Purpose::AdHoc)?;
+                let columns = result_columns(&bound);
+                (bound.param_types, Some(columns))
+            }
+            Statement::Explain(_) => (vec![], Some(vec![ResultColumn::computed("QUERY PLAN", SqlType::Text)])),
+            Statement::Show(show) => (vec![], Some(self.show_columns(show)?)),
+            Statement::Describe(name) => (vec![], Some(self.show_columns(&ast::Show::Columns(name.clone()))?)),
+            _ => (fixed(), None),
+        })
+    }
+
+    pub(super) async fn select(&mut self, query: &Query, params: &[ArrayRef]) -> Result<Response> {
+        let types: Vec<Option<SqlType>> = params.iter().map(|p| SqlType::of_arrow(p.data_type())).collect();
+        let bound = bind_query(&self.catalog(), query, &types, Purpose::AdHoc)?;
+        let columns = result_columns(&bound);
+        let plan = self.ready(bound.plan, params)?;
+        let (_, batches) = execute(&self.engine, plan).await?;
+        Ok(Response::Rows(Rows { columns, batches, tag: RowsTag::Select, live: false }))
+    }
+
+    /// A bound plan with its parameters' values, optimized for this moment.
+    pub(super) fn ready(&self, plan: LogicalPlan, params: &[ArrayRef]) -> Result<LogicalPlan> {
+        let plan = if params.is_empty() {
+            plan
+        } else {
+            let values = params.iter().map(|p| ScalarValue::try_from_array(p, 0).map(ScalarAndMetadata::from));
+            let values = values.collect::<Result<Vec<_>, _>>().map_err(from_datafusion)?;
+            plan.with_param_values(datafusion::common::ParamValues::List(values)).map_err(from_datafusion)?
+        };
+        optimize(plan, Purpose::AdHoc, Some(now_us()))
+    }
+
+    pub(super) async fn subscribe(&mut self, subscribe: &ast::Subscribe) -> Result<Rows> {
+        let SubscribeTarget::Relation(name) = &subscribe.target else {
+            return Err(Error::not_supported("SUBSCRIBE to a query is not supported yet")
+                .with_hint("Create a materialized view of the query and subscribe to that."));
+        };
+        if subscribe.as_of.is_some() {
+            return Err(Error::not_supported("SUBSCRIBE AS OF is not supported yet").with_hint("It is planned."));
+        }
+        let relation = self.catalog().resolve(name)?.clone();
+        let live = self.engine.clock.relation(relation.id).ok_or_else(|| {
+            let what = format!("{} \"{}\" cannot be subscribed to", relation.kind.noun(), relation.name);
+            Error::user(SqlState::WRONG_OBJECT_TYPE, what)
+        })?;
+        if matches!(live.body, Body::Source { .. }) || matches!(relation.kind, Kind::Sink(_)) {
+            let what = format!("{} \"{}\" cannot be subscribed to yet", relation.kind.noun(), relation.name);
+            return Err(Error::not_supported(what).with_hint("Create a materialized view of it and subscribe to that."));
+        }
+        crate::subscribe::subscribe(&self.engine, live, subscribe.snapshot.unwrap_or(true), subscribe.progress).await
+    }
+
+    pub(super) fn explain(&mut self, explain: &ast::Explain) -> Result<Response> {
+        let catalog = self.catalog();
+        let lines = match &explain.target {
+            ExplainTarget::MaterializedView(name) => {
+                let relation = catalog.resolve_kind(name, ast::RelationKind::MaterializedView)?;
+                match self.engine.clock.relation(relation.id).as_deref().map(|l| &l.body) {
+                    Some(Body::Dataflow { explain, .. }) => explain.clone(),
+                    _ => return Err(Error::internal("a materialized view without a dataflow")),
+                }
+            }
+            ExplainTarget::Statement(statement) => match statement.as_ref() {
+                Statement::Query(query) => {
+                    let bound = bind_query(&catalog, query, &[], Purpose::View)?;
+                    let columns = bound.columns;
+                    let plan = optimize(bound.plan, Purpose::View, None)?;
+                    streaming::plan(&plan, &columns)?.dataflow.explain()
+                }
+                _ => return Err(Error::not_supported("EXPLAIN of this statement is not supported yet")),
+            },
+        };
+        let column = ResultColumn::computed("QUERY PLAN", SqlType::Text);
+        let text: ArrayRef = Arc::new(lines.iter().map(|l| Some(l.as_str())).collect::<StringViewArray>());
+        rows_of(RowsTag::Explain, vec![column], vec![text])
+    }
+}
+
+pub(super) fn result_columns(bound: &BoundQuery) -> Vec<ResultColumn> {
+    bound.columns.iter().map(|(name, t)| ResultColumn::computed(name.clone(), t.clone())).collect()
+}
+
+/// Microseconds since 1970 UTC.
+pub(super) fn now_us() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_micros() as i64)
+}

@@ -1,0 +1,83 @@
+//! `SHOW` and `DESCRIBE`.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringViewArray};
+use millstream_planner::ast::{RelationKind, Show};
+use millstream_planner::catalog::Relation;
+use millstream_types::{Error, Result, SqlType};
+
+use super::{Session, rows_of};
+use crate::api::{Response, ResultColumn, RowsTag};
+
+impl Session {
+    /// The columns that a `SHOW` gives.
+    pub(super) fn show_columns(&self, show: &Show) -> Result<Vec<ResultColumn>> {
+        let text = |names: &[&str]| names.iter().map(|n| ResultColumn::computed(*n, SqlType::Text)).collect();
+        Ok(match show {
+            Show::Parameter(name) => text(&[name.as_str()]),
+            Show::All => text(&["name", "setting"]),
+            Show::Columns(_) => text(&["name", "type", "nullable", "default"]),
+            Show::Relations(_) => text(&["name", "schema"]),
+            Show::Databases | Show::Schemas => text(&["name"]),
+            Show::Create(..) => text(&["name", "definition"]),
+            Show::Jobs => text(&["name", "kind", "state"]),
+        })
+    }
+
+    pub(super) fn show(&mut self, show: &Show) -> Result<Response> {
+        let columns = self.show_columns(show)?;
+        let rows: Vec<Vec<Option<String>>> = match show {
+            Show::Parameter(name) => vec![vec![Some(self.settings.get(name)?)]],
+            Show::All => self.settings.all().into_iter().map(|(n, v)| vec![Some(n), Some(v)]).collect(),
+            Show::Columns(name) => described(self.catalog().resolve(name)?),
+            Show::Relations(kind) => self.shown_relations(*kind),
+            Show::Databases => vec![vec![Some(crate::engine::DATABASE.to_owned())]],
+            Show::Schemas => self.catalog().schemas().map(|s| vec![Some(s.to_owned())]).collect(),
+            Show::Create(kind, name) => {
+                let catalog = self.catalog();
+                let relation = catalog.resolve_kind(name, *kind)?;
+                let text = relation.query_text().ok_or_else(|| {
+                    Error::not_supported(format!("SHOW CREATE {} is not supported yet", kind.keywords()))
+                })?;
+                let definition = format!("CREATE {} {} AS {text}", kind.keywords(), relation.name);
+                vec![vec![Some(relation.name.clone()), Some(definition)]]
+            }
+            Show::Jobs => self.shown_jobs(),
+        };
+        let column = |i: usize| -> ArrayRef {
+            Arc::new(rows.iter().map(|row| row[i].as_deref()).collect::<StringViewArray>())
+        };
+        let arrays = (0..columns.len()).map(column).collect();
+        rows_of(RowsTag::Show, columns, arrays)
+    }
+
+    fn shown_relations(&self, kind: RelationKind) -> Vec<Vec<Option<String>>> {
+        let catalog = self.catalog();
+        let of_kind = catalog.relations().filter(|r| r.kind.is(kind));
+        let mut rows: Vec<_> = of_kind.map(|r| vec![Some(r.name.clone()), Some(r.schema.clone())]).collect();
+        rows.sort();
+        rows
+    }
+
+    fn shown_jobs(&self) -> Vec<Vec<Option<String>>> {
+        let relations = self.engine.clock.relations.read();
+        let jobs = relations.values().filter(|r| matches!(r.body, crate::live::Body::Dataflow { .. }));
+        let mut rows: Vec<_> = jobs
+            .map(|r| {
+                let state = if r.failure().is_some() { "failed" } else { "running" };
+                vec![Some(r.relation.name.clone()), Some(r.relation.kind.noun().to_owned()), Some(state.to_owned())]
+            })
+            .collect();
+        rows.sort();
+        rows
+    }
+}
+
+fn described(relation: &Relation) -> Vec<Vec<Option<String>>> {
+    let column = |c: &millstream_planner::catalog::Column| {
+        let nullable = if c.not_null { "NO" } else { "YES" };
+        vec![Some(c.name.clone()), Some(c.sql_type.to_string()), Some(nullable.to_owned()), c.default.clone()]
+    };
+    relation.visible_columns().iter().map(column).collect()
+}

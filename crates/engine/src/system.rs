@@ -1,0 +1,170 @@
+//! System relations: what the engine knows of itself, as tables.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
+use millstream_planner::Catalog;
+use millstream_planner::catalog::{Column, Relation};
+use millstream_types::{Error, Result, SqlType};
+
+use crate::engine::EngineState;
+use crate::live::{Body, LiveRelation};
+
+/// Makes the system relations known to a new catalog.
+pub(crate) fn register(catalog: &mut Catalog) -> Result<()> {
+    for (name, columns) in RELATIONS {
+        let columns = columns.iter().map(|(name, t)| Column::new(*name, t.sql_type())).collect();
+        catalog.create_system("millstream", name, columns)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum ColumnType {
+    Text,
+    BigInt,
+}
+
+impl ColumnType {
+    fn sql_type(self) -> SqlType {
+        match self {
+            ColumnType::Text => SqlType::Text,
+            ColumnType::BigInt => SqlType::BigInt,
+        }
+    }
+}
+
+use ColumnType::{BigInt, Text};
+
+const RELATIONS: [(&str, &[(&str, ColumnType)]); 5] = [
+    ("relations", &[("id", BigInt), ("schema", Text), ("name", Text), ("kind", Text), ("definition", Text)]),
+    ("jobs", &[("id", BigInt), ("name", Text), ("kind", Text), ("state", Text), ("epoch", BigInt), ("error", Text)]),
+    (
+        "operators",
+        &[
+            ("relation_id", BigInt),
+            ("relation", Text),
+            ("node", BigInt),
+            ("worker", BigInt),
+            ("operator", Text),
+            ("description", Text),
+            ("rows_in", BigInt),
+            ("rows_out", BigInt),
+            ("batches_in", BigInt),
+            ("busy_us", BigInt),
+            ("state_bytes", BigInt),
+            ("state_entries", BigInt),
+        ],
+    ),
+    ("sources", &[("relation_id", BigInt), ("name", Text), ("connector", Text), ("position", BigInt), ("end_position", BigInt)]),
+    (
+        "row_errors",
+        &[("relation_id", BigInt), ("relation", Text), ("epoch", BigInt), ("sqlstate", Text), ("message", Text), ("row", Text), ("count", BigInt)],
+    ),
+];
+
+/// A row of a system relation.
+type Row = Vec<Cell>;
+
+enum Cell {
+    Text(Option<String>),
+    BigInt(Option<i64>),
+}
+
+fn text(value: impl Into<String>) -> Cell {
+    Cell::Text(Some(value.into()))
+}
+
+fn int(value: impl TryInto<i64>) -> Cell {
+    Cell::BigInt(value.try_into().ok())
+}
+
+/// The rows of a system relation, now.
+pub(crate) fn rows(engine: &EngineState, relation: &Relation) -> Result<RecordBatch> {
+    let mut running: Vec<Arc<LiveRelation>> = engine.clock.relations.read().values().cloned().collect();
+    running.sort_by_key(|r| r.id);
+    let rows: Vec<Row> = match relation.name.as_str() {
+        "relations" => relations(engine),
+        "jobs" => running.iter().filter(|r| matches!(r.body, Body::Dataflow { .. })).map(|r| job(r)).collect(),
+        "operators" => running.iter().flat_map(|r| operators(r)).collect(),
+        "sources" => running.iter().filter_map(|r| source(r)).collect(),
+        "row_errors" => running.iter().flat_map(|r| row_errors(r)).collect(),
+        other => return Err(Error::internal(format!("system relation \"{other}\" has no rows"))),
+    };
+    let columns = relation.columns.iter().enumerate().map(|(i, column)| -> ArrayRef {
+        match column.sql_type {
+            SqlType::BigInt => Arc::new(rows.iter().map(|r| bigint_of(&r[i])).collect::<Int64Array>()),
+            _ => Arc::new(rows.iter().map(|r| text_of(&r[i])).collect::<StringViewArray>()),
+        }
+    });
+    Ok(RecordBatch::try_new(relation.visible_schema(), columns.collect())?)
+}
+
+fn bigint_of(cell: &Cell) -> Option<i64> {
+    if let Cell::BigInt(value) = cell { *value } else { None }
+}
+
+fn text_of(cell: &Cell) -> Option<&str> {
+    if let Cell::Text(value) = cell { value.as_deref() } else { None }
+}
+
+fn relations(engine: &EngineState) -> Vec<Row> {
+    let catalog = engine.catalog.read().clone();
+    let row = |r: &Arc<Relation>| {
+        let definition = Cell::Text(r.query_text().map(ToOwned::to_owned));
+        vec![int(r.id.0), text(&r.schema), text(&r.name), text(r.kind.noun()), definition]
+    };
+    catalog.relations().map(row).collect()
+}
+
+fn job(live: &LiveRelation) -> Row {
+    let (state, error) = match live.failure() {
+        Some((_, error)) => ("failed", Some(error.message().to_owned())),
+        None if !live.shared.is_ready() => ("hydrating", None),
+        None => ("running", None),
+    };
+    let kind = live.relation.kind.noun();
+    vec![int(live.id.0), text(&live.relation.name), text(kind), text(state), int(live.sealed().0), Cell::Text(error)]
+}
+
+fn operators(live: &LiveRelation) -> Vec<Row> {
+    let Body::Dataflow { metrics, operators, .. } = &live.body else { return vec![] };
+    let mut rows = Vec::new();
+    for (worker, nodes) in metrics.workers.iter().enumerate() {
+        for (node, (counters, (operator, description))) in nodes.iter().zip(operators).enumerate() {
+            rows.push(vec![
+                int(live.id.0),
+                text(&live.relation.name),
+                int(node as u64),
+                int(worker as u64),
+                text(operator),
+                text(description),
+                int(counters.rows_in.load(Relaxed)),
+                int(counters.rows_out.load(Relaxed)),
+                int(counters.batches_in.load(Relaxed)),
+                int(counters.busy_ns.load(Relaxed) / 1000),
+                int(counters.state_bytes.load(Relaxed)),
+                int(counters.state_entries.load(Relaxed)),
+            ]);
+        }
+    }
+    rows
+}
+
+fn source(live: &LiveRelation) -> Option<Row> {
+    let Body::Source { source, .. } = &live.body else { return None };
+    let connector = live.relation.option("connector").unwrap_or_default();
+    let end = Cell::BigInt(source.end().and_then(|e| i64::try_from(e).ok()));
+    let position = live.position(millstream_types::Epoch::MAX);
+    Some(vec![int(live.id.0), text(&live.relation.name), text(connector), int(position), end])
+}
+
+fn row_errors(live: &LiveRelation) -> Vec<Row> {
+    let Body::Dataflow { errors, .. } = &live.body else { return vec![] };
+    let row = |e: millstream_runtime::RowErrorEntry| {
+        let (id, name) = (int(live.id.0), text(&live.relation.name));
+        vec![id, name, int(e.epoch.0), text(e.sqlstate), text(e.message), text(e.row), int(e.count)]
+    };
+    errors.entries().into_iter().map(row).collect()
+}
