@@ -1,9 +1,15 @@
 //! From a query's tree to a typed logical plan, and on to an optimized one.
 
+mod checks;
 mod context;
 mod names;
+mod params;
+mod rewrite;
 mod source;
 mod windows;
+
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,6 +29,7 @@ use crate::parser::parse_query;
 use crate::session_context::{Purpose, analyzer, optimizer_context, optimizer_rules, options};
 use context::PlanContext;
 pub(crate) use context::external;
+pub use params::with_params;
 pub use source::RelationSource;
 
 /// How often a query is planned anew because a wildcard brought a name that its list has too.
@@ -57,11 +64,32 @@ pub fn bind_query(
 }
 
 fn bind(context: &PlanContext<'_>, query: &Query, param_types: &[Option<SqlType>]) -> Result<BoundQuery> {
-    let plan = plan_query(context, query, param_types)?;
-    let plan = analyze(plan)?;
+    let (plan, param_types) = typed_plan(context, query, param_types).map_err(|e| checks::located(e, query))?;
+    if context.purpose == Purpose::View {
+        checks::check_view(&plan)?;
+    }
     let (plan, columns) = with_output_types(plan)?;
     let relations = context.used.borrow().iter().copied().collect();
-    Ok(BoundQuery { plan, columns, param_types: Vec::new(), relations })
+    Ok(BoundQuery { plan, columns, param_types, relations })
+}
+
+/// The analyzed plan and the types of its parameters. A query with parameters whose types are open is planned twice:
+/// first to find them, then with them, so that everything above a parameter has its final type.
+fn typed_plan(
+    context: &PlanContext<'_>,
+    query: &Query,
+    param_types: &[Option<SqlType>],
+) -> Result<(LogicalPlan, Vec<SqlType>)> {
+    let plan = analyze(plan_query(context, query, param_types)?)?;
+    let params = params::params_of(&plan)?;
+    let types = params::all_types(&params, param_types);
+    let is_open = |(i, _): (usize, &SqlType)| param_types.get(i).is_none_or(Option::is_none);
+    if !types.iter().enumerate().any(is_open) {
+        return Ok((plan, types));
+    }
+    let known: Vec<_> = types.iter().cloned().map(Some).collect();
+    let plan = analyze(plan_query(context, query, &known)?)?;
+    Ok((plan, types))
 }
 
 /// DataFusion's plan of a query, before types are resolved.
@@ -70,6 +98,7 @@ fn plan_query(context: &PlanContext<'_>, query: &Query, param_types: &[Option<Sq
     loop {
         let mut named = query.clone();
         names::name_columns(&mut named, &conflicts);
+        rewrite::rewrite_query(&mut named);
         let mut planner_context = PlannerContext::new().with_prepare_param_data_types(param_fields(param_types));
         let statement = Statement::Query(Box::new(named));
         let planner = SqlToRel::new(context);

@@ -1,0 +1,99 @@
+//! What a view may not hold, and where in the text an error belongs.
+
+use std::ops::ControlFlow;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ObjectName, Query, Visit, Visitor};
+use millstream_types::{Error, Result, SqlState};
+
+use super::context::external;
+use crate::errors::from_datafusion;
+use crate::parser::{folded, planned_error};
+
+/// Refuses a view's plan whose contents would change without a change of its inputs.
+///
+/// # Errors
+/// 0A000 with a hint.
+pub(super) fn check_view(plan: &LogicalPlan) -> Result<()> {
+    plan.apply_with_subqueries(|node| {
+        if matches!(node, LogicalPlan::RecursiveQuery(_)) {
+            return Err(external(planned_error("WITH RECURSIVE in a view")));
+        }
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                check_expr(expr).map_err(external)?;
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })
+    .map_err(from_datafusion)?;
+    Ok(())
+}
+
+fn check_expr(expr: &Expr) -> Result<()> {
+    let Expr::ScalarFunction(function) = expr else { return Ok(()) };
+    let name = function.func.name();
+    if matches!(name, "now" | "current_date" | "current_time") {
+        return Err(Error::not_supported("the current time cannot be used in a view yet")
+            .with_detail(format!("the view calls {name}()"))
+            .with_hint("now() in views is planned; until then, store the time in a column, or filter when reading"));
+    }
+    if function.func.signature().volatility == Volatility::Volatile {
+        return Err(Error::not_supported(format!("volatile function {name}() cannot be used in a view"))
+            .with_detail("its value would change while the view's inputs do not")
+            .with_hint("compute the value when the row is inserted, and store it in a column"));
+    }
+    Ok(())
+}
+
+/// The error, pointing at the relation or function that it names, if it points nowhere yet.
+pub(super) fn located(error: Error, query: &Query) -> Error {
+    if error.fields().position.is_some() {
+        return error;
+    }
+    let wanted = match error.state() {
+        SqlState::UNDEFINED_TABLE => {
+            error.message().strip_prefix("relation \"").and_then(|m| m.split_once('"')).map(|(name, _)| name)
+        }
+        SqlState::UNDEFINED_FUNCTION => {
+            error.message().strip_prefix("function ").and_then(|m| m.split_once('(')).map(|(name, _)| name)
+        }
+        _ => None,
+    };
+    let Some(wanted) = wanted else { return error };
+    let mut finder = Finder { wanted: wanted.to_string(), is_relation: error.state() == SqlState::UNDEFINED_TABLE };
+    match query.visit(&mut finder) {
+        ControlFlow::Break(position) => error.with_position(position),
+        ControlFlow::Continue(()) => error,
+    }
+}
+
+struct Finder {
+    wanted: String,
+    is_relation: bool,
+}
+
+impl Finder {
+    fn check(&self, name: &ObjectName) -> ControlFlow<usize> {
+        let idents = || name.0.iter().filter_map(|p| p.as_ident());
+        let shown = idents().map(folded).collect::<Vec<_>>().join(".");
+        let position = idents().next().map_or(0, |i| i.span.start.column as usize);
+        if shown == self.wanted && position > 0 { ControlFlow::Break(position) } else { ControlFlow::Continue(()) }
+    }
+}
+
+impl Visitor for Finder {
+    type Break = usize;
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<usize> {
+        if self.is_relation { self.check(relation) } else { ControlFlow::Continue(()) }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &SqlExpr) -> ControlFlow<usize> {
+        match expr {
+            SqlExpr::Function(function) if !self.is_relation => self.check(&function.name),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Rewrites of a query's tree into forms that DataFusion's planner leads to our functions.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CastKind, CharacterLength, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName, Query, Select, SelectItem, TableAlias,
+    TableAliasColumnDef, TableFactor, UnaryOperator, Value, VisitMut, VisitorMut,
+};
+
+use crate::parser::{folded, parse_query};
+
+/// Applies the rewrites everywhere in a query.
+pub(super) fn rewrite_query(query: &mut Query) {
+    let _ = VisitMut::visit(query, &mut Rewriter);
+}
+
+/// Applies the rewrites everywhere in an expression.
+pub(super) fn rewrite_expr(expr: &mut Expr) {
+    let _ = VisitMut::visit(expr, &mut Rewriter);
+}
+
+struct Rewriter;
+
+impl VisitorMut for Rewriter {
+    type Break = ();
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
+                && is_set_returning(expr)
+            {
+                *expr = call("unnest", vec![expr.clone()]);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        match factor {
+            TableFactor::Table { name, alias, args: Some(args), with_ordinality: false, .. }
+                if single_name(name).is_some_and(|n| SET_RETURNING.contains(&n.as_str())) =>
+            {
+                let function = call_args(single_name(name).unwrap_or_default().as_str(), args.args.clone());
+                let alias = column_alias(alias.take(), name);
+                *factor = unnest(function, alias);
+            }
+            TableFactor::UNNEST { alias: Some(alias), array_exprs, .. }
+                if array_exprs.len() == 1 && alias.columns.is_empty() =>
+            {
+                alias.columns = vec![TableAliasColumnDef { name: alias.name.clone(), data_type: None }];
+            }
+            TableFactor::UNNEST { alias: alias @ None, array_exprs, .. } if array_exprs.len() == 1 => {
+                *alias = column_alias(None, &ObjectName::from(vec![Ident::new("unnest")]));
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Some(rewritten) = rewritten(expr) {
+            *expr = rewritten;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Functions that give a set of rows, and an array here.
+const SET_RETURNING: [&str; 2] = ["generate_series", "regexp_split_to_table"];
+
+fn is_set_returning(expr: &Expr) -> bool {
+    match expr {
+        Expr::Function(f) => {
+            f.over.is_none() && single_name(&f.name).is_some_and(|n| SET_RETURNING.contains(&n.as_str()))
+        }
+        _ => false,
+    }
+}
+
+/// The last part of a name that is plain or of `pg_catalog`, folded.
+fn single_name(name: &ObjectName) -> Option<String> {
+    let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(folded).collect();
+    match parts.as_slice() {
+        [name] => Some(name.clone()),
+        [schema, name] if schema == "pg_catalog" => Some(name.clone()),
+        _ => None,
+    }
+}
+
+fn unnest(array: Expr, alias: Option<TableAlias>) -> TableFactor {
+    TableFactor::UNNEST {
+        alias,
+        array_exprs: vec![array],
+        with_offset: false,
+        with_offset_alias: None,
+        with_ordinality: false,
+    }
+}
+
+/// The alias with its column, which is called as the relation unless the query says otherwise.
+fn column_alias(alias: Option<TableAlias>, function: &ObjectName) -> Option<TableAlias> {
+    let name = function.0.last().and_then(|p| p.as_ident()).cloned().unwrap_or_else(|| Ident::new("unnest"));
+    let mut alias = alias.unwrap_or(TableAlias { explicit: true, name, columns: Vec::new(), at: None });
+    if alias.columns.is_empty() {
+        alias.columns = vec![TableAliasColumnDef { name: alias.name.clone(), data_type: None }];
+    }
+    Some(alias)
+}
+
+fn call(name: &str, args: Vec<Expr>) -> Expr {
+    let args = args.into_iter().map(|e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e))).collect();
+    call_args(name, args)
+}
+
+fn call_args(name: &str, args: Vec<FunctionArg>) -> Expr {
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+fn cast(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::DoubleColon, expr: Box::new(expr), data_type, array: false, format: None }
+}
+
+fn text_literal(text: String) -> Expr {
+    Expr::Value(Value::SingleQuotedString(text).into())
+}
+
+fn number(n: u64) -> Expr {
+    Expr::Value(Value::Number(n.to_string(), false).into())
+}
+
+fn rewritten(expr: &Expr) -> Option<Expr> {
+    Some(match expr {
+        Expr::Interval(interval) => interval_cast(interval)?,
+        Expr::AtTimeZone { timestamp, time_zone } => {
+            call("timezone", vec![time_zone.as_ref().clone(), timestamp.as_ref().clone()])
+        }
+        Expr::SimilarTo { negated, expr, pattern, escape_char: None } => {
+            let like = call("similar_to", vec![expr.as_ref().clone(), pattern.as_ref().clone()]);
+            if *negated { Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(like) } } else { like }
+        }
+        Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } if !is_subquery(right) => {
+            call("any_equal", vec![left.as_ref().clone(), right.as_ref().clone()])
+        }
+        Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } if !is_subquery(right) => {
+            call("all_unequal", vec![left.as_ref().clone(), right.as_ref().clone()])
+        }
+        Expr::Cast { expr, data_type, array: false, format: None, .. } => limited_cast(expr, data_type)?,
+        Expr::Function(Function { name, args: FunctionArguments::Subquery(query), .. })
+            if single_name(name).as_deref() == Some("array") =>
+        {
+            array_subquery(query)?
+        }
+        _ => return None,
+    })
+}
+
+fn is_subquery(expr: &Expr) -> bool {
+    match expr {
+        Expr::Subquery(_) => true,
+        Expr::Nested(inner) => is_subquery(inner),
+        _ => false,
+    }
+}
+
+/// `INTERVAL '1 day'` and `INTERVAL '5' DAY` are texts that Postgres' rules read.
+fn interval_cast(interval: &Interval) -> Option<Expr> {
+    if interval.leading_precision.is_some() || interval.last_field.is_some() {
+        return None;
+    }
+    let text = match interval.value.as_ref() {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => text.clone(),
+            Value::Number(text, _) => text.clone(),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let unit = interval.leading_field.as_ref().map(DateTimeField::to_string).unwrap_or_default();
+    let has_unit = text.chars().any(|c| c.is_ascii_alphabetic() || c == ':');
+    let text = if has_unit || unit.is_empty() { text } else { format!("{text} {unit}") };
+    Some(cast(text_literal(text), DataType::Interval { fields: None, precision: None }))
+}
+
+/// A cast to `varchar(n)` cuts, a cast to `char(n)` cuts and pads.
+fn limited_cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
+    let length = |n: &Option<CharacterLength>| match n {
+        Some(CharacterLength::IntegerLength { length, .. }) => Some(*length),
+        _ => None,
+    };
+    let text = || cast(expr.clone(), DataType::Text);
+    match data_type {
+        DataType::Varchar(n) | DataType::CharacterVarying(n) | DataType::CharVarying(n) => {
+            Some(call("left", vec![text(), number(length(n)?)]))
+        }
+        DataType::Char(n) | DataType::Character(n) => {
+            Some(call("pad_char", vec![text(), number(length(n).unwrap_or(1))]))
+        }
+        _ => None,
+    }
+}
+
+/// `ARRAY(SELECT ...)`: the rows of a query as an array, empty if there are none.
+fn array_subquery(query: &Query) -> Option<Expr> {
+    let text = format!("SELECT array_agg(q.x) FROM ({query}) AS q(x)");
+    let query = parse_query(&text).ok()?;
+    Some(call("coalesce", vec![Expr::Subquery(query), text_literal("{}".to_string())]))
+}
