@@ -1,7 +1,9 @@
 //! Millstream in this process: an engine and a server for each file, on a free port.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
+use millstream_engine::{DATABASE, Engine, EngineConfig};
+use millstream_server::{Server, ServerHandle};
 use millstream_testkit::slt::SqlError;
 
 use crate::wire::WireConnection;
@@ -11,7 +13,8 @@ use crate::wire::WireConnection;
 pub struct Options {
     /// Number of worker threads.
     pub workers: usize,
-    /// Cut all input into batches of one row, and give each statement an epoch of its own.
+    /// Cut all input into batches of one row. Each statement has an epoch of its own in any mode: a file's next
+    /// statement is sent when the one before has been answered.
     pub tiny: bool,
 }
 
@@ -23,17 +26,10 @@ pub const MODES: [(&str, Options); 4] = [
     ("tiny", Options { workers: 2, tiny: true }),
 ];
 
-/// A running server.
+/// A running server and the engine behind it.
 pub struct Handle {
-    addr: SocketAddr,
-}
-
-/// Why the modes of Millstream cannot run yet, if so.
-///
-/// # Errors
-/// The reason, for a person.
-pub fn available() -> Result<(), String> {
-    Err("the server has no interface yet through which tests start it".into())
+    server: ServerHandle,
+    engine: Engine,
 }
 
 /// Starts an engine and a server on a free port.
@@ -41,13 +37,20 @@ pub fn available() -> Result<(), String> {
 /// # Errors
 /// What the engine or the socket says.
 pub async fn start(options: Options) -> Result<Handle, String> {
-    Err(format!("cannot start with {options:?}: {}", available().err().unwrap_or_default()))
+    let mut config = EngineConfig { workers: options.workers, query_threads: 1, ..EngineConfig::default() };
+    if options.tiny {
+        config.batch_rows_max = 1;
+    }
+    let engine = Engine::start(config).map_err(|error| format!("the engine does not start: {error}"))?;
+    let no_server = |error: std::io::Error| format!("the server does not start: {error}");
+    let server = Server::bind((Ipv4Addr::LOCALHOST, 0), engine.clone()).await.map_err(no_server)?;
+    Ok(Handle { server: server.spawn().map_err(no_server)?, engine })
 }
 
 impl Handle {
     /// Where the server listens.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.server.address
     }
 
     /// A new session.
@@ -55,9 +58,12 @@ impl Handle {
     /// # Errors
     /// What the server says.
     pub async fn connect(&self) -> Result<WireConnection, SqlError> {
-        WireConnection::open(self.addr, "test", "millstream").await
+        WireConnection::open(self.addr(), "test", DATABASE).await
     }
 
-    /// Stops the server and its engine.
-    pub async fn stop(self) {}
+    /// Stops the server, then the engine.
+    pub async fn stop(self) {
+        self.server.stop().await;
+        self.engine.shutdown().await;
+    }
 }

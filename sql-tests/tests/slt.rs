@@ -47,8 +47,8 @@ fn main() -> ExitCode {
         let filter = args.get(1).cloned().unwrap_or_default();
         return bless(&suite, files.into_iter().filter(|(_, shown)| shown.contains(&filter)));
     }
-    for reason in [millstream::available().err(), Postgres::installed().err()].into_iter().flatten() {
-        eprintln!("tests are skipped: {reason}");
+    if let Err(reason) = Postgres::installed() {
+        eprintln!("the tests against Postgres are skipped: {reason}");
     }
     let mut trials = Vec::new();
     let mut sizes = Vec::new();
@@ -79,12 +79,7 @@ fn trials_of(suite: &Arc<Suite>, file: Arc<SltFile>, shown: &str) -> Vec<Trial> 
         .into_iter()
         .map(|(mode, options)| {
             let (suite, file) = (suite.clone(), file.clone());
-            Trial::ignorable_test(format!("{mode}::{name}"), move || {
-                if let Err(reason) = millstream::available() {
-                    return Ok(Completion::ignored_with(reason));
-                }
-                suite.in_time(run_on_millstream(&file, options))
-            })
+            Trial::test(format!("{mode}::{name}"), move || suite.in_time(run_on_millstream(&file, options)))
         })
         .collect();
     if file.header.postgres {
@@ -93,7 +88,7 @@ fn trials_of(suite: &Arc<Suite>, file: Arc<SltFile>, shown: &str) -> Vec<Trial> 
             if let Err(reason) = Postgres::installed() {
                 return Ok(Completion::ignored_with(reason));
             }
-            suite.in_time(run_on_postgres(&suite, &file))
+            suite.in_time(run_on_postgres(&suite, &file)).map(|()| Completion::Completed)
         }));
     }
     trials
@@ -101,11 +96,10 @@ fn trials_of(suite: &Arc<Suite>, file: Arc<SltFile>, shown: &str) -> Vec<Trial> 
 
 impl Suite {
     /// Runs a test to its end, or to the deadline.
-    fn in_time(&self, test: impl Future<Output = Result<(), String>>) -> Result<Completion, Failed> {
+    fn in_time(&self, test: impl Future<Output = Result<(), String>>) -> Result<(), Failed> {
         let outcome = self.runtime.block_on(async { tokio::time::timeout(FILE_TIMEOUT, test).await });
         match outcome {
-            Ok(Ok(())) => Ok(Completion::Completed),
-            Ok(Err(failures)) => Err(failures.into()),
+            Ok(outcome) => outcome.map_err(Failed::from),
             Err(_elapsed) => Err(format!("not done after {} seconds", FILE_TIMEOUT.as_secs()).into()),
         }
     }
