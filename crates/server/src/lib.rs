@@ -5,6 +5,8 @@
 
 pub mod backend;
 pub mod cli;
+mod engine_backend;
+pub mod serve;
 mod wire;
 
 pub use backend::{Backend, BackendSession};

@@ -1,1 +1,54 @@
-fn main() {}
+//! The `millstream` binary: reads the command line, sets up logging and a runtime, and runs a command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use millstream_server::cli::{Cli, Command, ServeArgs};
+use millstream_server::serve::serve;
+use millstream_types::{Error, Result, SqlState};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("millstream: {}", error.message());
+            for line in error.fields().detail.iter().chain(&error.fields().hint) {
+                eprintln!("{line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let command = cli.command.unwrap_or(Command::Serve(cli.serve));
+    let args = match &command {
+        Command::Serve(args) => args,
+        Command::Demo(args) => &args.serve,
+    };
+    start_logging(args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("front-end")
+        .build()
+        .map_err(|e| Error::internal(format!("the runtime did not start: {e}")))?;
+    runtime.block_on(async {
+        match &command {
+            Command::Serve(args) => serve(args).await,
+            Command::Demo(_) => Err(Error::not_supported("the demo is not part of this build")),
+        }
+    })
+}
+
+fn start_logging(args: &ServeArgs) -> Result<()> {
+    let filter = EnvFilter::try_new(&args.log).map_err(|e| {
+        Error::user(SqlState::INVALID_PARAMETER_VALUE, format!("invalid value \"{}\" of --log: {e}", args.log))
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}

@@ -19,7 +19,7 @@ use millstream_types::{Error, Result, SqlState, SqlType};
 
 /// What tests look at from outside.
 #[derive(Default)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// Result streams that are alive.
     pub n_streams: AtomicU32,
     /// Statements that are being run.
@@ -31,12 +31,12 @@ pub struct Observed {
 }
 
 #[derive(Clone, Default)]
-pub struct Fake {
+pub(crate) struct Fake {
     pub observed: Arc<Observed>,
     next_id: Arc<AtomicU32>,
 }
 
-pub struct FakeSession {
+pub(crate) struct FakeSession {
     id: u32,
     observed: Arc<Observed>,
     cancel: CancelHandle,
@@ -48,7 +48,7 @@ pub struct FakeSession {
 }
 
 #[derive(Clone)]
-pub struct FakePrepared {
+pub(crate) struct FakePrepared {
     words: Vec<String>,
     params: Vec<SqlType>,
     columns: Option<Vec<ResultColumn>>,
@@ -383,7 +383,7 @@ impl BackendSession for FakeSession {
 }
 
 /// Waits until something holds, for at most ten seconds.
-pub async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");

@@ -80,9 +80,12 @@ pub(crate) fn parse_timestamptz(text: &str, settings: &FormatSettings) -> Result
     if let Some((us, rest)) = iso_timestamp(text.as_bytes()) {
         match rest {
             b"" if settings.time_zone == TimeZone::Utc => return Ok(us),
-            b"Z" | b"+00" => return Ok(us),
             b"" => return settings.time_zone.to_utc(us).ok_or_else(|| out_of_range(text)),
-            _ => {}
+            _ => {
+                if let Some(offset_s) = iso_offset(rest) {
+                    return Ok(us - offset_s * US_PER_SECOND);
+                }
+            }
         }
     }
     const NAME: &str = "timestamp with time zone";
@@ -187,6 +190,21 @@ fn iso_timestamp(bytes: &[u8]) -> Option<(i64, &[u8])> {
         Some(_) => return None,
     };
     Some((days * US_PER_DAY + us, rest))
+}
+
+/// `Z`, `+HH` or `+HH:MM`, if valid, in seconds.
+#[inline]
+fn iso_offset(bytes: &[u8]) -> Option<i64> {
+    let (sign, hours, minutes) = match bytes {
+        b"Z" => return Some(0),
+        [sign @ (b'+' | b'-'), hours @ ..] if hours.len() == 2 => (sign, two(hours)?, 0),
+        [sign @ (b'+' | b'-'), rest @ ..] if rest.len() == 5 && rest[2] == b':' => {
+            (sign, two(&rest[..2])?, two(&rest[3..])?)
+        }
+        _ => return None,
+    };
+    let offset_s = i64::from(hours * 3600 + minutes * 60);
+    (hours <= 15 && minutes <= 59).then_some(if *sign == b'-' { -offset_s } else { offset_s })
 }
 
 enum Moment {

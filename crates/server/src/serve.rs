@@ -1,0 +1,91 @@
+//! An engine and its server as one thing that starts and stops.
+
+use std::net::SocketAddr;
+
+use millstream_engine::{Engine, EngineConfig};
+use millstream_types::{Error, ErrorKind, Result, SqlState};
+
+use crate::cli::ServeArgs;
+use crate::{Server, ServerHandle};
+
+/// A running engine that clients reach.
+pub struct Service {
+    /// The engine behind the server.
+    pub engine: Engine,
+    server: ServerHandle,
+}
+
+impl Service {
+    /// Starts an engine and listens.
+    ///
+    /// # Errors
+    /// 28000 if the address needs `--insecure-no-auth`, 58030 if it is not to be had.
+    pub async fn start(args: &ServeArgs) -> Result<Service> {
+        args.check_address()?;
+        if !args.listen.ip().is_loopback() {
+            tracing::warn!(listen = %args.listen, "there is no authentication: everybody who reaches this address is let in");
+        }
+        let not_bound = |e: std::io::Error| {
+            let message = format!("could not listen on {}: {e}", args.listen);
+            Error::new(ErrorKind::External, SqlState::IO_ERROR, message)
+        };
+        let engine = Engine::start(EngineConfig { workers: args.n_workers(), ..EngineConfig::default() })?;
+        let server = Server::bind(args.listen, engine.clone()).await.map_err(not_bound)?;
+        Ok(Service { engine, server: server.spawn().map_err(not_bound)? })
+    }
+
+    /// Where clients connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    /// Ends all sessions, then the engine.
+    pub async fn stop(self) {
+        self.server.stop().await;
+        self.engine.shutdown().await;
+    }
+}
+
+/// Serves until the process is asked to stop.
+///
+/// # Errors
+/// As [`Service::start`].
+pub async fn serve(args: &ServeArgs) -> Result<()> {
+    let service = Service::start(args).await?;
+    let address = service.address();
+    eprintln!("Millstream {} listens on {address}.", env!("CARGO_PKG_VERSION"));
+    eprintln!("Connect with: psql -h {} -p {} millstream", address.ip(), address.port());
+    eprintln!("All data is in memory and is gone when this process ends.");
+    stop_signal().await;
+    eprintln!("Stopping.");
+    service.stop().await;
+    Ok(())
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+pub async fn stop_signal() {
+    let interrupt = async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::error!(%error, "Ctrl-C is not noticed");
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(error) => {
+                tracing::error!(%error, "SIGTERM is not noticed");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}
