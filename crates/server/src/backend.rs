@@ -83,6 +83,10 @@ pub trait BackendSession: Send + 'static {
     /// Parameters that a client is told of at start-up.
     fn reported_parameters(&self) -> Vec<(String, String)>;
 
+    /// The columns of a cursor that `DECLARE` opened. Clients describe it by its name, as if it were a portal; psycopg
+    /// does so before its first `FETCH`.
+    fn cursor_columns(&self, name: &str) -> Option<Vec<ResultColumn>>;
+
     /// How values are written and read now.
     fn format_settings(&self) -> FormatSettings;
 }

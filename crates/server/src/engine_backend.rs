@@ -81,6 +81,11 @@ impl BackendSession for Session {
         Session::reported_parameters(self)
     }
 
+    /// The engine has no cursors yet.
+    fn cursor_columns(&self, _name: &str) -> Option<Vec<ResultColumn>> {
+        None
+    }
+
     fn format_settings(&self) -> FormatSettings {
         Session::format_settings(self)
     }

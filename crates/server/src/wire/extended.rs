@@ -76,7 +76,11 @@ impl<S: BackendSession> Client<S> {
                 }
             }
             Target::Portal(name) => {
-                let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+                let Some(portal) = self.portals.get(name) else {
+                    let columns = self.session.cursor_columns(name).ok_or_else(|| no_portal(name))?;
+                    self.connection.output.row_description(&columns, |_| 0);
+                    return Ok(());
+                };
                 match portal.prepared.as_ref().and_then(S::columns) {
                     Some(columns) => {
                         let format = |i| format_code(&portal.result_formats, i);

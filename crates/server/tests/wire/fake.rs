@@ -377,6 +377,10 @@ impl BackendSession for FakeSession {
             .to_vec()
     }
 
+    fn cursor_columns(&self, name: &str) -> Option<Vec<ResultColumn>> {
+        (name == "cursor").then(scan_columns)
+    }
+
     fn format_settings(&self) -> FormatSettings {
         self.settings.clone()
     }

@@ -184,6 +184,8 @@ async fn describe_tells_parameters_columns_and_their_absence() {
     assert_eq!(raw.kinds_until_ready().await, "1tTZI");
     raw.send(&[parse("e", ""), bind("", "e"), message(b'D', b"P\0"), execute("", 0), sync()].concat()).await;
     assert_eq!(raw.kinds_until_ready().await, "12nIZI");
+    raw.send(&[message(b'D', b"Pcursor\0"), sync()].concat()).await;
+    assert_eq!(raw.kinds_until_ready().await, "TZI");
     raw.send(&[parse("s", "insert"), sync()].concat()).await;
     let error = &raw.until_ready().await[0];
     assert_eq!(field(error, 'C').as_deref(), Some("42P05"));
