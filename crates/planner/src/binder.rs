@@ -27,9 +27,9 @@ use crate::catalog::{Catalog, Relation, RelationId};
 use crate::errors::from_datafusion;
 use crate::parser::parse_query;
 use crate::session_context::{Purpose, analyzer, optimizer_context, optimizer_rules, options};
-use context::PlanContext;
-pub(crate) use context::external;
+pub(crate) use context::{PlanContext, external};
 pub use params::with_params;
+pub(crate) use rewrite::rewrite_expr;
 pub use source::RelationSource;
 
 /// How often a query is planned anew because a wildcard brought a name that its list has too.
@@ -63,7 +63,7 @@ pub fn bind_query(
     bind(&context, query, param_types)
 }
 
-fn bind(context: &PlanContext<'_>, query: &Query, param_types: &[Option<SqlType>]) -> Result<BoundQuery> {
+pub(crate) fn bind(context: &PlanContext<'_>, query: &Query, param_types: &[Option<SqlType>]) -> Result<BoundQuery> {
     let (plan, param_types) = typed_plan(context, query, param_types).map_err(|e| checks::located(e, query))?;
     if context.purpose == Purpose::View {
         checks::check_view(&plan)?;

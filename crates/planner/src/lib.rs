@@ -3,6 +3,7 @@
 pub mod ast;
 pub mod binder;
 pub mod catalog;
+pub mod dml;
 pub mod errors;
 mod functions;
 pub mod parser;

@@ -20,6 +20,7 @@ use crate::ast::{
 use cursor::Cursor;
 pub(crate) use cursor::folded;
 pub(crate) use tokens::planned_error;
+pub(crate) use types::data_type_from_text;
 pub use types::{sql_type_from_text, sql_type_of};
 
 /// One statement of a query string.

@@ -13,6 +13,7 @@ use millstream_types::{Error, SqlState};
 
 use super::source::{RelationSource, ViewSource};
 use crate::catalog::{Catalog, Kind, Relation, RelationId};
+use crate::dml::TARGET_SCHEMA;
 use crate::functions::Registry;
 use crate::session_context::{Purpose, options};
 
@@ -20,24 +21,32 @@ use crate::session_context::{Purpose, options};
 const MAX_VIEW_DEPTH: usize = 64;
 
 /// The planner's view of one catalog version, for one query.
-pub(super) struct PlanContext<'a> {
+pub(crate) struct PlanContext<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) purpose: Purpose,
     pub(super) view_depth: usize,
     /// The relations named by the query itself, not by views that it names.
-    pub(super) used: RefCell<BTreeSet<RelationId>>,
+    pub(crate) used: RefCell<BTreeSet<RelationId>>,
     pub(super) relation_planners: Vec<Arc<dyn RelationPlanner>>,
+    /// What a statement that changes rows scans under the name of its target.
+    pub(super) target: Option<Arc<dyn TableSource>>,
 }
 
 impl<'a> PlanContext<'a> {
-    pub(super) fn new(catalog: &'a Catalog, purpose: Purpose) -> Self {
+    pub(crate) fn new(catalog: &'a Catalog, purpose: Purpose) -> Self {
         PlanContext {
             catalog,
             purpose,
             view_depth: 0,
             used: RefCell::default(),
             relation_planners: vec![Arc::new(super::windows::WindowTables)],
+            target: None,
         }
+    }
+
+    /// The same with a source for the target of a statement that changes rows.
+    pub(crate) fn with_rows(self, source: Arc<dyn TableSource>) -> Self {
+        PlanContext { target: Some(source), ..self }
     }
 
     fn source_of(&self, relation: &Arc<Relation>) -> Result<Arc<dyn TableSource>, DataFusionError> {
@@ -66,6 +75,11 @@ pub(crate) fn external(error: Error) -> DataFusionError {
 
 impl ContextProvider for PlanContext<'_> {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        if let Some(target) = &self.target
+            && name.schema() == Some(TARGET_SCHEMA)
+        {
+            return Ok(target.clone());
+        }
         let relation = self.catalog.find(name.schema(), name.table()).ok_or_else(|| {
             let shown = match name.schema() {
                 Some(schema) => format!("{schema}.{}", name.table()),

@@ -16,7 +16,7 @@ pub(super) fn rewrite_query(query: &mut Query) {
 }
 
 /// Applies the rewrites everywhere in an expression.
-pub(super) fn rewrite_expr(expr: &mut Expr) {
+pub(crate) fn rewrite_expr(expr: &mut Expr) {
     let _ = VisitMut::visit(expr, &mut Rewriter);
 }
 

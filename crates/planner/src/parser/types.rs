@@ -62,10 +62,15 @@ pub fn sql_type_of(data_type: &DataType) -> Result<SqlType> {
 /// # Errors
 /// As [`sql_type_of`]; 42601 if the text is no type.
 pub fn sql_type_from_text(text: &str) -> Result<SqlType> {
+    sql_type_of(&data_type_from_text(text)?)
+}
+
+/// A type's name as sqlparser reads it.
+pub(crate) fn data_type_from_text(text: &str) -> Result<DataType> {
     let mut cursor = super::cursor::Cursor::new(single(text)?);
     let data_type = cursor.grammar(Parser::parse_data_type)?;
     cursor.expect_end()?;
-    sql_type_of(&data_type)
+    Ok(data_type)
 }
 
 fn unknown_type(name: &str) -> Error {

@@ -1,0 +1,121 @@
+//! `UPDATE` and `DELETE`
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::sql::sqlparser::ast as sql;
+use millstream_types::{Result, SqlType};
+
+use super::{BoundReturning, all_of, assigned, assignments, bind_returning, project, select_of, target, template};
+use crate::ast::{Delete, Update};
+use crate::binder::{PlanContext, RelationSource, bind};
+use crate::catalog::{Catalog, Relation, RelationId};
+use crate::session_context::Purpose;
+
+/// An `UPDATE` that means something.
+#[derive(Clone, Debug)]
+pub struct BoundUpdate {
+    /// The target.
+    pub relation: Arc<Relation>,
+    /// A typed plan: all columns of the old row, a hidden one included, then all columns of the new row. With `FROM` a
+    /// row may come more than once; any one of them counts. Constraints are not yet checked.
+    pub plan: LogicalPlan,
+    /// Positions of the columns that are set.
+    pub set_columns: Vec<usize>,
+    /// `RETURNING`
+    pub returning: Option<BoundReturning>,
+    /// The types of `$1`, `$2` ...
+    pub param_types: Vec<SqlType>,
+    /// The relations that the statement reads, the target included.
+    pub relations: Vec<RelationId>,
+}
+
+/// A `DELETE` that means something.
+#[derive(Clone, Debug)]
+pub struct BoundDelete {
+    /// The target.
+    pub relation: Arc<Relation>,
+    /// A typed plan: all columns of the old row, a hidden one included. With `USING` a row may come more than once.
+    pub plan: LogicalPlan,
+    /// `RETURNING`
+    pub returning: Option<BoundReturning>,
+    /// The types of `$1`, `$2` ...
+    pub param_types: Vec<SqlType>,
+    /// The relations that the statement reads, the target included.
+    pub relations: Vec<RelationId>,
+}
+
+/// What a new value is called between the two projections of an update.
+const NEW_PREFIX: &str = "__new_";
+
+/// Resolves an `UPDATE`.
+///
+/// # Errors
+/// As Postgres: 42P01, 42703, 42804, 42809 ...
+pub fn bind_update(catalog: &Catalog, update: &Update, param_types: &[Option<SqlType>]) -> Result<BoundUpdate> {
+    let relation = target(catalog, &update.table, "update")?;
+    let alias = update.alias.as_deref().unwrap_or(&relation.name);
+    let set = assignments(&relation, &update.assignments)?;
+    let mut query = template(&relation, Some(alias))?;
+    let select = select_of(&mut query)?;
+    select.projection = vec![all_of(alias)];
+    for (position, _, value) in &set {
+        let alias = sql::Ident::with_quote('"', format!("{NEW_PREFIX}{position}"));
+        select.projection.push(sql::SelectItem::ExprWithAlias { expr: value.clone(), alias });
+    }
+    select.from.extend(update.from.iter().cloned());
+    select.selection = update.filter.clone();
+    let context = target_context(catalog, &relation);
+    let bound = bind(&context, &query, param_types)?;
+    let n = relation.columns.len();
+    let fields: Vec<Expr> = bound.plan.schema().iter().map(Expr::from).collect();
+    let mut exprs: Vec<Expr> =
+        fields[..n].iter().zip(&relation.columns).map(|(e, c)| e.clone().alias(format!("old.{}", c.name))).collect();
+    for (i, column) in relation.columns.iter().enumerate() {
+        let expr = match set.iter().position(|(p, _, _)| *p == i) {
+            Some(at) => assigned(fields[n + at].clone(), column, bound.plan.schema())?,
+            None => fields[i].clone(),
+        };
+        exprs.push(expr.alias(format!("new.{}", column.name)));
+    }
+    let returning = bind_returning(catalog, &relation, Some(alias), update.returning.as_ref())?;
+    Ok(BoundUpdate {
+        set_columns: set.iter().map(|(p, _, _)| *p).collect(),
+        plan: project(bound.plan, exprs)?,
+        returning,
+        param_types: bound.param_types,
+        relations: bound.relations,
+        relation,
+    })
+}
+
+/// Resolves a `DELETE`.
+///
+/// # Errors
+/// As Postgres: 42P01, 42703, 42809 ...
+pub fn bind_delete(catalog: &Catalog, delete: &Delete, param_types: &[Option<SqlType>]) -> Result<BoundDelete> {
+    let relation = target(catalog, &delete.table, "delete from")?;
+    let alias = delete.alias.as_deref().unwrap_or(&relation.name);
+    let mut query = template(&relation, Some(alias))?;
+    let select = select_of(&mut query)?;
+    select.projection = vec![all_of(alias)];
+    select.from.extend(delete.using.iter().cloned());
+    select.selection = delete.filter.clone();
+    let context = target_context(catalog, &relation);
+    let bound = bind(&context, &query, param_types)?;
+    let returning = bind_returning(catalog, &relation, Some(alias), delete.returning.as_ref())?;
+    Ok(BoundDelete {
+        plan: bound.plan,
+        returning,
+        param_types: bound.param_types,
+        relations: bound.relations,
+        relation,
+    })
+}
+
+/// A context in which the target is scanned with its hidden column.
+fn target_context<'a>(catalog: &'a Catalog, relation: &Arc<Relation>) -> PlanContext<'a> {
+    let context = PlanContext::new(catalog, Purpose::AdHoc).with_rows(Arc::new(RelationSource::full(relation)));
+    context.used.borrow_mut().insert(relation.id);
+    context
+}
