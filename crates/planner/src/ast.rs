@@ -308,7 +308,7 @@ pub enum ConflictAction {
         /// The assignments.
         assignments: Vec<ast::Assignment>,
         /// The condition.
-        filter: Option<Expr>,
+        filter: Option<Box<Expr>>,
     },
 }
 

@@ -8,6 +8,9 @@ mod insert;
 mod literals;
 mod update;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};

@@ -7,13 +7,14 @@
 mod aggregate;
 mod exprs;
 mod join;
+mod top_n;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
-use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, TableScan, Union};
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, TableScan, Union, Window};
 use millstream_expr::{MapStage, Scalar, Stages};
 use millstream_operators::map::MapSpec;
 use millstream_operators::materialize::MaterializeSpec;
@@ -42,7 +43,7 @@ pub struct StreamingPlan {
 /// # Errors
 /// Not supported (0A000), for what has no operator yet.
 pub fn plan(plan: &LogicalPlan, columns: &[(String, SqlType)]) -> Result<StreamingPlan> {
-    let mut planner = Planner { dataflow: Dataflow::default() };
+    let mut planner = Planner { dataflow: Dataflow::default(), row_limits: HashMap::new() };
     let lowered = planner.lower(plan, None)?;
     let facts = lowered.facts.clone();
     let fields: Vec<Field> = columns.iter().map(|(name, t)| Field::new(name, t.arrow_type(), true)).collect();
@@ -96,6 +97,8 @@ struct Lowered {
 
 struct Planner {
     dataflow: Dataflow,
+    /// How many rows of each partition are wanted of a `row_number()`, by its plan node.
+    row_limits: HashMap<*const Window, usize>,
 }
 
 impl Planner {
@@ -109,6 +112,7 @@ impl Planner {
                 Ok(Lowered { schema: restrict(&alias.schema, &kept)?, ..input })
             }
             LogicalPlan::Filter(filter) => {
+                self.note_row_limits(filter);
                 let needed = needed.map(|n| &columns_of([&filter.predicate], filter.input.schema()) | n);
                 let mut input = self.lower(&filter.input, needed.as_ref())?;
                 let predicate = physical(&filter.predicate, &input.schema)?;
@@ -119,10 +123,16 @@ impl Planner {
             LogicalPlan::Projection(projection) => self.lower_projection(projection),
             LogicalPlan::Aggregate(aggregate) => self.lower_aggregate(aggregate),
             LogicalPlan::Distinct(Distinct::All(input)) => self.lower_distinct(input),
+            LogicalPlan::Distinct(Distinct::On(distinct)) => self.lower_distinct_on(distinct),
+            LogicalPlan::Limit(limit) => self.lower_limit(limit),
+            LogicalPlan::Window(window) => self.lower_window(window),
             LogicalPlan::Join(join) => self.lower_join(join, needed),
             LogicalPlan::Union(union) => self.lower_union(union),
             // The order of a view's rows means nothing.
-            LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.lower(&sort.input, needed),
+            LogicalPlan::Sort(sort) => match sort.fetch {
+                None => self.lower(&sort.input, needed),
+                Some(fetch) => self.lower_sorted(&sort.input, &sort.expr, fetch),
+            },
             other => Err(Error::not_supported(format!("{} cannot be kept up to date yet", name_of(other)))
                 .with_hint("Support for it in materialized views is planned; an ad-hoc SELECT can run it.")),
         }
@@ -270,11 +280,8 @@ fn restrict(schema: &DFSchema, kept: &[usize]) -> Result<DFSchema> {
 /// What a plan node is called in a message.
 fn name_of(plan: &LogicalPlan) -> &'static str {
     match plan {
-        LogicalPlan::Window(_) => "a window function",
-        LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => "ORDER BY with LIMIT",
         LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => "a query without a relation",
         LogicalPlan::Unnest(_) => "unnest",
-        LogicalPlan::Distinct(_) => "DISTINCT ON",
         LogicalPlan::RecursiveQuery(_) => "WITH RECURSIVE",
         LogicalPlan::Subquery(_) => "a correlated subquery of this form",
         _ => "this query",

@@ -227,7 +227,7 @@ fn bind_conflict(catalog: &Catalog, relation: &Arc<Relation>, insert: &Insert) -
                 );
             }
             let alias = insert.alias.as_deref().unwrap_or(&relation.name);
-            conflict_update(catalog, relation, alias, assignments, filter.as_ref()).map(BoundConflict::Update)
+            conflict_update(catalog, relation, alias, assignments, filter.as_deref()).map(BoundConflict::Update)
         }
     }
 }

@@ -26,20 +26,22 @@ const US_PER_DAY: i64 = 86_400_000_000;
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CastFunction {
     to: SqlType,
+    name: String,
     signature: Signature,
 }
 
 impl CastFunction {
     /// `CAST(expr AS to)`
     pub(crate) fn call(to: SqlType, expr: Expr) -> Expr {
-        let function = CastFunction { to, signature: Signature::any(1, Volatility::Immutable) };
+        let name = format!("cast_to_{to}").replace(' ', "_");
+        let function = CastFunction { to, name, signature: Signature::any(1, Volatility::Immutable) };
         Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(function)), vec![expr]))
     }
 }
 
 impl ScalarUDFImpl for CastFunction {
     fn name(&self) -> &str {
-        "pg_cast"
+        &self.name
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {

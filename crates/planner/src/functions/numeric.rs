@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float32Array, Float64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Datum, Decimal128Array, Float32Array, Float64Array};
 use arrow::compute::kernels::numeric;
 use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, i256};
 use arrow::error::ArrowError;
@@ -117,7 +117,7 @@ impl ScalarUDFImpl for Arithmetic {
                 Op::Subtract => numeric::sub(l, r),
                 Op::Multiply => numeric::mul(l, r),
                 Op::Divide => {
-                    refuse_float_zero(r.get().0)?;
+                    refuse_float_zero(l, r)?;
                     numeric::div(l, r)
                 }
                 Op::Modulo => numeric::rem(l, r),
@@ -164,12 +164,23 @@ pub(crate) fn out_of_range(data_type: &DataType) -> Error {
     Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, message)
 }
 
-fn refuse_float_zero(divisors: &dyn Array) -> Result<(), ArrowError> {
-    let has_zero = match divisors.data_type() {
-        DataType::Float64 => divisors.as_primitive::<Float64Type>().iter().flatten().any(|v| v == 0.0),
-        DataType::Float32 => divisors.as_primitive::<Float32Type>().iter().flatten().any(|v| v == 0.0),
+/// A zero under a number that is not null.
+fn refuse_float_zero(dividends: &dyn Datum, divisors: &dyn Datum) -> Result<(), ArrowError> {
+    let ((left, left_scalar), (right, right_scalar)) = (dividends.get(), divisors.get());
+    let is_zero = |i: usize| match right.data_type() {
+        DataType::Float64 => right.as_primitive::<Float64Type>().value(i) == 0.0,
+        DataType::Float32 => right.as_primitive::<Float32Type>().value(i) == 0.0,
         _ => false,
     };
+    if !right.data_type().is_floating() {
+        return Ok(());
+    }
+    let n = if left_scalar { right.len() } else { left.len() };
+    let row = |i: usize, scalar: bool| if scalar { 0 } else { i };
+    let has_zero = (0..n).any(|i| {
+        let (l, r) = (row(i, left_scalar), row(i, right_scalar));
+        left.is_valid(l) && right.is_valid(r) && is_zero(r)
+    });
     if has_zero { Err(through_arrow(division_by_zero())) } else { Ok(()) }
 }
 
@@ -208,12 +219,7 @@ fn decimal_type(op: Op, (p1, s1): (u8, i8), (p2, s2): (u8, i8)) -> DataType {
     DataType::Decimal128(NUMERIC_PRECISION, scale.min(NUMERIC_SCALE.max(max - integral)))
 }
 
-fn decimals(
-    op: Op,
-    left: &dyn arrow::array::Datum,
-    right: &dyn arrow::array::Datum,
-    result_type: &DataType,
-) -> Result<ArrayRef, ArrowError> {
+fn decimals(op: Op, left: &dyn Datum, right: &dyn Datum, result_type: &DataType) -> Result<ArrayRef, ArrowError> {
     let DataType::Decimal128(precision, scale) = *result_type else {
         return Err(ArrowError::ComputeError("a decimal result has a decimal type".into()));
     };

@@ -7,13 +7,13 @@ use millstream_types::{Error, SqlState};
 
 use super::{Registry, builtin, extract};
 use crate::binder::external;
-use crate::typing::calls::{binary, no_function, resolve_call};
+use crate::typing::calls::{no_function, resolve_call};
 use crate::typing::cast::explicit_cast;
 use crate::typing::deferred::Call;
 use crate::typing::exprs::average_type;
 use crate::typing::types::{
-    Class, INTERVAL, NUMERIC, Result, TEXT, TIME, TIMESTAMP, array_of, coerce, common_pair, common_type, element_type,
-    is_unknown, timestamptz, type_of, types_of,
+    Class, INTERVAL, NUMERIC, Result, TEXT, TIME, TIMESTAMP, array_of, coerce, common_pair, common_type,
+    decimal_of_int, element_type, is_unknown, timestamptz, type_of, types_of,
 };
 
 /// Functions whose arguments are of fixed types: Postgres' name, the function that computes it, the types. Several lines
@@ -300,35 +300,24 @@ fn nullif(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> 
     }))
 }
 
-/// `sum / count`; null over no rows.
+/// `sum / count`; over no rows the sum is null, and so is the quotient.
 fn average(args: &[Expr], schema: &DFSchema) -> Result<Expr> {
     let sum_type = type_of(&args[0], schema)?;
-    let no_rows = binary(args[1].clone(), Operator::Eq, lit(0i64));
-    let (sum, count) = if Class::of(&sum_type) == Class::Interval {
-        (args[0].clone(), cast(args[1].clone(), DataType::Float64))
-    } else {
-        let Some(wanted) = average_type(&sum_type) else { return no_function("avg", &[sum_type]) };
-        if wanted == NUMERIC {
-            (args[0].clone(), args[1].clone())
-        } else {
-            (coerce(args[0].clone(), &wanted, schema)?, cast(args[1].clone(), wanted))
-        }
+    let (sum, count) = (args[0].clone(), args[1].clone());
+    if Class::of(&sum_type) == Class::Interval {
+        return resolve_call(&Call::Operator(Operator::Divide), vec![sum, count], schema);
+    }
+    let operands = match average_type(&sum_type) {
+        None => return no_function("avg", &[sum_type]),
+        Some(NUMERIC) => vec![as_decimal(sum, schema)?, as_decimal(count, schema)?],
+        Some(float) => vec![coerce(sum, &float, schema)?, cast(count, float)],
     };
-    let to_numeric = |e: Expr| -> Result<Expr> {
-        let data_type = type_of(&e, schema)?;
-        if Class::of(&data_type) == Class::Int {
-            coerce(e, &crate::typing::types::decimal_of_int(&data_type), schema)
-        } else {
-            Ok(e)
-        }
-    };
-    let quotient = resolve_call(&Call::Operator(Operator::Divide), vec![to_numeric(sum)?, to_numeric(count)?], schema)?;
-    let null = Expr::Literal(ScalarValue::try_from(&type_of(&quotient, schema)?)?, None);
-    Ok(Expr::Case(Case {
-        expr: None,
-        when_then_expr: vec![(Box::new(no_rows), Box::new(null))],
-        else_expr: Some(Box::new(quotient)),
-    }))
+    resolve_call(&Call::Operator(Operator::Divide), operands, schema)
+}
+
+fn as_decimal(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let data_type = type_of(&expr, schema)?;
+    if Class::of(&data_type) == Class::Int { coerce(expr, &decimal_of_int(&data_type), schema) } else { Ok(expr) }
 }
 
 fn take_apart(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
@@ -416,7 +405,7 @@ fn round_to(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) ->
     }
     let value = match Class::of(&types[0]) {
         Class::Numeric => args[0].clone(),
-        Class::Int => coerce(args[0].clone(), &crate::typing::types::decimal_of_int(&types[0]), schema)?,
+        Class::Int => as_decimal(args[0].clone(), schema)?,
         _ => coerce(args[0].clone(), &NUMERIC, schema)?,
     };
     let digits = coerce(args[1].clone(), &DataType::Int64, schema)?;

@@ -68,7 +68,7 @@ fn try_interval<T: arrow::datatypes::ArrowPrimitiveType>(
     f: impl Fn(IntervalMonthDayNano, T::Native) -> Option<IntervalMonthDayNano>,
 ) -> Result<PrimitiveArray<Interval>, Error> {
     let overflow = || arrow::error::ArrowError::ExternalError(Box::new(interval_overflow()));
-    Ok(try_binary(left, right, |l, r| f(l, r).ok_or_else(overflow)).map_err(|_| interval_overflow())?)
+    try_binary(left, right, |l, r| f(l, r).ok_or_else(overflow)).map_err(|_| interval_overflow())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

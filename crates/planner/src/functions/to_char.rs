@@ -243,10 +243,8 @@ fn format_number(value: i128, scale: u32, pattern: &str) -> Result<String, Error
             '9' | '0' if overflow => out.push('#'),
             '9' | '0' if missing > 0 => {
                 missing -= 1;
-                if c == '0' || started {
-                    started = true;
-                    out.push('0');
-                } else if missing == 0 && int_digits.is_empty() && n_fraction == 0 {
+                let is_lone_zero = missing == 0 && int_digits.is_empty() && n_fraction == 0;
+                if c == '0' || started || is_lone_zero {
                     started = true;
                     out.push('0');
                 } else if fill {

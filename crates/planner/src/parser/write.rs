@@ -71,7 +71,7 @@ fn on_conflict(conflict: sql::OnConflict) -> Result<OnConflict> {
     let action = match conflict.action {
         sql::OnConflictAction::DoNothing => ConflictAction::Nothing,
         sql::OnConflictAction::DoUpdate(update) => {
-            ConflictAction::Update { assignments: update.assignments, filter: update.selection }
+            ConflictAction::Update { assignments: update.assignments, filter: update.selection.map(Box::new) }
         }
     };
     Ok(OnConflict { target, action })

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::expressions::CastExpr;
-use millstream_expr::Scalar;
+use millstream_expr::{MapStage, Scalar};
 use millstream_types::{Error, Result};
 
+use super::{Lowered, arrow_schema};
 use crate::errors::from_datafusion;
 
 /// Binds an expression to the columns of a schema.
@@ -40,4 +41,34 @@ pub(super) fn column_index(schema: &DFSchema, qualifier: Option<&TableReference>
     schema
         .index_of_column_by_name(qualifier, name)
         .ok_or_else(|| Error::internal(format!("column {name} is not in its own schema")))
+}
+
+/// The input with some expressions as columns, and their positions: those that are none are computed behind the others.
+pub(super) fn with_columns<'a>(input: Lowered, exprs: impl Iterator<Item = &'a Expr>) -> Result<(Lowered, Vec<usize>)> {
+    let present = arrow_schema(&input.schema);
+    let mut scalars: Vec<Scalar> =
+        present.fields().iter().enumerate().map(|(i, f)| Scalar::column(f.name(), i)).collect();
+    let mut fields = present.fields().to_vec();
+    let mut positions = Vec::new();
+    for expr in exprs {
+        let scalar = physical(expr, &input.schema)?;
+        positions.push(match scalar.as_column() {
+            Some(column) => column,
+            None => {
+                let data_type = scalar.data_type(&present)?;
+                let name = expr.schema_name().to_string();
+                fields.push(Arc::new(Field::new(name, data_type, true)));
+                scalars.push(scalar);
+                scalars.len() - 1
+            }
+        });
+    }
+    if scalars.len() == present.fields().len() {
+        return Ok((input, positions));
+    }
+    let schema = Arc::new(Schema::new(fields));
+    let mut input = input;
+    input.stages.push(MapStage { predicate: None, projection: Some(scalars), schema: schema.clone() });
+    input.schema = DFSchema::try_from(schema.as_ref().clone()).map_err(from_datafusion)?;
+    Ok((input, positions))
 }

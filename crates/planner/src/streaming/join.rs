@@ -4,14 +4,12 @@ use std::collections::BTreeSet;
 
 use datafusion::common::{JoinType, NullEquality};
 use datafusion::logical_expr::{Expr, Join};
-use millstream_expr::{MapStage, Scalar};
 use millstream_operators::hash_join::{HashJoinSpec, JoinColumn, JoinInput, Residual, Side, Sides};
 use millstream_operators::{Edge, Exchange};
 use millstream_types::{Error, Result};
 
-use super::exprs::{columns_of, physical};
+use super::exprs::{columns_of, physical, with_columns};
 use super::{Facts, Lowered, Planner, arrow_schema, kept_columns, restrict};
-use crate::errors::from_datafusion;
 
 impl Planner {
     pub(super) fn lower_join(&mut self, join: &Join, needed: Option<&BTreeSet<usize>>) -> Result<Lowered> {
@@ -39,8 +37,8 @@ impl Planner {
         let right = self.lower(&join.right, Some(&right_wanted))?;
         let left_kept = kept_columns(join.left.schema(), &left.schema)?;
         let right_kept = kept_columns(join.right.schema(), &right.schema)?;
-        let (left, left_keys) = with_keys(left, join.on.iter().map(|(l, _)| l))?;
-        let (right, right_keys) = with_keys(right, join.on.iter().map(|(_, r)| r))?;
+        let (left, left_keys) = with_columns(left, join.on.iter().map(|(l, _)| l))?;
+        let (right, right_keys) = with_columns(right, join.on.iter().map(|(_, r)| r))?;
 
         // A column of the joined row, by its position in the plan's output.
         let column_of = |c: usize| -> Result<JoinColumn> {
@@ -87,36 +85,6 @@ impl Planner {
         let exchange = if is_there { Exchange::Local } else { Exchange::Hash(keys.to_vec()) };
         Edge { from: self.emit(input), exchange }
     }
-}
-
-/// The input with its key expressions as columns: those that are none are computed behind the others.
-fn with_keys<'a>(input: Lowered, keys: impl Iterator<Item = &'a Expr>) -> Result<(Lowered, Vec<usize>)> {
-    let present = arrow_schema(&input.schema);
-    let mut scalars: Vec<Scalar> =
-        present.fields().iter().enumerate().map(|(i, f)| Scalar::column(f.name(), i)).collect();
-    let mut fields = present.fields().to_vec();
-    let mut positions = Vec::new();
-    for key in keys {
-        let scalar = physical(key, &input.schema)?;
-        positions.push(match scalar.as_column() {
-            Some(column) => column,
-            None => {
-                let data_type = scalar.data_type(&present)?;
-                let name = key.schema_name().to_string();
-                fields.push(std::sync::Arc::new(arrow::datatypes::Field::new(name, data_type, true)));
-                scalars.push(scalar);
-                scalars.len() - 1
-            }
-        });
-    }
-    if scalars.len() == present.fields().len() {
-        return Ok((input, positions));
-    }
-    let schema = std::sync::Arc::new(arrow::datatypes::Schema::new(fields));
-    let mut input = input;
-    input.stages.push(MapStage { predicate: None, projection: Some(scalars), schema: schema.clone() });
-    input.schema = datafusion::common::DFSchema::try_from(schema.as_ref().clone()).map_err(from_datafusion)?;
-    Ok((input, positions))
 }
 
 fn joined_facts(

@@ -8,8 +8,8 @@ use millstream_types::{Error, SqlState};
 use super::cast::explicit_cast;
 use super::deferred::Call;
 use super::types::{
-    Class, INTERVAL, Result, TEXT, TIMESTAMP, coerce, common_number, common_pair, decimal_of_int, type_name, type_of,
-    types_of, wider_int,
+    Class, INTERVAL, Result, TEXT, TIMESTAMP, coerce, coerce_operand, common_number, common_pair, decimal_of_int,
+    type_name, type_of, types_of, wider_int,
 };
 use crate::binder::external;
 use crate::functions::numeric::Arithmetic;
@@ -105,8 +105,7 @@ fn comparison(op: Operator, left: Expr, right: Expr, schema: &DFSchema) -> Resul
         None => return no_operator(op, &lt, &rt),
         Some(common) => {
             let common = if common == DataType::Null { TEXT } else { common };
-            // A constant of many digits keeps them: it is compared, not stored.
-            (coerce(left, &common, schema)?, coerce(right, &common, schema)?)
+            (coerce_operand(left, &common, schema)?, coerce_operand(right, &common, schema)?)
         }
     };
     if Class::of(&lt) == Class::Interval || Class::of(&rt) == Class::Interval {
@@ -164,12 +163,12 @@ fn arithmetic(op: Operator, left: Expr, right: Expr, schema: &DFSchema) -> Resul
     match (lc, rc) {
         (Class::Unknown, Class::Unknown) => no_unique_operator(op),
         (Class::Unknown, rc) if rc.is_number() => {
-            let left = coerce(left, &rt, schema)?;
+            let left = coerce_operand(left, &rt, schema)?;
             let lt = type_of(&left, schema)?;
             numbers(op, left, right, (&lt, &rt), schema)
         }
         (lc, Class::Unknown) if lc.is_number() => {
-            let right = coerce(right, &lt, schema)?;
+            let right = coerce_operand(right, &lt, schema)?;
             let rt = type_of(&right, schema)?;
             numbers(op, left, right, (&lt, &rt), schema)
         }

@@ -26,7 +26,7 @@ pub(crate) fn explicit_cast(expr: Expr, to: &DataType, schema: &DFSchema) -> Res
         return Ok(cast(expr, to.clone()));
     }
     match (fc, tc) {
-        (Class::Int, Class::Bool) => return Ok(binary_not_zero(expr, &from, schema)?),
+        (Class::Int, Class::Bool) => return binary_not_zero(expr, &from, schema),
         (Class::Array, Class::Array) if !element_needs_function(&from, to) => return Ok(cast(expr, to.clone())),
         _ => {}
     }

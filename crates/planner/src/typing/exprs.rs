@@ -9,6 +9,7 @@ use datafusion::logical_expr::expr::{
     AggregateFunction, AggregateFunctionParams, InList, InSubquery, Placeholder, ScalarFunction, WindowFunction,
     WindowFunctionParams,
 };
+use datafusion::logical_expr::utils::COUNT_STAR_EXPANSION;
 use datafusion::logical_expr::{
     BinaryExpr, Case, Cast, Expr, ExprSchemable, Operator, WindowFunctionDefinition, cast, not,
 };
@@ -186,7 +187,11 @@ fn aggregate_args(name: &str, mut args: Vec<Expr>, schema: &DFSchema) -> Result<
 fn aggregate(function: AggregateFunction, schema: &DFSchema) -> Result<Expr> {
     let AggregateFunction { func, params } = function;
     let AggregateFunctionParams { args, distinct, filter, order_by, null_treatment } = params;
-    let args = aggregate_args(func.name(), args, schema)?;
+    let args = match (func.name(), args.as_slice()) {
+        // count(*) counts the constant by which DataFusion knows it.
+        ("count", [Expr::Literal(ScalarValue::Int32(Some(1)), _)]) => vec![Expr::Literal(COUNT_STAR_EXPANSION, None)],
+        _ => aggregate_args(func.name(), args, schema)?,
+    };
     let filter = match filter {
         Some(filter) => Some(Box::new(condition(*filter, "FILTER", schema)?)),
         None => None,

@@ -133,19 +133,6 @@ pub(crate) fn user_error<T>(state: SqlState, message: impl Into<String>) -> Resu
     Err(external(Error::user(state, message)))
 }
 
-/// A constant text as a value of a type, as Postgres reads a literal of unknown type.
-pub(crate) fn parse_literal(text: &str, to: &DataType) -> Result<ScalarValue> {
-    if Class::of(to) == Class::Text {
-        return Ok(ScalarValue::Utf8View(Some(text.to_string())));
-    }
-    if Class::of(to) == Class::Numeric
-        && let Some(value) = decimal_literal(text)
-    {
-        return Ok(value);
-    }
-    parse_exactly(text, to)
-}
-
 /// A constant text as a value of exactly this type.
 pub(crate) fn parse_exactly(text: &str, to: &DataType) -> Result<ScalarValue> {
     let sql_type = SqlType::of_arrow(to)
@@ -182,7 +169,8 @@ pub(crate) fn coerce(expr: Expr, to: &DataType, schema: &DFSchema) -> Result<Exp
             metadata,
         ) => {
             let value = match text {
-                Some(text) => parse_literal(&text, to)?,
+                Some(text) if Class::of(to) == Class::Text => ScalarValue::Utf8View(Some(text)),
+                Some(text) => parse_exactly(&text, to)?,
                 None => ScalarValue::try_from(to)?,
             };
             Ok(Expr::Literal(value, metadata))
@@ -201,6 +189,17 @@ pub(crate) fn coerce(expr: Expr, to: &DataType, schema: &DFSchema) -> Result<Exp
             Ok(Expr::Cast(Cast::new(Box::new(other), to.clone())))
         }
     }
+}
+
+/// As [`coerce`], for an operand: a constant beside a decimal keeps the digits that it is written with.
+pub(crate) fn coerce_operand(expr: Expr, to: &DataType, schema: &DFSchema) -> Result<Expr> {
+    if Class::of(to) == Class::Numeric
+        && let Expr::Literal(value, metadata) = &expr
+        && let Some(number) = value.try_as_str().flatten().and_then(decimal_literal)
+    {
+        return Ok(Expr::Literal(number, metadata.clone()));
+    }
+    coerce(expr, to, schema)
 }
 
 /// Whether every number of one type is one of the other.
