@@ -15,6 +15,7 @@ pub(crate) enum Element<'a> {
 /// The elements of the outermost braces.
 pub(crate) fn split_array(text: &str) -> Result<Vec<Element<'_>>> {
     let malformed = |detail: &str| {
+        let text = text.trim_start_matches(is_space);
         Error::user(SqlState::INVALID_TEXT_REPRESENTATION, format!("malformed array literal: \"{text}\""))
             .with_detail(detail)
     };

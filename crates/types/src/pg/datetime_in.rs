@@ -4,7 +4,7 @@ use super::calendar::{
     Civil, JULIAN_EPOCH_DAYS, MAX_DAYS, MIN_DAYS, US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND,
     civil_from_days, days_from_civil, days_in_month,
 };
-use super::datetime_tokens::{Token, tokenize};
+use super::datetime_tokens::{Token, month_by_name, tokenize};
 use super::{DateOrder, FormatSettings, TimeZone};
 use crate::{Error, Result, SqlState};
 
@@ -233,6 +233,8 @@ struct Reader {
     time_us: Option<i64>,
     /// `T` stood before this field, so it is a time.
     time_follows: bool,
+    /// `J` stood before this field, so it is a day number.
+    julian_follows: bool,
     afternoon: Option<bool>,
     before_christ: bool,
     zone: Option<TimeZone>,
@@ -272,6 +274,7 @@ impl Reader {
         }
         match lower.as_str() {
             "t" => self.time_follows = true,
+            "j" | "jd" | "julian" => self.julian_follows = true,
             "am" => self.afternoon = Some(false),
             "pm" => self.afternoon = Some(true),
             "bc" => self.before_christ = true,
@@ -311,6 +314,9 @@ impl Reader {
     }
 
     fn number(&mut self, number: &str, settings: &FormatSettings) -> Result<(), Refusal> {
+        if std::mem::take(&mut self.julian_follows) {
+            return self.julian_day(number);
+        }
         let whole = number.split('.').next().unwrap_or(number);
         let may_be_time = self.time_us.is_none() && (self.has_date() || self.time_only);
         if std::mem::take(&mut self.time_follows) || (may_be_time && whole.len() == 6) {
@@ -340,6 +346,7 @@ impl Reader {
                 Ok(())
             }
             (false, true, false) if self.month_is_name && looks_like_year => self.set_year(number),
+            (true, true, false) if self.month_is_name && number.len() >= 3 => self.year_was_day(number),
             (_, true, false) => self.set_day(number),
             (false, true, true) => self.set_year(number),
             (true, true, true) => Err(Refusal::Syntax),
@@ -351,30 +358,46 @@ impl Reader {
         Ok(())
     }
 
+    /// In year-month-day order the first number beside a month's name is a year, unless the other cannot be a day.
+    fn year_was_day(&mut self, number: &str) -> Result<(), Refusal> {
+        match self.year {
+            Some((day, 0..=2)) => {
+                self.day = u32::try_from(day).ok();
+                self.set_year(number)
+            }
+            _ => self.set_day(number),
+        }
+    }
+
     fn set_year(&mut self, number: &str) -> Result<(), Refusal> {
         let year: i64 = number.parse().map_err(|_| Refusal::Syntax)?;
         self.year = Some((year, number.len()));
         Ok(())
     }
 
-    /// `2024-01-02`, `8-jan-1999`, `1/2/2003`, a zone's name, or `J2451187`.
+    fn julian_day(&mut self, number: &str) -> Result<(), Refusal> {
+        let days = number.parse::<i64>().map_err(|_| Refusal::Syntax)? + JULIAN_EPOCH_DAYS;
+        if !(MIN_DAYS..=MAX_DAYS).contains(&days) {
+            return Err(Refusal::Field { order: false });
+        }
+        self.whole_date = Some(civil_from_days(days));
+        Ok(())
+    }
+
+    /// `2024-01-02`, `8-jan-1999`, `1/2/2003`, a zone's name, or a time and an offset as `030405-08`.
     fn joined(&mut self, joined: &str, settings: &FormatSettings) -> Result<(), Refusal> {
         let lower = joined.to_ascii_lowercase();
-        if let Some(julian) = lower.strip_prefix('j').and_then(|digits| digits.parse::<i64>().ok()) {
-            let days = julian + JULIAN_EPOCH_DAYS;
-            if !(MIN_DAYS..=MAX_DAYS).contains(&days) {
-                return Err(Refusal::Field { order: false });
-            }
-            self.whole_date = Some(civil_from_days(days));
-            return Ok(());
-        }
         if lower.as_bytes()[0].is_ascii_alphabetic() && (self.has_date() || self.time_us.is_some()) {
             let zone = TimeZone::parse(joined).map_err(|_| Refusal::UnknownZone(lower))?;
             self.zone = Some(zone);
             return Ok(());
         }
         if self.has_date() {
-            return Err(Refusal::Syntax);
+            // A run of digits as time, with an offset.
+            let (digits, _) = lower.split_once('-').ok_or(Refusal::Syntax)?;
+            self.time_follows = false;
+            self.digits_as_time(digits)?;
+            return self.offset(&lower[digits.len()..]);
         }
         let parts: Vec<&str> = lower.split(['-', '/', '.']).collect();
         if parts.len() > 3 || parts.iter().any(|p| p.is_empty()) {
@@ -539,28 +562,6 @@ pub(crate) fn parse_fraction(digits: &str) -> Option<i64> {
     }
     let fraction: f64 = format!("0.{digits}").parse().ok()?;
     Some((fraction * 1e6).round_ties_even() as i64)
-}
-
-fn month_by_name(lower: &str) -> Option<u32> {
-    const MONTHS: [&str; 12] = [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-    ];
-    if lower == "sept" {
-        return Some(9);
-    }
-    let found = MONTHS.iter().position(|month| *month == lower || (lower.len() == 3 && month.starts_with(lower)));
-    found.map(|index| index as u32 + 1)
 }
 
 fn is_weekday(lower: &str) -> bool {

@@ -100,12 +100,42 @@ fn word(text: &str) -> Field<'_> {
     let letters = run(text, 0, |b| b.is_ascii_alphabetic());
     let next = at(text, letters);
     let joined = matches!(next, b'-' | b'/' | b'.' | b'_')
-        || ((next == b'+' || next.is_ascii_digit()) && !text[..letters].eq_ignore_ascii_case("t"));
+        || ((next == b'+' || next.is_ascii_digit()) && !stands_alone(&text[..letters]));
     if !joined {
         return (Some(Token::Word(&text[..letters])), letters);
     }
     let end = run(text, letters, |b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'/' | b'_' | b'.' | b':'));
     (Some(Token::Joined(&text[..end])), end)
+}
+
+/// Words that are not the beginning of a name when a digit or a plus sign follows.
+fn stands_alone(word: &str) -> bool {
+    const WORDS: [&str; 13] =
+        ["ad", "allballs", "am", "at", "bc", "epoch", "j", "jd", "julian", "on", "pm", "t", "today"];
+    WORDS.iter().any(|alone| word.eq_ignore_ascii_case(alone)) || month_by_name(&word.to_ascii_lowercase()).is_some()
+}
+
+/// The number of a month, by its name or the beginning of it.
+pub(crate) fn month_by_name(lower: &str) -> Option<u32> {
+    const MONTHS: [&str; 12] = [
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+    ];
+    if lower == "sept" {
+        return Some(9);
+    }
+    let found = MONTHS.iter().position(|month| *month == lower || (lower.len() == 3 && month.starts_with(lower)));
+    found.map(|index| index as u32 + 1)
 }
 
 #[cfg(test)]

@@ -66,6 +66,8 @@ impl Unit {
     }
 }
 
+const SECONDS: [Unit; 3] = [Unit::Microsecond, Unit::Millisecond, Unit::Second];
+
 /// An integer and a fraction of the same sign.
 #[derive(Clone, Copy)]
 struct Quantity {
@@ -101,14 +103,15 @@ struct Sum {
     months: i64,
     days: i64,
     us: i64,
-    /// Which units have been given; each may be given once.
+    /// Which units have been given; each may be given once, but for ISO 8601.
     seen: u16,
+    may_repeat: bool,
 }
 
 impl Sum {
     fn mark(&mut self, units: &[Unit]) -> Result<(), Refusal> {
         let mask = units.iter().fold(0, |mask, unit| mask | 1u16 << (*unit as u16));
-        if self.seen & mask != 0 {
+        if self.seen & mask != 0 && !self.may_repeat {
             return Err(Refusal::Syntax);
         }
         self.seen |= mask;
@@ -147,10 +150,14 @@ impl Sum {
 
     fn add(&mut self, quantity: Quantity, unit: Unit) -> Result<(), Refusal> {
         let Quantity { whole, fraction, micros } = quantity;
-        self.mark(&[unit])?;
+        match unit {
+            // A fraction of a second is milliseconds and microseconds too.
+            Unit::Second if fraction != 0.0 => self.mark(&SECONDS)?,
+            _ => self.mark(&[unit])?,
+        }
         let years = |n: i64| (n * 12, fraction * n as f64 * 12.0);
         match unit {
-            Unit::Microsecond => self.add_us(whole, 1),
+            Unit::Microsecond => self.add_us(whole, 1).map(|()| self.us += fraction.round_ties_even() as i64),
             Unit::Millisecond => self.add_us(whole, 1000).map(|()| self.us += (fraction * 1e3).round() as i64),
             Unit::Second => self.add_us(whole, US_PER_SECOND).map(|()| self.us += micros),
             Unit::Minute => self.add_time(whole, fraction, US_PER_MINUTE),
@@ -179,7 +186,6 @@ impl Sum {
 
     /// `[sign] HH:MM[:SS[.f]]`, or `MM:SS.f`
     fn add_clock(&mut self, text: &str) -> Result<(), Refusal> {
-        self.mark(&[Unit::Hour, Unit::Minute, Unit::Second])?;
         let sign = if text.starts_with('-') { -1 } else { 1 };
         let (clock, fraction) =
             text.trim_start_matches(['+', '-']).split_once('.').unwrap_or((text.trim_start_matches(['+', '-']), ""));
@@ -201,6 +207,8 @@ impl Sum {
             return Err(Refusal::Range);
         }
         let micros = parse_fraction(fraction).ok_or(Refusal::Syntax)?;
+        self.mark(&[Unit::Hour, Unit::Minute])?;
+        self.mark(&SECONDS)?;
         self.add_us(hours * sign, US_PER_HOUR)?;
         self.add_us((minutes * 60 + seconds) * sign, US_PER_SECOND)?;
         self.add_us(micros * sign, 1)
@@ -218,7 +226,8 @@ fn fields(text: &str) -> Result<Sum, Refusal> {
     let tokens = tokenize(text).ok_or(Refusal::Syntax)?;
     let mut sum = Sum::default();
     let mut at = 0;
-    let mut n_fields = 0;
+    // Wherever it stands, all fields are meant.
+    let mut ago = false;
     while at < tokens.len() {
         match tokens[at] {
             Token::Time(clock) => sum.add_clock(clock)?,
@@ -227,26 +236,27 @@ fn fields(text: &str) -> Result<Sum, Refusal> {
             Token::Number(number) | Token::Signed(number) => {
                 let quantity = Quantity::parse(number)?;
                 match tokens.get(at + 1) {
-                    Some(Token::Word(word)) if !word.eq_ignore_ascii_case("ago") => {
+                    Some(Token::Word(word)) => {
                         at += 1;
                         sum.add(quantity, Unit::by_name(word).ok_or(Refusal::Syntax)?)?;
                     }
                     // A bare number before a clock is days, else seconds.
                     Some(Token::Time(_)) => sum.add(quantity, Unit::Day)?,
                     Some(Token::Signed(next)) if next.contains(':') => sum.add(quantity, Unit::Day)?,
-                    _ => sum.add(quantity, Unit::Second)?,
+                    None => sum.add(quantity, Unit::Second)?,
+                    Some(_) => return Err(Refusal::Syntax),
                 }
             }
             Token::Joined(years_months) => add_years_months(&mut sum, years_months)?,
-            Token::Word(word) if word.eq_ignore_ascii_case("ago") && at + 1 == tokens.len() && n_fields > 0 => {
-                (sum.months, sum.days, sum.us) = (-sum.months, -sum.days, -sum.us);
-            }
+            Token::Word(word) if word.eq_ignore_ascii_case("ago") => ago = true,
             Token::Word(_) => return Err(Refusal::Syntax),
         }
         at += 1;
-        n_fields += 1;
     }
-    if n_fields == 0 { Err(Refusal::Syntax) } else { Ok(sum) }
+    if ago {
+        (sum.months, sum.days, sum.us) = (-sum.months, -sum.days, -sum.us);
+    }
+    if sum.seen == 0 { Err(Refusal::Syntax) } else { Ok(sum) }
 }
 
 /// SQL's `years-months`.
@@ -258,15 +268,15 @@ fn add_years_months(sum: &mut Sum, text: &str) -> Result<(), Refusal> {
     if months >= 12 {
         return Err(Refusal::Range);
     }
-    sum.mark(&[Unit::Year, Unit::Month])?;
+    sum.mark(&[Unit::Month])?;
     sum.add_months(number(years)? * sign, 12)?;
     sum.add_months(months * sign, 1)
 }
 
 /// `P1Y2M3W4DT5H6M7.8S`, or the alternative form `P0001-02-03T04:05:06`.
 fn iso_8601(text: &str) -> Result<Sum, Refusal> {
-    let mut sum = Sum::default();
-    let body = text.strip_prefix('P').ok_or(Refusal::Syntax)?;
+    let mut sum = Sum { may_repeat: true, ..Sum::default() };
+    let body = text.strip_prefix('P').filter(|body| !body.contains('+')).ok_or(Refusal::Syntax)?;
     let (dates, times) = match body.split_once('T') {
         Some((dates, times)) => (dates, Some(times)),
         None => (body, None),
@@ -274,7 +284,7 @@ fn iso_8601(text: &str) -> Result<Sum, Refusal> {
     if dates.is_empty() && times.is_none() {
         return Err(Refusal::Syntax);
     }
-    let alternative = dates.trim_start_matches('-').contains('-');
+    let alternative = !dates.is_empty() && !dates.contains(|c: char| c.is_ascii_alphabetic());
     if alternative {
         add_iso_date(&mut sum, dates)?;
     } else {

@@ -96,3 +96,38 @@ fn values_are_read_and_written_as_postgres_does() {
         .collect();
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn zone_and_date_order_decide_what_is_open() {
+    // As Postgres 15.18 answered under these settings.
+    let cases = [
+        ("Europe/Berlin", DateOrder::Ymd, "timestamptz", "oct 02, 1960 08:26 utc", "1960-10-02 09:26:00+01"),
+        ("Europe/Berlin", DateOrder::Ymd, "timestamptz", "5-july-1981 BC 12:47Z", "1981-07-05 13:40:28+00:53:28 BC"),
+        ("Europe/Berlin", DateOrder::Ymd, "timestamptz", "Aug-7-6107 15:45+05:30", "6107-08-07 12:15:00+02"),
+        ("Europe/Berlin", DateOrder::Ymd, "date", "May 27, 1994", "1994-05-27"),
+        ("Europe/Berlin", DateOrder::Ymd, "date", "july 21, 1974 BC", "1974-07-21 BC"),
+        ("Asia/Kolkata", DateOrder::Dmy, "date", "01/02/03", "2003-02-01"),
+        ("UTC", DateOrder::Mdy, "date", "01/02/03", "2003-01-02"),
+        ("UTC", DateOrder::Ymd, "date", "01/02/03", "2001-02-03"),
+        ("America/New_York", DateOrder::Mdy, "timestamptz", "2024-01-02 03:04:05Z", "2024-01-01 22:04:05-05"),
+        ("<+05:30>-05:30", DateOrder::Mdy, "timestamptz", "2024-01-02 03:04:05", "2024-01-02 03:04:05+05:30"),
+    ];
+    for (zone, date_order, name, input, expected) in cases {
+        let time_zone = TimeZone::parse(zone).expect("a zone");
+        let settings = FormatSettings { time_zone, date_order, now_us: None };
+        let sql_type = sql_type(name);
+        let array = parse(input, &sql_type, &settings).expect(input);
+        assert_eq!(text_of(&array, &sql_type, &settings), expected, "{input}");
+    }
+}
+
+#[test]
+fn words_that_mean_now_need_a_now() {
+    let settings = FormatSettings { now_us: Some(1_704_164_645_600_000), ..FormatSettings::default() };
+    for (input, expected) in [("now", "2024-01-02 03:04:05.6"), ("tomorrow", "2024-01-03 00:00:00")] {
+        let array = parse(input, &SqlType::Timestamp, &settings).expect(input);
+        assert_eq!(text_of(&array, &SqlType::Timestamp, &settings), expected);
+        let refused = parse(input, &SqlType::Timestamp, &FormatSettings::default()).expect_err(input);
+        assert_eq!(refused.state(), crate::SqlState::FEATURE_NOT_SUPPORTED);
+    }
+}

@@ -5,11 +5,13 @@ use std::fmt;
 use chrono::{DateTime, NaiveDateTime, Offset, TimeZone as _};
 use chrono_tz::{TZ_VARIANTS, Tz};
 
+use super::calendar::{Civil, US_PER_DAY, US_PER_SECOND, civil_from_days, days_from_civil};
 use super::digits::write_2;
 use crate::{Error, Result, SqlState};
 
-const US: i64 = 1_000_000;
-const US_PER_DAY: i64 = 86_400 * US;
+const US: i64 = US_PER_SECOND;
+/// 2090-01-01: the database's tables reach about as far.
+const TABLES_END_US: i64 = 43_829 * US_PER_DAY;
 /// Offsets beyond this are refused, as in Postgres.
 const MAX_OFFSET_S: i32 = 168 * 3600;
 
@@ -71,7 +73,10 @@ impl TimeZone {
         match self {
             TimeZone::Utc => 0,
             TimeZone::Fixed { offset_s, .. } => *offset_s,
-            TimeZone::Named(tz) => tz.offset_from_utc_datetime(&naive(utc_us)).fix().local_minus_utc(),
+            TimeZone::Named(tz) => {
+                let known_us = if utc_us < TABLES_END_US { utc_us } else { equivalent(utc_us) };
+                tz.offset_from_utc_datetime(&naive(known_us)).fix().local_minus_utc()
+            }
         }
     }
 
@@ -119,6 +124,17 @@ pub(crate) fn write_offset(offset_s: i32, out: &mut Vec<u8>) {
         out.push(b':');
         write_2(seconds, out);
     }
+}
+
+/// The same time of a year that the database's tables reach, with the same weekdays: rules for summer time go by them.
+fn equivalent(utc_us: i64) -> i64 {
+    let year = civil_from_days(utc_us.div_euclid(US_PER_DAY)).year;
+    let start = |year: i64| days_from_civil(Civil { year, month: 1, day: 1 });
+    let n_days = |year: i64| start(year + 1) - start(year);
+    // Within 28 years before 2100 every kind of year occurs.
+    let alike = |candidate: &i64| (start(*candidate) - start(year)) % 7 == 0 && n_days(*candidate) == n_days(year);
+    let known = (2060..2088).find(alike).unwrap_or(2060);
+    utc_us - (start(year) - start(known)) * US_PER_DAY
 }
 
 /// The zone database ends where chrono's calendar does; beyond, its last offset holds.
