@@ -162,6 +162,31 @@ impl FakeSession {
         self.rows(scan_columns(), batches.boxed(), false)
     }
 
+    fn stream(&self, kind: &str, number: u64) -> Rows {
+        match kind {
+            // A batch now, and another each time after some milliseconds, without end.
+            "ticks" => {
+                let wait = Duration::from_millis(number);
+                let ticks = stream::unfold(0u64, move |i| async move {
+                    if i > 0 {
+                        tokio::time::sleep(wait).await;
+                    }
+                    Some((Ok(scan_batch(i..i + 1)), i + 1))
+                });
+                self.rows(scan_columns(), ticks.boxed(), true)
+            }
+            "forever" => {
+                let batches = stream::iter((0u64..).map(|i| Ok(scan_batch(i..i + 1000))));
+                self.rows(scan_columns(), batches.boxed(), false)
+            }
+            _ => {
+                let broken = Error::user(SqlState::DIVISION_BY_ZERO, "division by zero");
+                let batches = stream::iter([Ok(scan_batch(0..number)), Err(broken)]);
+                self.rows(scan_columns(), batches.boxed(), false)
+            }
+        }
+    }
+
     fn one_text(&self, text: &str) -> Response {
         let columns = vec![ResultColumn::computed("text", SqlType::Text)];
         let batch = batch_of(&columns, vec![Arc::new(StringViewArray::from(vec![text]))]);
@@ -222,28 +247,7 @@ impl FakeSession {
                 let batch = batch_of(&columns, params.to_vec());
                 Ok(Response::Rows(self.rows(columns, stream::iter([Ok(batch)]).boxed(), false)))
             }
-            // A batch now, and another each time after some milliseconds, without end.
-            "ticks" => {
-                let wait = Duration::from_millis(number(1));
-                let ticks = stream::unfold(0u64, move |i| async move {
-                    if i > 0 {
-                        tokio::time::sleep(wait).await;
-                    }
-                    Some((Ok(scan_batch(i..i + 1)), i + 1))
-                });
-                Ok(Response::Rows(self.rows(scan_columns(), ticks.boxed(), true)))
-            }
-            "forever" => {
-                let batches = stream::iter((0u64..).map(|i| Ok(scan_batch(i..i + 1000))));
-                Ok(Response::Rows(self.rows(scan_columns(), batches.boxed(), false)))
-            }
-            "breaks" => {
-                let batches = stream::iter([
-                    Ok(scan_batch(0..number(1))),
-                    Err(Error::user(SqlState::DIVISION_BY_ZERO, "division by zero")),
-                ]);
-                Ok(Response::Rows(self.rows(scan_columns(), batches.boxed(), false)))
-            }
+            "ticks" | "forever" | "breaks" => Ok(Response::Rows(self.stream(&words[0], number(1)))),
             "sleep" => {
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_millis(number(1))) => done("SLEEP"),
