@@ -15,6 +15,7 @@ use arrow::datatypes::{Field, IntervalMonthDayNano};
 use super::calendar::{PG_EPOCH_DAYS, PG_EPOCH_US, US_PER_DAY};
 use super::numeric::NumericShape;
 use super::oid::PgType;
+use super::text_in::fit_length;
 use crate::{Error, Result, SqlState, SqlType};
 
 /// Builds a column from values in Postgres' binary form, one a row.
@@ -134,7 +135,7 @@ impl BinaryColumnBuilder {
             Values::Real(builder) => builder.append_value(f32::from_be_bytes(fixed(bytes, sql_type)?)),
             Values::Double(builder) => builder.append_value(f64::from_be_bytes(fixed(bytes, sql_type)?)),
             Values::Numeric(builder, shape) => builder.append_value(shape.parse_binary(bytes)?),
-            Values::Text(builder) => builder.append_value(utf8(bytes)?),
+            Values::Text(builder) => builder.append_value(fit_length(utf8(bytes)?, sql_type)?),
             Values::Bytea(builder) => builder.append_value(bytes),
             Values::Date(builder) => builder.append_value(date_from_2000(i32::from_be_bytes(fixed(bytes, sql_type)?))?),
             Values::Time(builder) => {

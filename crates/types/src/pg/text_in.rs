@@ -1,5 +1,6 @@
 //! Columns from Postgres' text, value by value into Arrow builders.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::NullBufferBuilder;
@@ -140,11 +141,7 @@ impl TextColumnBuilder {
             Values::Real(builder) => builder.append_value(parse_float::<f32>(text, sql_type)?),
             Values::Double(builder) => builder.append_value(parse_float::<f64>(text, sql_type)?),
             Values::Numeric(builder, shape) => builder.append_value(shape.parse_text(text)?),
-            Values::Text(builder) => match sql_type {
-                SqlType::Text | SqlType::Varchar(None) => builder.append_value(text),
-                SqlType::Varchar(Some(n)) => builder.append_value(limit_varchar(text, *n)?),
-                _ => builder.append_value(fit_char(text, sql_type)?),
-            },
+            Values::Text(builder) => builder.append_value(fit_length(text, sql_type)?),
             Values::Bytea(builder) => builder.append_value(parse_bytea(text)?),
             Values::Date(builder) => builder.append_value(parse_date(text, settings)?),
             Values::Time(builder) => builder.append_value(parse_time(text, settings)?),
@@ -326,30 +323,33 @@ fn parse_boolean(text: &str) -> Result<bool> {
     }
 }
 
+/// A text within the length of its type: `varchar(n)` limits it, `char(n)` pads it too.
+#[inline]
+pub(super) fn fit_length<'a>(text: &'a str, sql_type: &SqlType) -> Result<Cow<'a, str>> {
+    match sql_type {
+        SqlType::Varchar(Some(n)) => Ok(Cow::Borrowed(limit(text, *n, sql_type)?)),
+        SqlType::Char(n) => {
+            let kept = limit(text, *n, sql_type)?;
+            let missing = (*n as usize).saturating_sub(kept.chars().count());
+            Ok(Cow::Owned(format!("{kept}{}", " ".repeat(missing))))
+        }
+        _ => Ok(Cow::Borrowed(text)),
+    }
+}
+
 /// Excess characters are cut off if they are blanks, and refused otherwise.
-fn limit_varchar(text: &str, max: u32) -> Result<&str> {
+fn limit<'a>(text: &'a str, max: u32, sql_type: &SqlType) -> Result<&'a str> {
     if text.len() <= max as usize {
         return Ok(text);
     }
     match text.char_indices().nth(max as usize) {
         None => Ok(text),
         Some((at, _)) if text[at..].bytes().all(|b| b == b' ') => Ok(&text[..at]),
-        Some(_) => Err(too_long(&SqlType::Varchar(Some(max)))),
+        Some(_) => {
+            let message = format!("value too long for type {sql_type}");
+            Err(Error::user(SqlState::STRING_DATA_RIGHT_TRUNCATION, message))
+        }
     }
-}
-
-/// Pads with blanks to the length of the type.
-fn fit_char(text: &str, sql_type: &SqlType) -> Result<String> {
-    let SqlType::Char(n) = sql_type else {
-        return Err(Error::internal(format!("{sql_type} is no character type")));
-    };
-    let kept = limit_varchar(text, *n).map_err(|_| too_long(sql_type))?;
-    let missing = (*n as usize).saturating_sub(kept.chars().count());
-    Ok(format!("{kept}{}", " ".repeat(missing)))
-}
-
-fn too_long(sql_type: &SqlType) -> Error {
-    Error::user(SqlState::STRING_DATA_RIGHT_TRUNCATION, format!("value too long for type {sql_type}"))
 }
 
 fn parse_bytea(text: &str) -> Result<Vec<u8>> {
