@@ -3,7 +3,7 @@
 use std::task::Poll;
 
 use arrow::array::RecordBatch;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use millstream_engine::{CancelHandle, ResultColumn, Rows, RowsTag};
 use millstream_types::copy::{CopyColumns, CopyOptions};
 use millstream_types::pg::{BinaryColumn, FormatSettings, TextColumn};
@@ -71,6 +71,10 @@ impl OpenRows {
             let (batch, from) = match self.rest.take() {
                 Some(rest) => rest,
                 None => match self.next_batch(connection, cancel).await? {
+                    Some(batch) if batch.num_rows() == 0 => {
+                        pause(connection, cancel).await?;
+                        continue;
+                    }
                     Some(batch) => (batch, 0),
                     None => return Ok(Sent::All(n_rows)),
                 },
@@ -134,6 +138,18 @@ impl OpenRows {
             }
         }
         Ok(())
+    }
+}
+
+/// Lets others work after a batch without rows. Sending notices a client that has gone; here nothing is sent.
+async fn pause(connection: &mut Connection, cancel: &CancelHandle) -> Result<(), Fault> {
+    tokio::task::yield_now().await;
+    if cancel.is_cancelled() {
+        return Err(Fault::Statement(Error::cancelled()));
+    }
+    match connection.closed().now_or_never() {
+        Some(()) => Err(Fault::Gone),
+        None => Ok(()),
     }
 }
 

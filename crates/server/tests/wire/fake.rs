@@ -179,6 +179,11 @@ impl FakeSession {
                 let batches = stream::iter((0u64..).map(|i| Ok(scan_batch(i..i + 1000))));
                 self.rows(scan_columns(), batches.boxed(), false)
             }
+            // Batches without rows, without end.
+            "nothing" => {
+                let batches = stream::iter((0u64..).map(|_| Ok(scan_batch(0..0))));
+                self.rows(scan_columns(), batches.boxed(), false)
+            }
             _ => {
                 let broken = Error::user(SqlState::DIVISION_BY_ZERO, "division by zero");
                 let batches = stream::iter([Ok(scan_batch(0..number)), Err(broken)]);
@@ -247,7 +252,7 @@ impl FakeSession {
                 let batch = batch_of(&columns, params.to_vec());
                 Ok(Response::Rows(self.rows(columns, stream::iter([Ok(batch)]).boxed(), false)))
             }
-            "ticks" | "forever" | "breaks" => Ok(Response::Rows(self.stream(&words[0], number(1)))),
+            "ticks" | "forever" | "breaks" | "nothing" => Ok(Response::Rows(self.stream(&words[0], number(1)))),
             "sleep" => {
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_millis(number(1))) => done("SLEEP"),
@@ -322,7 +327,7 @@ impl BackendSession for FakeSession {
                 let columns = echo_columns(statement);
                 (columns.iter().map(|c| c.sql_type.clone()).collect(), Some(columns))
             }
-            "rows" | "ticks" | "forever" | "breaks" => (vec![], Some(scan_columns())),
+            "rows" | "ticks" | "forever" | "breaks" | "nothing" => (vec![], Some(scan_columns())),
             "text" => (vec![], Some(vec![ResultColumn::computed("text", SqlType::Text)])),
             "fail" => return Err(Error::user(SqlState::UNDEFINED_TABLE, "relation \"x\" does not exist")),
             _ => (vec![], None),

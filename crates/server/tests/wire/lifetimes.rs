@@ -36,7 +36,7 @@ async fn a_live_result_is_sent_at_once_and_cancelled() {
 async fn a_busy_result_and_a_statement_are_cancelled() {
     let running = Running::start().await;
     let client = running.connect().await;
-    for sql in ["forever", "sleep 60000"] {
+    for sql in ["forever", "nothing", "sleep 60000"] {
         let token = client.cancel_token();
         let cancel = async {
             wait_until("it runs", || {
@@ -80,7 +80,7 @@ async fn a_cancellation_between_statements_does_nothing() {
 async fn work_for_a_client_that_has_gone_stops() {
     let running = Running::start().await;
     let observed = &running.fake.observed;
-    for sql in ["ticks 5", "forever", "sleep 60000", "ticks 60000"] {
+    for sql in ["ticks 5", "forever", "nothing", "sleep 60000", "ticks 60000"] {
         let mut raw = Raw::connect(&running).await;
         raw.send(&query(sql)).await;
         let alive = || observed.n_streams.load(Ordering::SeqCst) + observed.n_running.load(Ordering::SeqCst);
