@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, FieldRef};
 use datafusion::common::{DataFusionError, SchemaError};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::optimizer::Optimizer;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::Statement;
@@ -26,7 +26,7 @@ use crate::ast::Query;
 use crate::catalog::{Catalog, Relation, RelationId};
 use crate::errors::from_datafusion;
 use crate::parser::parse_query;
-use crate::session_context::{Purpose, analyzer, optimizer_context, optimizer_rules, options};
+use crate::session_context::{Purpose, RuleContext, analyzer, optimizer_rules, options};
 pub(crate) use context::{PlanContext, external};
 pub use params::with_params;
 pub(crate) use rewrite::rewrite_expr;
@@ -163,8 +163,7 @@ fn with_output_types(plan: LogicalPlan) -> Result<(LogicalPlan, Vec<(String, Sql
             exprs.push(column);
         } else {
             any_cast = true;
-            let cast = datafusion::logical_expr::cast(column, wanted);
-            exprs.push(cast.alias_qualified(qualifier.cloned(), field.name()));
+            exprs.push(cast(column, wanted).alias_qualified(qualifier.cloned(), field.name()));
         }
         columns.push((name, sql_type));
     }
@@ -176,20 +175,18 @@ fn with_output_types(plan: LogicalPlan) -> Result<(LogicalPlan, Vec<(String, Sql
     Ok((plan, columns))
 }
 
-/// The plan of a view that is not materialized, with the columns that the catalog gives it.
+/// The plan of a view that is not materialized, with the columns that the catalog gives it; not analyzed, because the
+/// query that names the view will be, and resolving twice would widen sums twice.
 fn view_plan(outer: &PlanContext<'_>, view: &Arc<Relation>) -> Result<LogicalPlan> {
     let text = view.query_text().ok_or_else(|| Error::internal("a view without a query"))?;
     let context = PlanContext { view_depth: outer.view_depth + 1, ..PlanContext::new(outer.catalog, outer.purpose) };
     let query = parse_query(text)?;
-    let bound = bind(&context, &query, &[]).map_err(|e| without_position(e, view))?;
-    let exprs: Vec<Expr> = bound
-        .plan
-        .schema()
-        .iter()
-        .zip(&view.columns)
-        .map(|(field, column)| Expr::from(field).alias(&column.name))
+    let plan = plan_query(&context, &query, &[]).map_err(|e| without_position(e, view))?;
+    let columns = plan.schema().iter().zip(&view.columns);
+    let exprs: Vec<Expr> = columns
+        .map(|(field, column)| cast(Expr::from(field), column.sql_type.arrow_type()).alias(&column.name))
         .collect();
-    LogicalPlanBuilder::from(bound.plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(from_datafusion)
+    LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(from_datafusion)
 }
 
 /// An error inside a view points nowhere in the text of the query that names the view.
@@ -212,7 +209,7 @@ fn without_position(error: Error, view: &Relation) -> Error {
 /// # Errors
 /// What a rule finds wrong with the plan, such as a subquery that cannot be decorrelated (0A000).
 pub fn optimize(plan: LogicalPlan, purpose: Purpose, now_us: Option<i64>) -> Result<LogicalPlan> {
-    let context = optimizer_context(now_us);
+    let context = RuleContext::new(now_us);
     let optimizer = Optimizer::with_rules(optimizer_rules(purpose));
     optimizer.optimize(plan, &context, |_, _| {}).map_err(from_datafusion)
 }

@@ -3,6 +3,8 @@
 use datafusion::common::{Column, DataFusionError, SchemaError, Span};
 use millstream_types::{Error, SqlState};
 
+use crate::typing::types::type_name;
+
 /// The error that a user sees for one of DataFusion's, from planning or from execution.
 pub fn from_datafusion(error: DataFusionError) -> Error {
     match error {
@@ -111,12 +113,30 @@ fn plan_error(message: &str) -> Error {
             format!("column \"{column}\" must appear in the GROUP BY clause or be used in an aggregate function");
         return Error::user(SqlState::GROUPING_ERROR, message);
     }
+    if let Some(found) = message
+        .strip_prefix("Cannot create filter with non-boolean predicate")
+        .and_then(|m| m.rsplit_once("returning "))
+    {
+        let name = found.1.parse().map_or_else(|_| found.1.to_lowercase(), |t| type_name(&t));
+        let message = format!("argument of WHERE must be type boolean, not type {name}");
+        return Error::user(SqlState::DATATYPE_MISMATCH, message);
+    }
     if message.contains("must appear in the GROUP BY clause") {
         return Error::user(SqlState::GROUPING_ERROR, sentence(message));
     }
     if message.contains("Invalid function") {
         let name = quoted_after(message, "Invalid function '").unwrap_or_default();
         return Error::user(SqlState::UNDEFINED_FUNCTION, format!("function {name} does not exist"));
+    }
+    if let Some(name) =
+        quoted_after(message, "Function '").filter(|_| message.contains("failed to match any signature"))
+    {
+        let argument = message.split_once("DataType: ").and_then(|(_, rest)| rest.split_once(')'));
+        let argument = argument.and_then(|(t, _)| t.parse().ok()).map(|t| type_name(&t)).unwrap_or_default();
+        return Error::user(SqlState::UNDEFINED_FUNCTION, format!("function {name}({argument}) does not exist"))
+            .with_hint(
+                "No function matches the given name and argument types. You might need to add explicit type casts.",
+            );
     }
     if message.contains("coerce") || message.contains("No function matches") || message.contains("Signature") {
         return Error::user(SqlState::UNDEFINED_FUNCTION, sentence(message));

@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
+use datafusion::common::alias::AliasGenerator;
 use datafusion::config::ConfigOptions;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
@@ -27,7 +29,7 @@ use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggreg
 use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerContext, OptimizerRule};
+use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerConfig, OptimizerRule};
 use datafusion::prelude::SessionConfig;
 
 use crate::typing::PostgresTypes;
@@ -136,13 +138,42 @@ pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + S
     rules
 }
 
-/// The context in which optimizer rules run. `now_us` (microseconds since 1970 UTC) is what `now()` becomes; without it
-/// `now()` stays.
-pub(crate) fn optimizer_context(now_us: Option<i64>) -> OptimizerContext {
-    let context = OptimizerContext::new_with_config_options(options().clone());
-    match now_us.and_then(DateTime::from_timestamp_micros) {
-        Some(now) => context.with_query_execution_start_time(now),
-        None => context.without_query_execution_start_time(),
+/// The context in which optimizer rules run.
+#[derive(Debug)]
+pub(crate) struct RuleContext {
+    options: Arc<ConfigOptions>,
+    alias_generator: Arc<AliasGenerator>,
+    now: Option<DateTime<Utc>>,
+}
+
+impl RuleContext {
+    /// `now_us` (microseconds since 1970 UTC) is what `now()` becomes; without it `now()` stays.
+    pub(crate) fn new(now_us: Option<i64>) -> Self {
+        RuleContext {
+            options: options().clone(),
+            alias_generator: Arc::new(AliasGenerator::new()),
+            now: now_us.and_then(DateTime::from_timestamp_micros),
+        }
+    }
+}
+
+impl OptimizerConfig for RuleContext {
+    fn query_execution_start_time(&self) -> Option<DateTime<Utc>> {
+        self.now
+    }
+
+    fn alias_generator(&self) -> &Arc<AliasGenerator> {
+        &self.alias_generator
+    }
+
+    fn options(&self) -> Arc<ConfigOptions> {
+        self.options.clone()
+    }
+
+    /// DISTINCT ON becomes an aggregate of `first_value`, which the rule looks up by name.
+    fn function_registry(&self) -> Option<&dyn FunctionRegistry> {
+        static STATE: LazyLock<SessionState> = LazyLock::new(session_state);
+        Some(&*STATE)
     }
 }
 

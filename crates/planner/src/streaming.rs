@@ -58,6 +58,25 @@ pub fn plan(plan: &LogicalPlan, columns: &[(String, SqlType)]) -> Result<Streami
     Ok(StreamingPlan { dataflow: planner.dataflow, result, relations })
 }
 
+/// The expressions of a plan that computes one row from one row: a projection over a scan.
+///
+/// # Errors
+/// Not supported, if the plan is anything else, such as one with a subquery.
+pub fn row_scalars(plan: &LogicalPlan) -> Result<(SchemaRef, Vec<Scalar>)> {
+    let unsupported = || Error::not_supported("an expression here must not have subqueries");
+    let LogicalPlan::Projection(projection) = plan else { return Err(unsupported()) };
+    let mut input = projection.input.as_ref();
+    while let LogicalPlan::SubqueryAlias(alias) = input {
+        input = &alias.input;
+    }
+    let LogicalPlan::TableScan(scan) = input else { return Err(unsupported()) };
+    // Columns that the optimizer has left out of the scan keep their places.
+    let whole = DFSchema::try_from(scan.source.schema().as_ref().clone()).map_err(from_datafusion)?;
+    let place = |e: Expr| exprs::unqualified(e);
+    let scalars = projection.expr.iter().map(|e| physical(&place(e.clone())?, &whole)).collect::<Result<_>>()?;
+    Ok((arrow_schema(&whole), scalars))
+}
+
 /// What is known of a node's rows. Columns are positions in its output.
 #[derive(Clone, Debug, Default)]
 struct Facts {

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, CharacterLength, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName, Query, Select, SelectItem, TableAlias,
-    TableAliasColumnDef, TableFactor, UnaryOperator, Value, VisitMut, VisitorMut,
+    FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName, Query, Select, SelectItem, SetExpr,
+    TableAlias, TableAliasColumnDef, TableFactor, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 
 use crate::parser::{folded, parse_query};
@@ -24,6 +24,11 @@ struct Rewriter;
 
 impl VisitorMut for Rewriter {
     type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        replace_tables(&mut query.body);
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         for item in &mut select.projection {
@@ -63,6 +68,25 @@ impl VisitorMut for Rewriter {
             *expr = rewritten;
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// `TABLE name` is `SELECT * FROM name`.
+fn replace_tables(body: &mut SetExpr) {
+    match body {
+        SetExpr::Table(table) => {
+            let quoted = |name: &Option<String>| name.as_ref().map(|n| format!("\"{}\"", folded(&Ident::new(n))));
+            let parts: Vec<String> =
+                [quoted(&table.schema_name), quoted(&table.table_name)].into_iter().flatten().collect();
+            if let Ok(query) = parse_query(&format!("SELECT * FROM {}", parts.join("."))) {
+                *body = SetExpr::Query(query);
+            }
+        }
+        SetExpr::SetOperation { left, right, .. } => {
+            replace_tables(left);
+            replace_tables(right);
+        }
+        _ => {}
     }
 }
 

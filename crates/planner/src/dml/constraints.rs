@@ -17,9 +17,6 @@ use crate::catalog::{Column, Relation};
 pub fn check_constraints(relation: &Relation, batch: &RecordBatch) -> Result<RecordBatch> {
     let mut columns = Vec::with_capacity(batch.num_columns());
     for (array, column) in batch.columns().iter().zip(&relation.columns) {
-        if column.not_null && array.null_count() > 0 {
-            return Err(null_violation(relation, column, batch, array));
-        }
         columns.push(match column.sql_type {
             SqlType::Varchar(Some(n)) => limited(array, n as usize, false)?,
             SqlType::Char(n) => limited(array, n as usize, true)?,
@@ -27,7 +24,13 @@ pub fn check_constraints(relation: &Relation, batch: &RecordBatch) -> Result<Rec
         });
     }
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
+    let batch = RecordBatch::try_new_with_options(batch.schema(), columns, &options)?;
+    for (array, column) in batch.columns().iter().zip(&relation.columns) {
+        if column.not_null && array.null_count() > 0 {
+            return Err(null_violation(relation, column, &batch, array));
+        }
+    }
+    Ok(batch)
 }
 
 fn null_violation(relation: &Relation, column: &Column, batch: &RecordBatch, array: &ArrayRef) -> Error {

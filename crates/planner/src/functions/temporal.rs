@@ -34,6 +34,7 @@ pub(super) static SPECS: &[Spec] = &[
     Spec { name: "justify_days", returns: |_| INTERVAL, run: |a, _| justify_days(a), strict: true },
     Spec { name: "justify_interval", returns: |_| INTERVAL, run: |a, _| justify(a, true), strict: true },
     Spec { name: "seconds_to_timestamp", returns: |_| timestamptz(), run: seconds_to_timestamp, strict: true },
+    Spec { name: "bin_timestamp", returns: |args| args[1].clone(), run: bin_timestamp, strict: true },
     Spec { name: "at_time_zone", returns: other_timestamp, run: at_time_zone, strict: true },
 ];
 
@@ -206,6 +207,35 @@ fn seconds_to_timestamp(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> 
             Ok(us as i64)
         })?;
     Ok(Arc::new(out.with_timezone("UTC")))
+}
+
+/// `date_bin(stride, timestamp, origin)`: the beginning of the stride that the timestamp lies in.
+fn bin_timestamp(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
+    let strides = args[0].as_primitive::<Interval>();
+    let (times, origins) = (us_of(&args[1]), us_of(&args[2]));
+    let mut out = PrimitiveArray::<TimestampMicrosecondType>::builder(n_rows);
+    for i in 0..n_rows {
+        if strides.is_null(i) || times.is_null(i) || origins.is_null(i) {
+            out.append_null();
+            continue;
+        }
+        let stride = strides.value(i);
+        let stride_us = i64::from(stride.days) * US_PER_DAY + stride.nanoseconds / 1000;
+        if stride.months != 0 {
+            let message = "timestamps cannot be binned into intervals containing months or years";
+            return Err(Error::user(SqlState::FEATURE_NOT_SUPPORTED, message));
+        }
+        if stride_us <= 0 {
+            let message = "stride must be greater than zero";
+            return Err(Error::user(SqlState::DATETIME_FIELD_OVERFLOW, message));
+        }
+        out.append_value(times.value(i) - (times.value(i) - origins.value(i)).rem_euclid(stride_us));
+    }
+    let out = out.finish();
+    match args[1].data_type() {
+        DataType::Timestamp(_, Some(zone)) => Ok(Arc::new(out.with_timezone(zone.clone()))),
+        _ => Ok(Arc::new(out)),
+    }
 }
 
 fn other_timestamp(args: &[DataType]) -> DataType {

