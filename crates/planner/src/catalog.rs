@@ -15,6 +15,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use datafusion::logical_expr::ScalarUDF;
 use millstream_types::{Error, Result, SqlState};
 
 use crate::ast::{Name, RelationKind};
@@ -47,6 +48,7 @@ struct Contents {
     relations: BTreeMap<RelationId, Arc<Relation>>,
     /// schema, then name
     names: HashMap<String, HashMap<String, RelationId>>,
+    functions: HashMap<String, Arc<ScalarUDF>>,
 }
 
 /// What a statement tells its user beside its result; always of severity `NOTICE`.
@@ -87,6 +89,7 @@ impl Catalog {
             schemas,
             relations: BTreeMap::new(),
             names: HashMap::new(),
+            functions: HashMap::new(),
         }))
     }
 
@@ -167,6 +170,17 @@ impl Catalog {
             relation.append_only = append_only;
             relation.primary_key = key.unwrap_or_default();
         }
+    }
+
+    /// Registers a function that only the engine can compute, such as `version()` or `pg_get_userbyid(oid)`, under its
+    /// name without a schema. It comes before the planner's own; constants of unknown type reach it as texts.
+    pub fn register_function(&mut self, function: Arc<ScalarUDF>) {
+        self.contents_mut().functions.insert(function.name().to_string(), function);
+    }
+
+    /// The engine's function of a name, with or without `pg_catalog` in front.
+    pub(crate) fn function(&self, name: &str) -> Option<&Arc<ScalarUDF>> {
+        self.0.functions.get(name.strip_prefix("pg_catalog.").unwrap_or(name))
     }
 
     fn contents_mut(&mut self) -> &mut Contents {

@@ -31,6 +31,7 @@ use crate::typing::exprs::resolve;
 use crate::typing::types::{Class, is_unknown, parse_exactly, type_name, type_of};
 pub use constraints::check_constraints;
 pub use insert::{BoundConflict, BoundInsert, ConflictUpdate, InsertRows, bind_copy_columns, bind_insert};
+pub use literals::InsertTemplate;
 pub use update::{BoundDelete, BoundUpdate, bind_delete, bind_update};
 
 /// A scan of rows that the engine has at hand: those written, or those in conflict.

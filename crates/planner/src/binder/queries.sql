@@ -77,3 +77,4 @@ select t.a::text || 'x', price::int, x::numeric(10, 2), at::date, at::time, ts::
 table u;
 select 1 where false;
 select count(*) from (select distinct k from t) x;
+select name collate "C" from t order by name collate "C";

@@ -178,7 +178,11 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
         Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } if !is_subquery(right) => {
             call("all_unequal", vec![left.as_ref().clone(), right.as_ref().clone()])
         }
-        Expr::Cast { expr, data_type, array: false, format: None, .. } => limited_cast(expr, data_type)?,
+        // There is one collation.
+        Expr::Collate { expr, .. } => expr.as_ref().clone(),
+        Expr::Cast { expr, data_type, array: false, format: None, .. } => {
+            limited_cast(expr, data_type).or_else(|| object_cast(expr, data_type))?
+        }
         Expr::Function(Function { name, args: FunctionArguments::Subquery(query), .. })
             if single_name(name).as_deref() == Some("array") =>
         {
@@ -229,6 +233,23 @@ fn limited_cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
         DataType::Char(n) | DataType::Character(n) => {
             Some(call("pad_char", vec![text(), number(length(n).unwrap_or(1))]))
         }
+        _ => None,
+    }
+}
+
+/// `'t'::regclass` is the oid of a relation, `oid::regclass` its name; the engine has functions for both. A type's name
+/// is `format_type` of its oid.
+fn object_cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
+    let name = match data_type {
+        DataType::Regclass => "regclass".to_string(),
+        DataType::Custom(name, _) => single_name(name)?,
+        _ => return None,
+    };
+    let is_text = matches!(expr, Expr::Value(v) if matches!(v.value, Value::SingleQuotedString(_)));
+    match name.as_str() {
+        "regclass" if is_text => Some(call("to_regclass", vec![expr.clone()])),
+        "regclass" => Some(call("regclass_name", vec![expr.clone()])),
+        "regtype" if !is_text => Some(call("format_type", vec![expr.clone(), Expr::Value(Value::Null.into())])),
         _ => None,
     }
 }

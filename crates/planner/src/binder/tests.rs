@@ -142,7 +142,7 @@ fn output_columns_have_postgres_names_and_types() {
             "select name || 'x', name || a, length(name), upper(name), substring(name from 1 for 2), position('a' in name) from t",
             "?column? text, ?column? text, length integer, upper text, substring text, position integer",
         ),
-        ("select array[1,2], tags[1], tags || 'x' from t", "array integer[], tags text, ?column? text[]"),
+        ("select array[1,2], tags[1], tags || 'x'::text from t", "array integer[], tags text, ?column? text[]"),
         (
             "select row_number() over (order by k), rank() over (order by k), sum(a) over (), lag(a) over (order by k), avg(a) over () from t",
             "row_number bigint, rank bigint, sum bigint, lag integer, avg numeric",

@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast as sql;
 use millstream_types::pg::FormatSettings;
 use millstream_types::{Error, Result, SqlState, SqlType};
 
-use super::literals::literal_rows;
+use super::literals::{self, InsertTemplate, literal_rows};
 use super::{
     BoundReturning, assign_all, assigned, assignments, bind_returning, column_position, default_ast, default_expr,
     is_default, project, rows_source, side_by_side, target, typed_constant,
@@ -45,6 +45,8 @@ pub struct BoundInsert {
 pub enum InsertRows {
     /// Constants, read without the planner.
     Batch(RecordBatch),
+    /// Constants and parameters: a prepared statement fills in its values without the planner.
+    Template(InsertTemplate),
     /// Everything else: a typed plan, not yet optimized.
     Plan(LogicalPlan),
 }
@@ -105,6 +107,9 @@ pub fn bind_insert(
         }
         if let Some(batch) = literal_rows(&relation, &positions, rows, settings)? {
             return Ok(done(InsertRows::Batch(batch), Vec::new(), Vec::new()));
+        }
+        if let Some((template, types)) = literals::template_rows(&relation, &positions, rows, settings, param_types)? {
+            return Ok(done(InsertRows::Template(template), types, Vec::new()));
         }
     }
     let mut query = source.as_ref().clone();

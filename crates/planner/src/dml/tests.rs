@@ -1,5 +1,6 @@
 //! What statements write, and what they refuse.
 
+use arrow::array::{Array, ArrayRef};
 use millstream_types::SqlState;
 use millstream_types::pg::{FormatSettings, format_column};
 
@@ -41,7 +42,6 @@ fn everything_else_is_a_plan_of_the_target_s_types() {
         "insert into u values (1 + 1, upper('x'), default)",
         "insert into u select k, name from t",
         "insert into u select 3, 'x'",
-        "insert into u (id, name) values ($1, $2)",
         "insert into s (user_id, at) values (1.6, now())",
         "insert into t default values",
     ] {
@@ -51,8 +51,21 @@ fn everything_else_is_a_plan_of_the_target_s_types() {
         let wanted: Vec<_> = bound.relation.visible_columns().iter().map(|c| c.sql_type.arrow_type()).collect();
         assert_eq!(types, wanted, "{sql}");
     }
-    let params = insert("insert into u (id, name) values ($1, $2)").unwrap().param_types;
-    assert_eq!(params, [SqlType::BigInt, SqlType::Text]);
+    let params = insert("insert into u (id, name) values ($1 + 1, $2)").unwrap().param_types;
+    assert_eq!(params, [SqlType::Integer, SqlType::Text]);
+}
+
+#[test]
+fn prepared_values_are_a_template() {
+    let bound = insert("insert into u (id, name) values ($1, 'x'), (7, $2)").unwrap();
+    assert_eq!(bound.param_types, [SqlType::BigInt, SqlType::Text]);
+    let InsertRows::Template(template) = bound.rows else { panic!("constants and parameters") };
+    let id: ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![3]));
+    let name: ArrayRef = Arc::new(arrow::array::StringViewArray::from(vec!["y"]));
+    let batch = template.rows(&[id, name]).unwrap();
+    let text = |i: usize| format!("{:?}", batch.column(i)).replace([' ', '\n'], "");
+    assert!(text(0).contains("[3,7,]") && text(1).contains("[\"x\",\"y\",]"), "{} {}", text(0), text(1));
+    assert_eq!(batch.column(2).null_count(), 2);
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) static SPECS: &[Spec] = &[
     Spec { name: "justify_days", returns: |_| INTERVAL, run: |a, _| justify_days(a), strict: true },
     Spec { name: "justify_interval", returns: |_| INTERVAL, run: |a, _| justify(a, true), strict: true },
     Spec { name: "seconds_to_timestamp", returns: |_| timestamptz(), run: seconds_to_timestamp, strict: true },
-    Spec { name: "bin_timestamp", returns: |args| args[1].clone(), run: bin_timestamp, strict: true },
+    Spec { name: "date_bin", returns: |args| args[1].clone(), run: bin_timestamp, strict: true },
     Spec { name: "at_time_zone", returns: other_timestamp, run: at_time_zone, strict: true },
 ];
 

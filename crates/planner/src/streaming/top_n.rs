@@ -14,7 +14,7 @@ use millstream_operators::{Edge, Exchange};
 use millstream_types::{Error, Result};
 
 use super::exprs::{columns_of, with_columns};
-use super::{Facts, Lowered, Planner, arrow_schema};
+use super::{Facts, Lowered, Planner, arrow_schema, restrict};
 use crate::errors::from_datafusion;
 
 impl Planner {
@@ -135,11 +135,9 @@ impl Planner {
             let casted = self.under_schema(numbered, &planned)?;
             return Ok(Lowered { schema, ..casted });
         }
-        let kept = (0..n_columns).chain([n_columns + n_helpers]);
-        let exprs: Vec<Expr> = kept.map(|i| Expr::from(numbered.schema.qualified_field(i))).collect();
-        let have = exprs.iter().map(|e| e.to_field(&numbered.schema).map(|(q, f)| (q, f)));
-        let have = have.collect::<Result<Vec<_>, _>>().map_err(from_datafusion)?;
-        let have = DFSchema::new_with_metadata(have, Default::default()).map_err(from_datafusion)?;
+        let kept: Vec<usize> = (0..n_columns).chain([n_columns + n_helpers]).collect();
+        let exprs: Vec<Expr> = kept.iter().map(|&i| Expr::from(numbered.schema.qualified_field(i))).collect();
+        let have = restrict(&numbered.schema, &kept)?;
         let dropped = self.project(numbered, &exprs, have)?;
         let casted = self.under_schema(dropped, &planned)?;
         Ok(Lowered { schema, ..casted })
