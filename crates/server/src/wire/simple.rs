@@ -12,7 +12,9 @@ use crate::BackendSession;
 impl<S: BackendSession> Client<S> {
     /// Runs all statements of a query string, up to the first that fails.
     pub(super) async fn query(&mut self, sql: &str) -> Result<(), Fault> {
+        // Nothing unnamed outlives a simple query.
         self.portals.remove("");
+        self.statements.remove("");
         let statements = self.session.parse(sql)?;
         let Some((last, others)) = statements.split_last() else {
             self.connection.output.empty_query();
