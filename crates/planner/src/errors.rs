@@ -175,7 +175,9 @@ fn quoted_after<'a>(message: &'a str, prefix: &str) -> Option<&'a str> {
 fn sentence(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default().trim().trim_end_matches('.');
     let mut chars = line.chars();
+    let is_word = line.chars().nth(1).is_some_and(char::is_lowercase);
     match chars.next() {
+        Some(first) if !is_word => std::iter::once(first).chain(chars).collect(),
         Some(first) => first.to_lowercase().chain(chars).collect(),
         None => String::new(),
     }

@@ -26,6 +26,10 @@ use crate::typing::deferred::Call;
 use crate::typing::planner::PostgresPlanner;
 pub(crate) use builtin::builtin;
 
+/// Postgres' other names of aggregates.
+const AGGREGATE_ALIASES: &[(&str, &str)] =
+    &[("every", "bool_and"), ("variance", "var"), ("stddev_samp", "stddev"), ("var_samp", "var")];
+
 /// All functions by name, built once.
 pub(crate) struct Registry {
     scalars: HashMap<String, Arc<ScalarUDF>>,
@@ -56,6 +60,11 @@ impl Registry {
                 aggregates.insert(alias.clone(), function.clone());
             }
             aggregates.insert(function.name().to_string(), function);
+        }
+        for (alias, name) in AGGREGATE_ALIASES {
+            if let Some(function) = aggregates.get(*name).cloned() {
+                aggregates.insert((*alias).to_string(), function);
+            }
         }
         let mut windows = HashMap::new();
         for function in SessionStateDefaults::default_window_functions() {

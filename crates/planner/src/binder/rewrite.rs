@@ -3,9 +3,10 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, CharacterLength, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName, Query, Select, SelectItem, SetExpr,
-    TableAlias, TableAliasColumnDef, TableFactor, UnaryOperator, Value, VisitMut, VisitorMut,
+    BinaryOperator, CastKind, CharacterLength, DataType, DateTimeField, Expr, Fetch, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, Interval, LimitClause, NamedWindowExpr,
+    ObjectName, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, UnaryOperator, Value,
+    VisitMut, VisitorMut, WindowFrameBound, WindowSpec, WindowType,
 };
 
 use crate::parser::{folded, parse_query};
@@ -27,6 +28,7 @@ impl VisitorMut for Rewriter {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         replace_tables(&mut query.body);
+        replace_fetch(query);
         ControlFlow::Continue(())
     }
 
@@ -50,6 +52,17 @@ impl VisitorMut for Rewriter {
                 let alias = column_alias(alias.take(), name);
                 *factor = unnest(function, alias);
             }
+            TableFactor::Function { name, args, with_ordinality: false, alias, .. }
+                if single_name(name).is_some_and(|n| n == "unnest" || SET_RETURNING.contains(&n.as_str())) =>
+            {
+                let function = single_name(name).unwrap_or_default();
+                let array = match args.as_slice() {
+                    [FunctionArg::Unnamed(FunctionArgExpr::Expr(array))] if function == "unnest" => array.clone(),
+                    _ => call_args(&function, args.clone()),
+                };
+                let alias = column_alias(alias.take(), name);
+                *factor = unnest(array, alias);
+            }
             TableFactor::UNNEST { alias: Some(alias), array_exprs, .. }
                 if array_exprs.len() == 1 && alias.columns.is_empty() =>
             {
@@ -63,7 +76,19 @@ impl VisitorMut for Rewriter {
         ControlFlow::Continue(())
     }
 
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        for window in &mut select.named_window {
+            if let NamedWindowExpr::WindowSpec(spec) = &mut window.1 {
+                restore_frame(spec);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(Function { over: Some(WindowType::WindowSpec(spec)), .. }) = expr {
+            restore_frame(spec);
+        }
         if let Some(rewritten) = rewritten(expr) {
             *expr = rewritten;
         }
@@ -88,6 +113,47 @@ fn replace_tables(body: &mut SetExpr) {
         }
         _ => {}
     }
+}
+
+/// `FETCH FIRST n ROWS ONLY` is `LIMIT n`.
+fn replace_fetch(query: &mut Query) {
+    let Some(Fetch { with_ties: false, percent: false, quantity }) = &query.fetch else { return };
+    let wanted = quantity.clone().unwrap_or_else(|| number(1));
+    match &mut query.limit_clause {
+        None => {
+            let clause = LimitClause::LimitOffset { limit: Some(wanted), offset: None, limit_by: Vec::new() };
+            query.limit_clause = Some(clause);
+        }
+        Some(LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = Some(wanted),
+        Some(_) => return,
+    }
+    query.fetch = None;
+}
+
+/// Intervals in window frames stay literals: DataFusion reads them itself.
+fn restore_frame(spec: &mut WindowSpec) {
+    let Some(frame) = &mut spec.window_frame else { return };
+    for bound in std::iter::once(&mut frame.start_bound).chain(frame.end_bound.as_mut()) {
+        if let WindowFrameBound::Preceding(Some(expr)) | WindowFrameBound::Following(Some(expr)) = bound
+            && let Expr::Cast { expr: text, data_type: DataType::Interval { .. }, .. } = expr.as_ref()
+        {
+            **expr = Expr::Interval(Interval {
+                value: text.clone(),
+                leading_field: None,
+                leading_precision: None,
+                last_field: None,
+                fractional_seconds_precision: None,
+            });
+        }
+    }
+}
+
+/// `(a, b) IN (SELECT x, y ...)` where no null can make a difference: there is such a row.
+fn row_in_subquery(row: &[Expr], subquery: &Query) -> Option<Expr> {
+    let names: Vec<String> = (1..=row.len()).map(|i| format!("c{i}")).collect();
+    let equal: Vec<String> = names.iter().zip(row).map(|(n, e)| format!("__in.{n} = {e}")).collect();
+    let text = format!("SELECT 1 FROM ({subquery}) AS __in({}) WHERE {}", names.join(", "), equal.join(" AND "));
+    Some(Expr::Exists { subquery: parse_query(&text).ok()?, negated: false })
 }
 
 /// Functions that give a set of rows, and an array here.
@@ -178,6 +244,10 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
         Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } if !is_subquery(right) => {
             call("all_unequal", vec![left.as_ref().clone(), right.as_ref().clone()])
         }
+        Expr::InSubquery { expr, subquery, negated: false } => match expr.as_ref() {
+            Expr::Tuple(row) => row_in_subquery(row, subquery)?,
+            _ => return None,
+        },
         // There is one collation.
         Expr::Collate { expr, .. } => expr.as_ref().clone(),
         Expr::Cast { expr, data_type, array: false, format: None, .. } => {

@@ -259,6 +259,26 @@ fn views_keep_out_what_changes_by_itself() {
     }
 }
 
+/// Columns anywhere in a plan whose types flow nowhere in the engine. Functions of windows that number rows are known.
+fn odd_columns(plan: &LogicalPlan) -> Vec<String> {
+    use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+    let mut odd = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        for field in node.schema().fields() {
+            if crate::typing::types::canonical(field.data_type()) != *field.data_type()
+                && !field.name().contains(") PARTITION BY")
+                && !field.name().contains("() ORDER BY")
+                && !field.name().contains(") ORDER BY")
+            {
+                odd.push(format!("{} {} in {}", field.name(), field.data_type(), node.display()));
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .unwrap();
+    odd
+}
+
 #[test]
 fn queries_of_every_kind_are_planned() {
     let mut wrong = 0;
