@@ -209,7 +209,9 @@ fn without_position(error: Error, view: &Relation) -> Error {
 /// # Errors
 /// What a rule finds wrong with the plan, such as a subquery that cannot be decorrelated (0A000).
 pub fn optimize(plan: LogicalPlan, purpose: Purpose, now_us: Option<i64>) -> Result<LogicalPlan> {
-    let context = RuleContext::new(now_us);
+    let context = RuleContext::new(purpose, now_us);
     let optimizer = Optimizer::with_rules(optimizer_rules(purpose));
-    optimizer.optimize(plan, &context, |_, _| {}).map_err(from_datafusion)
+    let plan = optimizer.optimize(plan, &context, |_, _| {}).map_err(from_datafusion)?;
+    checks::check_decorrelated(&plan)?;
+    Ok(plan)
 }

@@ -148,9 +148,14 @@ pub(crate) struct RuleContext {
 
 impl RuleContext {
     /// `now_us` (microseconds since 1970 UTC) is what `now()` becomes; without it `now()` stays.
-    pub(crate) fn new(now_us: Option<i64>) -> Self {
+    pub(crate) fn new(purpose: Purpose, now_us: Option<i64>) -> Self {
+        let mut options = options().clone();
+        if purpose == Purpose::View {
+            // A dataflow has joins and no subqueries, so every scalar subquery becomes a join.
+            Arc::make_mut(&mut options).optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+        }
         RuleContext {
-            options: options().clone(),
+            options,
             alias_generator: Arc::new(AliasGenerator::new()),
             now: now_us.and_then(DateTime::from_timestamp_micros),
         }

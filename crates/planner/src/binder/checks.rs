@@ -47,6 +47,32 @@ fn check_expr(expr: &Expr) -> Result<()> {
     Ok(())
 }
 
+/// Refuses an optimized plan with a subquery that no rule could turn into a join.
+///
+/// # Errors
+/// 0A000 with a hint.
+pub(super) fn check_decorrelated(plan: &LogicalPlan) -> Result<()> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            found |= expr.exists(|e| {
+                Ok(matches!(
+                    e,
+                    Expr::OuterReferenceColumn(..) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
+                ))
+            })?;
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })
+    .map_err(from_datafusion)?;
+    if !found {
+        return Ok(());
+    }
+    Err(Error::not_supported("this subquery cannot be turned into a join yet")
+        .with_detail("it refers to the outer query below a LIMIT, a set operation or unnest(), or stands outside WHERE")
+        .with_hint("write it as a join, or with row_number() in a subquery in FROM"))
+}
+
 /// The error, pointing at the relation or function that it names, if it points nowhere yet.
 pub(super) fn located(error: Error, query: &Query) -> Error {
     if error.fields().position.is_some() {

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, CharacterLength, DataType, DateTimeField, Expr, Fetch, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, Interval, LimitClause, NamedWindowExpr,
-    ObjectName, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, UnaryOperator, Value,
-    VisitMut, VisitorMut, WindowFrameBound, WindowSpec, WindowType,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Interval, LimitClause,
+    NamedWindowExpr, ObjectName, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor,
+    UnaryOperator, Value, VisitMut, VisitorMut, WindowFrameBound, WindowSpec, WindowType,
 };
 
 use crate::parser::{folded, parse_query};
@@ -39,6 +39,7 @@ impl VisitorMut for Rewriter {
             {
                 *expr = call("unnest", vec![expr.clone()]);
             }
+            let _ = item.visit(&mut CountExists);
         }
         ControlFlow::Continue(())
     }
@@ -94,6 +95,53 @@ impl VisitorMut for Rewriter {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// EXISTS in a SELECT list is a count of rows above zero: DataFusion makes joins of scalar subqueries there, and of EXISTS
+/// in WHERE only.
+struct CountExists;
+
+impl VisitorMut for CountExists {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let Expr::Exists { subquery, negated } = expr else { return ControlFlow::Continue(()) };
+        let query = match subquery.body.as_ref() {
+            SetExpr::Select(select)
+                if is_plain(select) && subquery.limit_clause.is_none() && subquery.with.is_none() =>
+            {
+                let mut select = select.clone();
+                select.projection = vec![SelectItem::UnnamedExpr(count_star())];
+                let mut query = subquery.clone();
+                query.order_by = None;
+                *query.body = SetExpr::Select(select);
+                query
+            }
+            _ => match parse_query(&format!("SELECT count(*) FROM ({subquery}) AS __exists")) {
+                Ok(query) => query,
+                Err(_) => return ControlFlow::Continue(()),
+            },
+        };
+        let op = if *negated { BinaryOperator::Eq } else { BinaryOperator::Gt };
+        *expr = Expr::BinaryOp { left: Box::new(Expr::Subquery(query)), op, right: Box::new(number(0)) };
+        ControlFlow::Continue(())
+    }
+}
+
+/// Whether counting its rows means counting what its FROM and WHERE give.
+fn is_plain(select: &Select) -> bool {
+    let no_groups = matches!(&select.group_by, GroupByExpr::Expressions(exprs, _) if exprs.is_empty());
+    let is_aggregate = select.projection.iter().any(|item| match item {
+        SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } => {
+            !matches!(e, Expr::Value(_) | Expr::Identifier(_) | Expr::CompoundIdentifier(_))
+        }
+        _ => false,
+    });
+    no_groups && !is_aggregate && select.having.is_none() && select.distinct.is_none() && !select.from.is_empty()
+}
+
+fn count_star() -> Expr {
+    call_args("count", vec![FunctionArg::Unnamed(FunctionArgExpr::Wildcard)])
 }
 
 /// `TABLE name` is `SELECT * FROM name`.

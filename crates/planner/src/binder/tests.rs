@@ -298,6 +298,17 @@ fn queries_of_every_kind_are_planned() {
     assert_eq!(wrong, 0);
 }
 
+#[test]
+fn what_cannot_be_decorrelated_is_said_so() {
+    for sql in [
+        "select * from t, unnest(t.tags) as x",
+        "select u.id, (select name from t where t.k = u.id order by at desc limit 1) from u",
+        "select * from u, lateral (select * from t where t.k = u.id order by at limit 2) x",
+    ] {
+        assert_eq!(error(sql).0, SqlState::FEATURE_NOT_SUPPORTED, "{sql}");
+    }
+}
+
 /// Optimized plans, as `-- purpose` and a query, then the plan. `UPDATE_GOLDENS=1` writes the file anew.
 #[test]
 fn optimized_plans_are_as_recorded() {

@@ -14,6 +14,7 @@ use millstream_types::SqlState;
 
 use super::calls::condition;
 use super::exprs::resolve;
+use super::multiset::{count_occurrences, is_multiset_operation};
 use super::types::{Class, Result, coerce, common_pair, common_type, is_unknown, type_name, type_of, user_error};
 
 pub(super) fn resolve_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
@@ -55,7 +56,10 @@ fn check_node(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
             filter.predicate = condition(filter.predicate, "WHERE", schema)?;
             LogicalPlan::Filter(filter)
         }
-        LogicalPlan::Join(join) => LogicalPlan::Join(resolve_join(join, schema)?),
+        LogicalPlan::Join(join) => {
+            let join = resolve_join(join, schema)?;
+            if is_multiset_operation(&join) { count_occurrences(join)? } else { LogicalPlan::Join(join) }
+        }
         LogicalPlan::Limit(limit) => LogicalPlan::Limit(resolve_limit(limit)?),
         other => other,
     })
