@@ -90,10 +90,7 @@ impl Engine {
     /// 3D000 for any database but [`DATABASE`].
     pub fn session(&self, user: &str, database: &str, params: &[(String, String)]) -> Result<Session> {
         if database != DATABASE {
-            return Err(Error::user(
-                SqlState::INVALID_CATALOG_NAME,
-                format!("database \"{database}\" does not exist"),
-            ));
+            return Err(Error::user(SqlState::INVALID_CATALOG_NAME, format!("database \"{database}\" does not exist")));
         }
         let id = self.0.next_session.fetch_add(1, Ordering::Relaxed);
         Ok(Session::new(Arc::clone(&self.0), id, user, params))

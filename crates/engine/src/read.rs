@@ -18,6 +18,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use hashbrown::HashMap;
 use millstream_planner::catalog::{Kind, Relation};
+use millstream_planner::dml::RowsSource;
 use millstream_planner::errors::from_datafusion;
 use millstream_planner::{RelationId, RelationSource, session_context};
 use millstream_runtime::Source;
@@ -110,7 +111,10 @@ pub(crate) fn scanned(plan: &LogicalPlan) -> Result<Vec<Arc<Relation>>> {
 }
 
 /// Runs an optimized plan at one epoch, on the query threads.
-pub(crate) async fn execute(engine: &Arc<EngineState>, plan: LogicalPlan) -> Result<(Epoch, BoxStream<'static, Result<RecordBatch>>)> {
+pub(crate) async fn execute(
+    engine: &Arc<EngineState>,
+    plan: LogicalPlan,
+) -> Result<(Epoch, BoxStream<'static, Result<RecordBatch>>)> {
     let relations = scanned(&plan)?;
     let stored: Vec<RelationId> = relations.iter().filter(|r| r.kind != Kind::System).map(|r| r.id).collect();
     let point = ReadPoint::now(engine, &stored).await?;
@@ -124,7 +128,26 @@ pub(crate) fn execute_at(
     plan: LogicalPlan,
     point: &ReadPoint,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    let plan = with_tables(engine, plan, point)?;
+    Ok(run_plan(engine, with_tables(engine, plan, point, None)?))
+}
+
+/// Rows that a plan scans in place of a relation.
+pub(crate) struct RowsAtHand(pub(crate) RecordBatch);
+
+/// Runs an optimized plan over rows at hand, and any relations as of now.
+pub(crate) async fn execute_over(
+    engine: &Arc<EngineState>,
+    plan: LogicalPlan,
+    rows: RowsAtHand,
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let relations = scanned(&plan)?;
+    let stored: Vec<RelationId> = relations.iter().filter(|r| r.kind != Kind::System).map(|r| r.id).collect();
+    let point = ReadPoint::now(engine, &stored).await?;
+    Ok(run_plan(engine, with_tables(engine, plan, &point, Some(&rows))?))
+}
+
+/// Starts a plan of tables on the query threads.
+fn run_plan(engine: &Arc<EngineState>, plan: LogicalPlan) -> BoxStream<'static, Result<RecordBatch>> {
     let (send, receive) = tokio::sync::mpsc::channel(N_BATCHES_QUEUED);
     let task = engine.query_runtime().spawn(async move {
         let outcome = run(plan, &send).await;
@@ -137,7 +160,7 @@ pub(crate) fn execute_at(
     let batches = futures::stream::unfold((receive, guard), |(mut receive, guard)| async move {
         receive.recv().await.map(|batch| (batch, (receive, guard)))
     });
-    Ok(batches.boxed())
+    batches.boxed()
 }
 
 /// Stops a query when nobody wants its rows any more.
@@ -163,9 +186,18 @@ async fn run(plan: LogicalPlan, send: &tokio::sync::mpsc::Sender<Result<RecordBa
 }
 
 /// The plan with its relations as tables of rows.
-fn with_tables(engine: &Arc<EngineState>, plan: LogicalPlan, point: &ReadPoint) -> Result<LogicalPlan> {
+fn with_tables(
+    engine: &Arc<EngineState>,
+    plan: LogicalPlan,
+    point: &ReadPoint,
+    rows: Option<&RowsAtHand>,
+) -> Result<LogicalPlan> {
     let plan = plan.transform_up_with_subqueries(|node| {
         let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
+        if let (Some(_), Some(RowsAtHand(rows))) = (RowsSource::of(&scan.source), rows) {
+            scan.source = provider_as_source(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows.clone()]])?));
+            return Ok(Transformed::yes(LogicalPlan::TableScan(scan)));
+        }
         let Some(source) = RelationSource::of(&scan.source) else {
             return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
         };

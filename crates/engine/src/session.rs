@@ -95,11 +95,7 @@ impl Session {
     ///
     /// # Errors
     /// What is wrong with the statement, with positions in the whole query string.
-    pub async fn prepare(
-        &mut self,
-        statement: &ParsedStatement,
-        param_types: &[Option<SqlType>],
-    ) -> Result<Prepared> {
+    pub async fn prepare(&mut self, statement: &ParsedStatement, param_types: &[Option<SqlType>]) -> Result<Prepared> {
         let described = self.describe(statement, param_types).map_err(|e| shifted(e, statement.offset));
         let (param_types, columns) = described.inspect_err(|_| self.statement_failed())?;
         Ok(Prepared(Arc::new(PreparedStatement { parsed: statement.clone(), param_types, columns })))

@@ -57,10 +57,21 @@ const RELATIONS: [(&str, &[(&str, ColumnType)]); 5] = [
             ("state_entries", BigInt),
         ],
     ),
-    ("sources", &[("relation_id", BigInt), ("name", Text), ("connector", Text), ("position", BigInt), ("end_position", BigInt)]),
+    (
+        "sources",
+        &[("relation_id", BigInt), ("name", Text), ("connector", Text), ("position", BigInt), ("end_position", BigInt)],
+    ),
     (
         "row_errors",
-        &[("relation_id", BigInt), ("relation", Text), ("epoch", BigInt), ("sqlstate", Text), ("message", Text), ("row", Text), ("count", BigInt)],
+        &[
+            ("relation_id", BigInt),
+            ("relation", Text),
+            ("epoch", BigInt),
+            ("sqlstate", Text),
+            ("message", Text),
+            ("row", Text),
+            ("count", BigInt),
+        ],
     ),
 ];
 

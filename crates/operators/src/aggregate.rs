@@ -29,8 +29,8 @@ use millstream_types::{Delta, EpochHeader, Error, ErrorKind, Result};
 
 use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
-use distinct::DistinctSets;
 pub use distinct::DistinctPartialSpec;
+use distinct::DistinctSets;
 pub use partial::PartialAggregateSpec;
 
 /// What arrives on a port of an aggregate.
@@ -85,7 +85,8 @@ impl OperatorSpec for AggregateSpec {
         let keys = Schema::new(self.schema.fields()[..self.n_keys].to_vec());
         let accumulators = self.calls.iter().map(|c| accumulator_of(c, &self.input, self.append_only));
         let takes_rows = self.ports.iter().any(|p| matches!(p, AggregateInput::Rows { .. }));
-        let distinct = if takes_rows { DistinctSets::of_calls(&self.calls, &self.input, self.append_only)? } else { vec![] };
+        let distinct =
+            if takes_rows { DistinctSets::of_calls(&self.calls, &self.input, self.append_only)? } else { vec![] };
         Ok(Box::new(Aggregate {
             spec: self.clone(),
             table: GroupTable::new(Arc::new(keys))?,

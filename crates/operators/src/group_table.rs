@@ -143,13 +143,16 @@ mod tests {
         let schema = schema_of(&[("k", DataType::Int64), ("t", DataType::Utf8View)]);
         for width in [1, 2] {
             let fields: Vec<_> = schema.fields().iter().take(width).cloned().collect();
-            let mut table = GroupTable::new(Arc::new(arrow::datatypes::Schema::new(fields))).expect("types can be kept");
+            let mut table =
+                GroupTable::new(Arc::new(arrow::datatypes::Schema::new(fields))).expect("types can be kept");
             let mut model: HashMap<(Option<i64>, usize), u32> = HashMap::new();
             let mut groups = Vec::new();
             for step in 0..50u64 {
                 let rows: Vec<(Option<i64>, usize)> = (0..300)
                     .map(|i| mix(step * 1000 + i))
-                    .map(|r| ((r % 11 != 0).then_some((r % 200) as i64), if width == 2 { (r >> 20) as usize % 3 } else { 0 }))
+                    .map(|r| {
+                        ((r % 11 != 0).then_some((r % 200) as i64), if width == 2 { (r >> 20) as usize % 3 } else { 0 })
+                    })
                     .collect();
                 let mut keys: Vec<ArrayRef> = vec![Arc::new(rows.iter().map(|r| r.0).collect::<Int64Array>())];
                 if width == 2 {
@@ -161,7 +164,8 @@ mod tests {
                     assert_eq!(*model.entry(*row).or_insert(group), group);
                 }
                 assert_eq!(table.len(), model.len());
-                let gone: Vec<_> = model.keys().copied().filter(|k| mix(step + k.0.unwrap_or(-1) as u64) % 4 == 0).collect();
+                let gone: Vec<_> =
+                    model.keys().copied().filter(|k| mix(step + k.0.unwrap_or(-1) as u64) % 4 == 0).collect();
                 let numbers: Vec<u32> = gone.iter().map(|k| model.remove(k).expect("a key")).collect();
                 table.remove(&numbers);
             }

@@ -1,9 +1,16 @@
 //! Hash join of two inputs, each of which may change.
 //!
-//! Each side keeps its rows in an index by key. A delta on one side is joined with all that is there on the other, and
-//! then kept: so every pair is met once, by whichever row comes second. With no keys this is a nested loop.
+//! Each side keeps its rows in an index by key. A delta on one side is kept, and joined with all that is there on the
+//! other: so every pair is met once, by whichever row comes second. With no keys this is a nested loop.
+//!
+//! Pairs are emitted as they are met. What depends on whether a row has a partner at all, the null-extended rows of
+//! outer joins and the rows of semi, anti and mark joins, is decided at the end of the epoch, from a count of partners
+//! that each such row keeps.
 
+mod alone;
 mod side;
+
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::buffer::ScalarBuffer;
@@ -15,6 +22,7 @@ use millstream_types::hash::hash_columns;
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
+pub use alone::Alone;
 use side::JoinSide;
 
 /// One of the two inputs of a join; its number is the port's.
@@ -90,7 +98,13 @@ pub struct JoinInput {
 }
 
 /// A column of a joined row.
-pub type JoinColumn = (Side, usize);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinColumn {
+    /// A column of a side; null where the row stands alone and the side is the other one.
+    Of(Side, usize),
+    /// Whether the row has a partner.
+    Mark,
+}
 
 /// A condition beyond the equality of keys.
 #[derive(Clone, Debug)]
@@ -103,11 +117,15 @@ pub struct Residual {
     pub condition: Scalar,
 }
 
-/// An inner join.
+/// A join, of any kind.
 #[derive(Clone, Debug)]
 pub struct HashJoinSpec {
     /// The inputs.
     pub inputs: Sides<JoinInput>,
+    /// Whether pairs are emitted.
+    pub emits_pairs: bool,
+    /// What rows of a side emit beside pairs.
+    pub alone: Sides<Alone>,
     /// For each key, whether null equals null.
     pub null_equals_null: Vec<bool>,
     /// A condition beyond the keys.
@@ -132,7 +150,7 @@ impl OperatorSpec for HashJoinSpec {
                 format!("{} {op} {}", name(Side::Left, l), name(Side::Right, r))
             })
             .collect();
-        let mut text = format!("inner on {}", keys.join(" and "));
+        let mut text = format!("{} on {}", self.kind(), keys.join(" and "));
         if let Some(residual) = &self.residual {
             text += &format!(" where {}", residual.condition);
         }
@@ -149,13 +167,34 @@ impl OperatorSpec for HashJoinSpec {
     }
 
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
-        let side = |input: &JoinInput| JoinSide::new(input);
         Ok(Box::new(HashJoin {
-            sides: Sides { left: side(&self.inputs.left)?, right: side(&self.inputs.right)? },
+            sides: Sides {
+                left: JoinSide::new(&self.inputs.left, self.alone.left)?,
+                right: JoinSide::new(&self.inputs.right, self.alone.right)?,
+            },
             spec: self.clone(),
             probing: None,
             hashes: Vec::new(),
         }))
+    }
+}
+
+impl HashJoinSpec {
+    fn kind(&self) -> &'static str {
+        use Alone as A;
+        match (self.alone.left, self.alone.right) {
+            (A::Nothing, A::Nothing) => "inner",
+            (A::NullExtended, A::Nothing) => "left",
+            (A::Nothing, A::NullExtended) => "right",
+            (A::NullExtended, A::NullExtended) => "full",
+            (A::Semi, _) => "left semi",
+            (_, A::Semi) => "right semi",
+            (A::Anti, _) => "left anti",
+            (A::NullAwareAnti, _) => "null-aware left anti",
+            (_, A::Anti | A::NullAwareAnti) => "right anti",
+            (A::Mark, _) => "left mark",
+            (_, A::Mark) => "right mark",
+        }
     }
 }
 
@@ -165,6 +204,8 @@ struct Probing {
     delta: Delta,
     keys: Vec<ArrayRef>,
     hashes: Vec<u64>,
+    /// For each row of the delta, the id under which it was kept if it is a new one.
+    kept: Vec<u32>,
     /// The row of the delta that comes next, and where its chain goes on, if it was interrupted.
     next_probe: usize,
     next_row: u32,
@@ -178,8 +219,8 @@ struct HashJoin {
 }
 
 impl HashJoin {
-    /// Rows whose key may match: those without a null, except where null equals null.
-    fn drop_null_keys(&self, side: Side, delta: Delta) -> Result<Delta> {
+    /// Which rows may have partners: those without a null in their key, except where null equals null.
+    fn may_match(&self, side: Side, delta: &Delta) -> Result<Option<BooleanArray>> {
         let mut mask: Option<BooleanArray> = None;
         for (&key, null_safe) in self.spec.inputs.of(side).keys.iter().zip(&self.spec.null_equals_null) {
             let column = &delta.columns()[key];
@@ -191,9 +232,21 @@ impl HashJoin {
                 });
             }
         }
-        match mask {
-            None => Ok(delta),
-            Some(mask) => delta.filter(&mask),
+        Ok(mask)
+    }
+
+    /// Counts the partners that pairs are, on the sides that count.
+    fn count_partners(&mut self, probing: &Probing, matches: &Matches) {
+        let (mine, other) = match probing.side {
+            Side::Left => (&mut self.sides.left, &mut self.sides.right),
+            Side::Right => (&mut self.sides.right, &mut self.sides.left),
+        };
+        for (&probe, &row) in matches.probes.iter().zip(&matches.rows) {
+            other.count_partners(row, probing.delta.weight(probe as usize));
+            let kept = probing.kept.get(probe as usize).copied().unwrap_or(NO_ROW);
+            if kept != NO_ROW {
+                mine.count_partners(kept, other.weight(row));
+            }
         }
     }
 
@@ -235,7 +288,7 @@ impl HashJoin {
         matches
     }
 
-    fn emit(&self, probing: &Probing, mut matches: Matches, out: &mut Output) -> Result<()> {
+    fn emit(&mut self, probing: &Probing, mut matches: Matches, out: &mut Output) -> Result<()> {
         let other = self.sides.of(probing.side.other());
         other.verify(&probing.keys, &mut matches);
         if let Some(residual) = &self.spec.residual {
@@ -249,6 +302,12 @@ impl HashJoin {
         if matches.is_empty() {
             return Ok(());
         }
+        if self.sides.left.counts_partners() || self.sides.right.counts_partners() {
+            self.count_partners(probing, &matches);
+        }
+        if !self.spec.emits_pairs {
+            return Ok(());
+        }
         let columns = self.columns(&self.spec.output, probing, &matches)?;
         let batch = batch_of(self.spec.schema.clone(), columns, matches.len())?;
         out.emit(Delta::new(batch, self.weights(probing, &matches)));
@@ -260,14 +319,33 @@ impl HashJoin {
         let other = self.sides.of(probing.side.other());
         wanted
             .iter()
-            .map(|&(side, column)| {
-                if side == probing.side {
+            .map(|&column| match column {
+                JoinColumn::Of(side, column) if side == probing.side => {
                     Ok(arrow::compute::take(&probing.delta.columns()[column], &probes, None)?)
-                } else {
-                    Ok(other.gather(column, &matches.rows))
                 }
+                JoinColumn::Of(_, column) => Ok(other.gather(column, &matches.rows)),
+                JoinColumn::Mark => Err(Error::internal("a pair has no mark")),
             })
             .collect()
+    }
+
+    /// Emits rows of a side without the other side's columns.
+    fn emit_alone(&self, side: Side, decided: &alone::Decided, out: &mut Output) -> Result<()> {
+        let state = self.sides.of(side);
+        for from in (0..decided.rows.len()).step_by(OUTPUT_BATCH_ROWS) {
+            let to = decided.rows.len().min(from + OUTPUT_BATCH_ROWS);
+            let rows = &decided.rows[from..to];
+            let columns = self.spec.output.iter().zip(self.spec.schema.fields()).map(|(column, field)| -> ArrayRef {
+                match *column {
+                    JoinColumn::Of(of, column) if of == side => state.gather(column, rows),
+                    JoinColumn::Of(_, _) => arrow::array::new_null_array(field.data_type(), rows.len()),
+                    JoinColumn::Mark => Arc::new(BooleanArray::from(vec![decided.has_partner; rows.len()])),
+                }
+            });
+            let batch = batch_of(self.spec.schema.clone(), columns.collect(), rows.len())?;
+            out.emit(Delta::new(batch, Some(decided.weights[from..to].to_vec().into())));
+        }
+        Ok(())
     }
 
     fn weights(&self, probing: &Probing, matches: &Matches) -> Option<ScalarBuffer<i64>> {
@@ -283,21 +361,46 @@ impl HashJoin {
 impl Operator for HashJoin {
     fn push(&mut self, port: Port, delta: Delta, out: &mut Output) -> Result<Progress> {
         let side = Side::of_port(port)?;
-        let delta = self.drop_null_keys(side, delta)?;
+        let may_match = self.may_match(side, &delta)?;
+        let keeps_all = self.spec.alone.of(side).needs_unmatched() || self.spec.alone.left == Alone::NullAwareAnti;
+        let mut delta = delta;
+        if let Some(mask) = may_match.as_ref().filter(|_| !keeps_all) {
+            delta = delta.filter(mask)?;
+        }
         if delta.is_empty() {
             return Ok(Progress::Done);
         }
-        let keys: Vec<ArrayRef> = self.spec.inputs.of(side).keys.iter().map(|&k| delta.columns()[k].clone()).collect();
+        let key_columns = &self.spec.inputs.of(side).keys;
+        let keys_of = |delta: &Delta| key_columns.iter().map(|&k| delta.columns()[k].clone()).collect::<Vec<_>>();
+        let mut keys = keys_of(&delta);
         let mut hashes = std::mem::take(&mut self.hashes);
         hash_columns(&keys, delta.n_rows(), &mut hashes);
-        self.sides.of_mut(side).apply(&delta, &hashes)?;
-        self.probing = Some(Probing { side, delta, keys, hashes, next_probe: 0, next_row: NO_ROW });
+        let mut kept = self.sides.of_mut(side).apply(&delta, &hashes)?;
+        if let Some(mask) = may_match.filter(|_| keeps_all) {
+            // Rows with a null key are kept, and have no partners.
+            self.sides.of_mut(side).note_null_keys(&delta, &mask, &kept);
+            let rows: Vec<u32> = (0..delta.n_rows() as u32).filter(|&i| mask.value(i as usize)).collect();
+            hashes = rows.iter().map(|&i| hashes[i as usize]).collect();
+            if !kept.is_empty() {
+                kept = rows.iter().map(|&i| kept[i as usize]).collect();
+            }
+            delta = delta.take(&UInt32Array::from(rows))?;
+            keys = keys_of(&delta);
+        }
+        self.probing = Some(Probing { side, delta, keys, hashes, kept, next_probe: 0, next_row: NO_ROW });
         self.probe(out)
     }
 
-    fn end_epoch(&mut self, _: &EpochHeader, _: &mut Output) -> Result<Progress> {
-        self.sides.left.end_epoch()?;
-        self.sides.right.end_epoch()?;
+    fn end_epoch(&mut self, _: &EpochHeader, out: &mut Output) -> Result<Progress> {
+        let right = self.sides.right.totals();
+        for side in [Side::Left, Side::Right] {
+            let state = self.sides.of_mut(side);
+            state.end_epoch()?;
+            for decided in state.decide(right) {
+                self.emit_alone(side, &decided, out)?;
+            }
+            self.sides.of_mut(side).remove_dead();
+        }
         Ok(Progress::Done)
     }
 

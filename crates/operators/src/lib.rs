@@ -11,6 +11,7 @@ pub mod map;
 pub mod materialize;
 pub mod operator;
 pub mod step;
+pub mod top_n;
 pub mod union;
 
 pub use dataflow::{Dataflow, Edge, Exchange, Node, NodeId, RelationId};

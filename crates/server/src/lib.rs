@@ -5,8 +5,10 @@
 
 pub mod backend;
 pub mod cli;
+pub mod demo;
 mod engine_backend;
 pub mod serve;
+mod table;
 mod wire;
 
 pub use backend::{Backend, BackendSession};

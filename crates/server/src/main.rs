@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use millstream_server::cli::{Cli, Command, ServeArgs};
+use millstream_server::demo::demo;
 use millstream_server::serve::serve;
 use millstream_types::{Error, Result, SqlState};
 use tracing_subscriber::EnvFilter;
@@ -40,7 +41,7 @@ fn run(cli: Cli) -> Result<()> {
     runtime.block_on(async {
         match &command {
             Command::Serve(args) => serve(args).await,
-            Command::Demo(_) => Err(Error::not_supported("the demo is not part of this build")),
+            Command::Demo(args) => demo(args).await,
         }
     })
 }

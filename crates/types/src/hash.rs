@@ -182,6 +182,9 @@ fn interval_nanos(v: arrow::datatypes::IntervalMonthDayNano) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Hashes that version 1 gives. They decide where rows lie on disk: a change needs a new version.
+    const GOLDEN: [u64; 3] = [0, 0, 0];
     use arrow::array::{Float64Array, Int32Array, Int64Array, StringArray, StringViewArray};
     use std::sync::Arc;
 
@@ -207,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_hash_of_version_1_never_changes() {
-        assert_eq!(mix(1), 0x1f73_4bcd_6ca1_4b7d_u64.wrapping_mul(0).wrapping_add(mix(1)));
+        assert_eq!([mix(1), hash_bytes(b"millstream"), combine(1, 2)], GOLDEN);
         let keys: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
         let mut counts = [0usize; N_PARTITIONS];
         hashes(&[keys]).iter().for_each(|&h| counts[partition_of(h)] += 1);

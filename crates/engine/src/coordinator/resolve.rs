@@ -19,17 +19,9 @@ use super::{Coordinator, Transaction, Written};
 /// One write of a transaction.
 pub(crate) enum WriteOp {
     /// New rows, all visible columns.
-    Insert {
-        relation: RelationId,
-        rows: RecordBatch,
-        conflict: Conflict,
-    },
+    Insert { relation: RelationId, rows: RecordBatch, conflict: Conflict },
     /// Rows read before, all columns, and what takes their place, row by row; nothing if they are deleted.
-    Change {
-        relation: RelationId,
-        old: RecordBatch,
-        new: Option<RecordBatch>,
-    },
+    Change { relation: RelationId, old: RecordBatch, new: Option<RecordBatch> },
 }
 
 impl WriteOp {
@@ -84,7 +76,10 @@ struct Draft {
 
 impl<'a> Resolver<'a> {
     /// Looks up all keys that the transactions' rows have, at once.
-    pub(super) fn new<'t>(coordinator: &'a mut Coordinator, transactions: impl Iterator<Item = &'t Transaction>) -> Self {
+    pub(super) fn new<'t>(
+        coordinator: &'a mut Coordinator,
+        transactions: impl Iterator<Item = &'t Transaction>,
+    ) -> Self {
         let mut wanted: HashMap<RelationId, Vec<&RecordBatch>> = HashMap::new();
         for op in transactions.flat_map(|t| &t.ops) {
             let id = op.relation();
@@ -223,7 +218,8 @@ impl<'a> Resolver<'a> {
             }
         }
         let schema = relation.full_schema();
-        let inserted = take_batch(&under(relation, rows.columns().to_vec(), rows.num_rows())?, &UInt32Array::from(kept))?;
+        let inserted =
+            take_batch(&under(relation, rows.columns().to_vec(), rows.num_rows())?, &UInt32Array::from(kept))?;
         let old = concat_batches(&schema, &replaced)?;
         let new = concat_batches(&schema, &replacing)?;
         draft.written.rows.push(concat_batches(&schema, [&inserted, &new])?);
@@ -251,7 +247,9 @@ impl<'a> Resolver<'a> {
             for key in keys.encode(old)? {
                 draft.rows.insert((relation.id, key), None);
             }
-            for (i, key) in new.iter().map(|n| keys.encode(n)).collect::<Result<Vec<_>>>()?.into_iter().flatten().enumerate() {
+            for (i, key) in
+                new.iter().map(|n| keys.encode(n)).collect::<Result<Vec<_>>>()?.into_iter().flatten().enumerate()
+            {
                 let new = new.as_ref().expect("it has keys");
                 let at = (relation.id, key.clone());
                 let exists = match draft.rows.get(&at) {
@@ -269,8 +267,7 @@ impl<'a> Resolver<'a> {
             return Ok(());
         }
         let n_new = new.as_ref().map_or(0, RecordBatch::num_rows);
-        let weights: Vec<i64> =
-            std::iter::repeat_n(-1, old.num_rows()).chain(std::iter::repeat_n(1, n_new)).collect();
+        let weights: Vec<i64> = std::iter::repeat_n(-1, old.num_rows()).chain(std::iter::repeat_n(1, n_new)).collect();
         let all = match &new {
             Some(new) => concat_batches(&schema, [old, new])?,
             None => under(relation, old.columns().to_vec(), old.num_rows())?,
@@ -311,7 +308,9 @@ fn look_up(coordinator: &Coordinator, id: RelationId, rows: &[&RecordBatch]) -> 
             let send = send.clone();
             let reply = Box::new(move |found| drop(send.send(found)));
             let columns = relation.primary_key.clone();
-            coordinator.workers.send(worker, Command::Lookup(Lookup { relation: id, columns, keys: mine, at: None, reply }));
+            coordinator
+                .workers
+                .send(worker, Command::Lookup(Lookup { relation: id, columns, keys: mine, at: None, reply }));
             n_asked += 1;
         }
     }

@@ -61,7 +61,9 @@ impl Session {
         let schema = source.schema();
         let columns = schema.fields().iter().map(|f| {
             let sql_type = SqlType::of_arrow(f.data_type());
-            sql_type.map(|t| Column::new(f.name(), t)).ok_or_else(|| Error::internal("a connector's column has no SQL type"))
+            sql_type
+                .map(|t| Column::new(f.name(), t))
+                .ok_or_else(|| Error::internal("a connector's column has no SQL type"))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let mut catalog = self.catalog();
@@ -137,9 +139,8 @@ impl Session {
         let engine = Arc::clone(&self.engine);
         let _ddl = engine.ddl.lock().await;
         let connector = create.options.iter().find(|(name, _)| name == "connector").map(|(_, v)| v.as_str());
-        let connector = connector.ok_or_else(|| {
-            Error::user(SqlState::INVALID_PARAMETER_VALUE, "a sink needs option \"connector\"")
-        })?;
+        let connector = connector
+            .ok_or_else(|| Error::user(SqlState::INVALID_PARAMETER_VALUE, "a sink needs option \"connector\""))?;
         let SinkKind::Blackhole = SinkKind::of_connector(connector)?;
         let mut catalog = self.catalog();
         let (query, text) = match &create.input {
@@ -192,7 +193,8 @@ impl Session {
             let mut imports = Vec::new();
             for id in imported {
                 let upstream = coordinator.clock.relation(id);
-                let upstream = upstream.ok_or_else(|| Error::user(SqlState::UNDEFINED_TABLE, "a relation was dropped"))?;
+                let upstream =
+                    upstream.ok_or_else(|| Error::user(SqlState::UNDEFINED_TABLE, "a relation was dropped"))?;
                 upstream.check()?;
                 let held = upstream.shared.holds.acquire(coordinator.clock.last_closed());
                 holds.push(held.map_err(|_| Error::internal("the last closed epoch cannot be held"))?);
@@ -275,15 +277,13 @@ async fn wait_until_made(live: &LiveRelation) -> Result<()> {
 /// The columns of a view, under the names that its statement gives.
 fn named_columns(columns: &[(String, SqlType)], create: &CreateView) -> Result<Vec<Column>> {
     if create.columns.len() > columns.len() {
-        return Err(Error::user(
-            SqlState::SYNTAX_ERROR,
-            "CREATE VIEW specifies more column names than columns",
-        ));
+        return Err(Error::user(SqlState::SYNTAX_ERROR, "CREATE VIEW specifies more column names than columns"));
     }
     let names = create.columns.iter().map(|c| Some(c.name.clone())).chain(std::iter::repeat(None));
-    let columns = columns.iter().zip(names).map(|((name, t), given)| {
-        Column::new(given.unwrap_or_else(|| name.clone()), t.clone())
-    });
+    let columns = columns
+        .iter()
+        .zip(names)
+        .map(|((name, t), given)| Column::new(given.unwrap_or_else(|| name.clone()), t.clone()));
     Ok(columns.collect())
 }
 

@@ -8,6 +8,7 @@ use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::logical_expr::LogicalPlan;
 use millstream_planner::ast::{self, ExplainTarget, Query, Statement, SubscribeTarget};
 use millstream_planner::catalog::Kind;
+use millstream_planner::dml::{bind_delete, bind_insert, bind_update};
 use millstream_planner::errors::from_datafusion;
 use millstream_planner::parser::Parsed;
 use millstream_planner::{BoundQuery, Purpose, bind_query, optimize, streaming};
@@ -35,13 +36,24 @@ impl Session {
             Statement::Explain(_) => (vec![], Some(vec![ResultColumn::computed("QUERY PLAN", SqlType::Text)])),
             Statement::Show(show) => (vec![], Some(self.show_columns(show)?)),
             Statement::Describe(name) => (vec![], Some(self.show_columns(&ast::Show::Columns(name.clone()))?)),
+            Statement::Insert(insert) => {
+                let bound = bind_insert(&self.catalog(), insert, param_types, &self.format_settings())?;
+                (bound.param_types, bound.returning.map(|r| columns_of(&r.columns)))
+            }
+            Statement::Update(update) => {
+                let bound = bind_update(&self.catalog(), update, param_types)?;
+                (bound.param_types, bound.returning.map(|r| columns_of(&r.columns)))
+            }
+            Statement::Delete(delete) => {
+                let bound = bind_delete(&self.catalog(), delete, param_types)?;
+                (bound.param_types, bound.returning.map(|r| columns_of(&r.columns)))
+            }
             _ => (fixed(), None),
         })
     }
 
     pub(super) async fn select(&mut self, query: &Query, params: &[ArrayRef]) -> Result<Response> {
-        let types: Vec<Option<SqlType>> = params.iter().map(|p| SqlType::of_arrow(p.data_type())).collect();
-        let bound = bind_query(&self.catalog(), query, &types, Purpose::AdHoc)?;
+        let bound = bind_query(&self.catalog(), query, &fixed_types(params), Purpose::AdHoc)?;
         let columns = result_columns(&bound);
         let plan = self.ready(bound.plan, params)?;
         let (_, batches) = execute(&self.engine, plan).await?;
@@ -50,14 +62,17 @@ impl Session {
 
     /// A bound plan with its parameters' values, optimized for this moment.
     pub(super) fn ready(&self, plan: LogicalPlan, params: &[ArrayRef]) -> Result<LogicalPlan> {
-        let plan = if params.is_empty() {
-            plan
-        } else {
-            let values = params.iter().map(|p| ScalarValue::try_from_array(p, 0).map(ScalarAndMetadata::from));
-            let values = values.collect::<Result<Vec<_>, _>>().map_err(from_datafusion)?;
-            plan.with_param_values(datafusion::common::ParamValues::List(values)).map_err(from_datafusion)?
-        };
-        optimize(plan, Purpose::AdHoc, Some(now_us()))
+        optimize(self.with_params(plan, params)?, Purpose::AdHoc, Some(now_us()))
+    }
+
+    /// A bound plan with its parameters' values.
+    pub(super) fn with_params(&self, plan: LogicalPlan, params: &[ArrayRef]) -> Result<LogicalPlan> {
+        if params.is_empty() {
+            return Ok(plan);
+        }
+        let values = params.iter().map(|p| ScalarValue::try_from_array(p, 0).map(ScalarAndMetadata::from));
+        let values = values.collect::<Result<Vec<_>, _>>().map_err(from_datafusion)?;
+        plan.with_param_values(datafusion::common::ParamValues::List(values)).map_err(from_datafusion)
     }
 
     pub(super) async fn subscribe(&mut self, subscribe: &ast::Subscribe) -> Result<Rows> {
@@ -106,8 +121,18 @@ impl Session {
     }
 }
 
-pub(super) fn result_columns(bound: &BoundQuery) -> Vec<ResultColumn> {
-    bound.columns.iter().map(|(name, t)| ResultColumn::computed(name.clone(), t.clone())).collect()
+fn result_columns(bound: &BoundQuery) -> Vec<ResultColumn> {
+    columns_of(&bound.columns)
+}
+
+/// The types that given parameters fix.
+pub(super) fn fixed_types(params: &[ArrayRef]) -> Vec<Option<SqlType>> {
+    params.iter().map(|p| SqlType::of_arrow(p.data_type())).collect()
+}
+
+/// Columns that are computed.
+pub(super) fn columns_of(columns: &[(String, SqlType)]) -> Vec<ResultColumn> {
+    columns.iter().map(|(name, t)| ResultColumn::computed(name.clone(), t.clone())).collect()
 }
 
 /// Microseconds since 1970 UTC.

@@ -65,7 +65,8 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn new(user: &str, params: &[(String, String)]) -> Self {
         let defaults = DEFAULTS.iter().map(|(name, value, _)| ((*name).to_owned(), (*value).to_owned()));
-        let values: BTreeMap<String, String> = defaults.chain([("session_authorization".to_owned(), user.to_owned())]).collect();
+        let values: BTreeMap<String, String> =
+            defaults.chain([("session_authorization".to_owned(), user.to_owned())]).collect();
         let mut settings =
             Settings { start: values.clone(), values, changes: Vec::new(), format: FormatSettings::default() };
         for (name, value) in params {
@@ -115,10 +116,7 @@ impl Settings {
             return Err(unknown(name));
         }
         if FIXED.contains(&name) {
-            return Err(Error::user(
-                SqlState("55P02"),
-                format!("parameter \"{name}\" cannot be changed"),
-            ));
+            return Err(Error::user(SqlState("55P02"), format!("parameter \"{name}\" cannot be changed")));
         }
         let mut value = value.to_owned();
         match name {
@@ -166,8 +164,7 @@ impl Settings {
 
     pub(super) fn reported(&self) -> Vec<(String, String)> {
         let reported = DEFAULTS.iter().filter(|(_, _, is_reported)| *is_reported);
-        let mut all: Vec<_> =
-            reported.map(|(name, _, _)| (reported_name(name), self.values[*name].clone())).collect();
+        let mut all: Vec<_> = reported.map(|(name, _, _)| (reported_name(name), self.values[*name].clone())).collect();
         all.push(("session_authorization".to_owned(), self.values["session_authorization"].clone()));
         all
     }

@@ -45,9 +45,8 @@ impl Session {
             }
             Show::Jobs => self.shown_jobs(),
         };
-        let column = |i: usize| -> ArrayRef {
-            Arc::new(rows.iter().map(|row| row[i].as_deref()).collect::<StringViewArray>())
-        };
+        let column =
+            |i: usize| -> ArrayRef { Arc::new(rows.iter().map(|row| row[i].as_deref()).collect::<StringViewArray>()) };
         let arrays = (0..columns.len()).map(column).collect();
         rows_of(RowsTag::Show, columns, arrays)
     }

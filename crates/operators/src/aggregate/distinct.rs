@@ -194,14 +194,20 @@ impl OperatorSpec for DistinctPartialSpec {
     }
 
     fn schema(&self) -> SchemaRef {
-        reduce::schema(&self.keys(), &self.input, &self.calls, false).expect("the planner chose calls with accumulators")
+        reduce::schema(&self.keys(), &self.input, &self.calls, false)
+            .expect("the planner chose calls with accumulators")
     }
 
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
         let sets = DistinctSets::of_calls(&self.calls, &self.input, self.append_only)?;
         let [sets] = <[DistinctSets; 1]>::try_from(sets).map_err(|_| Error::internal("calls over one column"))?;
         let keys = Arc::new(Schema::new(self.keys()));
-        Ok(Box::new(DistinctPartial { spec: self.clone(), schema: self.schema(), groups: GroupTable::new(keys)?, sets }))
+        Ok(Box::new(DistinctPartial {
+            spec: self.clone(),
+            schema: self.schema(),
+            groups: GroupTable::new(keys)?,
+            sets,
+        }))
     }
 }
 

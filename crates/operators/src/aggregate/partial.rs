@@ -100,7 +100,13 @@ impl PartialAggregate {
         let mut filters = Filters::default();
         for (i, call) in self.spec.calls.iter().enumerate() {
             let argument = call.argument.map(|a| &delta.columns()[a]);
-            states.update_rows(i, groups, argument, filters.get(delta, call.filter), delta.weights().map(|w| w.as_ref()))?;
+            states.update_rows(
+                i,
+                groups,
+                argument,
+                filters.get(delta, call.filter),
+                delta.weights().map(|w| w.as_ref()),
+            )?;
         }
         states.emit(&self.schema, keys, all)
     }

@@ -1,11 +1,12 @@
 //! One side of a join: its rows, indexed by key.
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, BooleanArray};
 use millstream_state::{HashIndex, Matches, NO_ROW, PagedVec, RowStore, Rows};
 use millstream_types::hash::{hash_columns, is_exact};
 use millstream_types::{Delta, Error, Result};
 
 use super::JoinInput;
+use super::alone::{Alone, Decided, Partners, Totals};
 
 /// The rows of one side.
 ///
@@ -24,10 +25,13 @@ pub(super) struct JoinSide {
     /// Rows with a weight other than 1.
     n_weighted: usize,
     n_negative: usize,
+    /// For rows that emit something beside pairs.
+    partners: Option<Partners>,
+    totals: Totals,
 }
 
 impl JoinSide {
-    pub(super) fn new(input: &JoinInput) -> Result<Self> {
+    pub(super) fn new(input: &JoinInput, alone: Alone) -> Result<Self> {
         let exact = matches!(input.keys.as_slice(), [one] if is_exact(input.schema.field(*one).data_type()));
         Ok(JoinSide {
             rows: RowStore::new(input.schema.clone())?,
@@ -39,6 +43,8 @@ impl JoinSide {
             exact,
             n_weighted: 0,
             n_negative: 0,
+            partners: (alone != Alone::Nothing).then(|| Partners::new(alone)),
+            totals: Totals::default(),
         })
     }
 
@@ -48,7 +54,8 @@ impl JoinSide {
 
     pub(super) fn n_bytes(&self) -> usize {
         let by_row = self.by_row.as_ref().map_or(0, HashIndex::n_bytes);
-        self.rows.n_bytes() + self.weights.n_bytes() + self.by_key.n_bytes() + by_row
+        let partners = self.partners.as_ref().map_or(0, Partners::n_bytes);
+        self.rows.n_bytes() + self.weights.n_bytes() + self.by_key.n_bytes() + by_row + partners
     }
 
     /// Whether every row has weight 1.
@@ -65,8 +72,64 @@ impl JoinSide {
         self.rows.column(column).gather(rows)
     }
 
-    /// Keeps a delta; `hashes` are those of its keys.
-    pub(super) fn apply(&mut self, delta: &Delta, hashes: &[u64]) -> Result<()> {
+    pub(super) fn counts_partners(&self) -> bool {
+        self.partners.is_some()
+    }
+
+    /// A row has got, or lost, partners.
+    #[inline]
+    pub(super) fn count_partners(&mut self, row: u32, n: i64) {
+        if let Some(partners) = &mut self.partners {
+            partners.count(row, n);
+        }
+    }
+
+    /// What a null-aware anti join has to know of its right side.
+    pub(super) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Notes rows whose key has a null: those for which the mask is false.
+    pub(super) fn note_null_keys(&mut self, delta: &Delta, mask: &BooleanArray, kept: &[u32]) {
+        for i in (0..delta.n_rows()).filter(|&i| !mask.value(i)) {
+            self.totals.n_null_keys += delta.weight(i);
+            if let (Some(partners), Some(&row)) = (&mut self.partners, kept.get(i)) {
+                partners.note_null_key(row);
+            }
+        }
+    }
+
+    /// What the rows that the epoch has touched are to emit.
+    pub(super) fn decide(&mut self, right: Totals) -> Vec<Decided> {
+        match &mut self.partners {
+            Some(partners) => partners.decide(&self.weights, right, || self.rows.ids()),
+            None => vec![],
+        }
+    }
+
+    /// Forgets rows that have lost their last instance in this epoch.
+    pub(super) fn remove_dead(&mut self) {
+        let dead = match &mut self.partners {
+            Some(partners) => partners.take_dead(),
+            None => return,
+        };
+        if dead.is_empty() {
+            return;
+        }
+        let batch = self.rows.gather(&dead);
+        let keys: Vec<ArrayRef> = self.keys.iter().map(|&k| batch.column(k).clone()).collect();
+        let (mut hashes, mut row_hashes) = (Vec::new(), Vec::new());
+        hash_columns(&keys, dead.len(), &mut hashes);
+        hash_columns(batch.columns(), dead.len(), &mut row_hashes);
+        for (i, &row) in dead.iter().enumerate() {
+            self.remove(row, hashes[i], Some(row_hashes[i]));
+        }
+        self.rows.reclaim();
+    }
+
+    /// Keeps a delta; `hashes` are those of its keys. If rows count partners, gives the id of each row that was added.
+    pub(super) fn apply(&mut self, delta: &Delta, hashes: &[u64]) -> Result<Vec<u32>> {
+        self.totals.n_rows += (0..delta.n_rows()).map(|i| delta.weight(i)).sum::<i64>();
         let plain = delta.weights().is_none() && self.n_negative == 0;
         if plain {
             let mut ids = Vec::with_capacity(delta.n_rows());
@@ -75,9 +138,15 @@ impl JoinSide {
             if let Some(by_row) = &mut self.by_row {
                 let mut row_hashes = Vec::new();
                 hash_columns(delta.columns(), delta.n_rows(), &mut row_hashes);
-                by_row.insert_all(&row_hashes, ids);
+                by_row.insert_all(&row_hashes, ids.iter().copied());
             }
-            return Ok(());
+            return Ok(match &mut self.partners {
+                Some(partners) => {
+                    ids.iter().for_each(|&row| partners.touch(row));
+                    ids
+                }
+                None => vec![],
+            });
         }
         if self.append_only && delta.weights().is_some_and(|w| w.iter().any(|&w| w < 0)) {
             return Err(Error::internal("a row was taken back from an append-only side of a join"));
@@ -85,7 +154,7 @@ impl JoinSide {
         self.apply_weighted(delta, hashes)
     }
 
-    fn apply_weighted(&mut self, delta: &Delta, hashes: &[u64]) -> Result<()> {
+    fn apply_weighted(&mut self, delta: &Delta, hashes: &[u64]) -> Result<Vec<u32>> {
         let mut row_hashes = Vec::new();
         if self.by_row.is_some() {
             hash_columns(delta.columns(), delta.n_rows(), &mut row_hashes);
@@ -93,13 +162,14 @@ impl JoinSide {
         let find_by = if self.by_row.is_some() { &row_hashes } else { hashes };
         let place = self.find_equal(delta, find_by);
         let mut added = Vec::new();
+        let mut kept = if self.partners.is_some() { vec![NO_ROW; delta.n_rows()] } else { vec![] };
         for i in 0..delta.n_rows() {
             let weight = delta.weight(i);
             if weight == 0 {
                 continue;
             }
             // Rows that an earlier row of this delta changed are looked up again.
-            let found = place[i].filter(|&row| self.weights.get(row) != 0).or_else(|| {
+            let found = place[i].filter(|&row| self.weights.get(row) > 0).or_else(|| {
                 let needs = weight < 0 || self.n_negative > 0;
                 if needs { self.find_one(delta, i, find_by[i]) } else { None }
             });
@@ -108,8 +178,11 @@ impl JoinSide {
                 Some(row) => {
                     let weight = self.weights.get(row) + weight;
                     self.set_weight(row, weight);
-                    if weight == 0 {
-                        self.remove(row, hashes[i], row_hashes.get(i).copied());
+                    match &mut self.partners {
+                        // What the row has emitted is taken back at the end of the epoch.
+                        Some(partners) => partners.touch(row),
+                        None if weight == 0 => self.remove(row, hashes[i], row_hashes.get(i).copied()),
+                        None => {}
                     }
                 }
                 None => {
@@ -121,11 +194,15 @@ impl JoinSide {
                         by_row.insert(row_hashes[i], row);
                     }
                     self.set_weight(row, weight);
+                    if let Some(partners) = &mut self.partners {
+                        partners.touch(row);
+                        kept[i] = row;
+                    }
                 }
             }
         }
         self.rows.reclaim();
-        Ok(())
+        Ok(kept)
     }
 
     fn set_weight(&mut self, row: u32, weight: i64) {
@@ -175,11 +252,14 @@ impl JoinSide {
         let index = self.by_row.as_ref().unwrap_or(&self.by_key);
         let columns: Vec<usize> = (0..delta.columns().len()).collect();
         let wants_negative = delta.weight(i) > 0;
-        index.rows(hash).filter(|&row| (self.weights.get(row) < 0) == wants_negative).find(|&row| {
-            let mut equal = [true];
-            self.rows.compare(&columns, &[row], delta.columns(), &[i as u32], &mut equal);
-            equal[0]
-        })
+        index
+            .rows(hash)
+            .filter(|&row| if wants_negative { self.weights.get(row) < 0 } else { self.weights.get(row) > 0 })
+            .find(|&row| {
+                let mut equal = [true];
+                self.rows.compare(&columns, &[row], delta.columns(), &[i as u32], &mut equal);
+                equal[0]
+            })
     }
 
     /// Adds pairs for the hashes, whose probes are numbered from `first` on, until there are at least `limit` pairs.
@@ -218,7 +298,8 @@ impl JoinSide {
 
     /// Drops pairs whose keys differ although their hashes are equal.
     pub(super) fn verify(&self, keys: &[ArrayRef], matches: &mut Matches) {
-        let nullable = keys.iter().any(|k| k.null_count() > 0) || self.keys.iter().any(|&k| self.rows.column(k).has_nulls());
+        let nullable =
+            keys.iter().any(|k| k.null_count() > 0) || self.keys.iter().any(|&k| self.rows.column(k).has_nulls());
         if self.exact && !nullable {
             return;
         }

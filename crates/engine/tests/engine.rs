@@ -1,0 +1,5 @@
+//! The engine as its users see it, without a wire.
+
+mod engine {
+    mod slice;
+}
