@@ -10,8 +10,8 @@ use millstream_operators::{BuildContext, Exchange, Node, RelationId};
 use millstream_state::Arrangement;
 use millstream_types::{Delta, Epoch, EpochHeader, Result};
 use timely::container::NoopBuilder;
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::Input;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{InputHandle, Scope};
 use timely::progress::frontier::MutableAntichain;
 use timely::progress::operate::FrontierInterest;
@@ -134,7 +134,15 @@ pub(crate) fn build(
                 (Node::Operator { spec, inputs }, Some(operator)) => {
                     let inputs = inputs.iter().map(|e| (streams[e.from].clone(), e.exchange.clone())).collect();
                     let stateless = spec.is_stateless();
-                    add_operator(scope, spec.name(), operator, stateless, inputs, Arc::clone(metrics), Rc::clone(&context))
+                    add_operator(
+                        scope,
+                        spec.name(),
+                        operator,
+                        stateless,
+                        inputs,
+                        Arc::clone(metrics),
+                        Rc::clone(&context),
+                    )
                 }
                 _ => {
                     let (mut handle, stream) = scope.new_input_with_builder::<NoopBuilder<Chunk>>();
@@ -181,7 +189,9 @@ fn add_root<'scope>(
             waiting = complete.split_off(&upto.next());
             complete.entry(upto).or_default();
             for (epoch, deltas) in complete {
-                let Some(changed) = context.failure.guard(epoch, || root.end_epoch(epoch, deltas)) else { return false };
+                let Some(changed) = context.failure.guard(epoch, || root.end_epoch(epoch, deltas)) else {
+                    return false;
+                };
                 changes.push((epoch, changed));
             }
             sealed = upto;

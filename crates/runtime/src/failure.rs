@@ -48,6 +48,7 @@ impl Failure {
 }
 
 fn error_of_panic(panic: &(dyn Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    let text =
+        panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
     Error::internal(format!("an operator panicked: {}", text.unwrap_or_else(|| "no message".to_owned())))
 }

@@ -26,7 +26,11 @@ pub struct RelationShared {
 impl RelationShared {
     /// For a relation that no worker has made yet.
     pub fn new(n_workers: usize) -> Self {
-        RelationShared { unstored: false.into(), holds: Holds::new(), readers: (0..n_workers).map(|_| OnceLock::new()).collect() }
+        RelationShared {
+            unstored: false.into(),
+            holds: Holds::new(),
+            readers: (0..n_workers).map(|_| OnceLock::new()).collect(),
+        }
     }
 
     pub(crate) fn set_reader(&self, worker: usize, reader: ArrangementReader) {

@@ -20,7 +20,7 @@ use timely::communication::WorkerGuards;
 use crate::command::{Command, EpochWork, Events, InstallDataflow, Lookup, LookupReply, RelationInput, RelationSpec};
 use crate::dataflow::{Built, Outbox, build};
 use crate::failure::Failure;
-use crate::relation::{Arriving, Arrivals, Part, Relation};
+use crate::relation::{Arrivals, Arriving, Part, Relation};
 
 /// All workers, as the coordinator holds them. Dropping it ends them.
 pub struct Workers {
@@ -353,7 +353,8 @@ impl<'a> WorkerState<'a> {
             Error::internal(format!("a lookup in relation {}, which keeps no rows here", lookup.relation))
         })?;
         let arrangement = arrangement.borrow();
-        let index = arrangement.index_on(&lookup.columns).ok_or_else(|| Error::internal("a lookup without an index"))?;
+        let index =
+            arrangement.index_on(&lookup.columns).ok_or_else(|| Error::internal("a lookup without an index"))?;
         let mut hashes = Vec::new();
         hash_columns(&lookup.keys, lookup.keys.first().map_or(0, |k| k.len()), &mut hashes);
         let mut matches = Matches::default();

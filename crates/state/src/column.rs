@@ -496,7 +496,12 @@ fn interval_span(bits: u128) -> i128 {
 /// The values of a fixed-width array as unsigned integers of that width.
 fn raw<T: ArrowNativeType>(array: &ArrayRef) -> RawValues<T> {
     let data = array.to_data();
-    RawValues { buffer: data.buffers()[0].clone(), offset: data.offset(), len: data.len(), values: std::marker::PhantomData }
+    RawValues {
+        buffer: data.buffers()[0].clone(),
+        offset: data.offset(),
+        len: data.len(),
+        values: std::marker::PhantomData,
+    }
 }
 
 struct RawValues<T> {

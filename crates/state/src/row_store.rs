@@ -246,7 +246,9 @@ mod tests {
             Arc::new((0..n).map(|i| Some(r(i, 3) as i16)).collect::<Int16Array>()),
             Arc::new((0..n).map(|i| opt(i, 4, r(i, 4) as i128)).collect::<Decimal128Array>()),
             Arc::new(list),
-            Arc::new((0..n).map(|i| opt(i, 8, [0.0, -0.0, f64::NAN, 2.5][(r(i, 8) % 4) as usize])).collect::<Float64Array>()),
+            Arc::new(
+                (0..n).map(|i| opt(i, 8, [0.0, -0.0, f64::NAN, 2.5][(r(i, 8) % 4) as usize])).collect::<Float64Array>(),
+            ),
         ];
         let names = ["a", "b", "c", "d", "e", "f", "g"];
         let fields: Vec<_> = names.iter().zip(&columns).map(|(n, c)| (*n, c.data_type().clone())).collect();
@@ -313,7 +315,9 @@ mod tests {
                     DataType::Float64 => {
                         let f = |a: &ArrayRef| {
                             let a = a.as_primitive::<arrow::datatypes::Float64Type>();
-                            a.is_valid(0).then(|| if a.value(0).is_nan() { "nan".into() } else { (a.value(0) + 0.0).abs().to_string() })
+                            a.is_valid(0).then(|| {
+                                if a.value(0).is_nan() { "nan".into() } else { (a.value(0) + 0.0).abs().to_string() }
+                            })
                         };
                         f(&a) == f(&b)
                     }
@@ -329,7 +333,8 @@ mod tests {
         let schema = schema_of(&[("t", DataType::Utf8View)]);
         let mut store = RowStore::new(schema).expect("text can be kept");
         for round in 0..50 {
-            let array: ArrayRef = Arc::new((0..1000).map(|i| Some(format!("{round:>100}{i:>100}"))).collect::<StringViewArray>());
+            let array: ArrayRef =
+                Arc::new((0..1000).map(|i| Some(format!("{round:>100}{i:>100}"))).collect::<StringViewArray>());
             let mut ids = Vec::new();
             store.add(&[array], Rows::Range { offset: 0, len: 1000 }, &mut ids);
             ids.iter().skip(1).for_each(|&id| store.free(id));

@@ -17,7 +17,10 @@ use super::{GroupAccumulator, Input};
 
 pub(super) fn is_supported(data_type: &DataType) -> bool {
     fits_u64(data_type)
-        || matches!(data_type, DataType::Decimal128(_, _) | DataType::Utf8View | DataType::BinaryView | DataType::List(_))
+        || matches!(
+            data_type,
+            DataType::Decimal128(_, _) | DataType::Utf8View | DataType::BinaryView | DataType::List(_)
+        )
 }
 
 pub(super) fn accumulator(is_max: bool, argument: &DataType, append_only: bool) -> Box<dyn GroupAccumulator> {
@@ -328,7 +331,10 @@ impl<K: Key + Send> GroupAccumulator for Multisets<K> {
     fn partial(&self, groups: &[u32]) -> Vec<ArrayRef> {
         let entries = groups.iter().filter_map(|g| self.groups.get(g)).flatten();
         let (keys, weights): (Vec<Option<K>>, Vec<i64>) = entries.map(|(k, w)| (Some(k.clone()), *w)).unzip();
-        vec![K::to_array(&self.data_type, keys).expect("stored values are of the type"), Arc::new(Int64Array::from(weights))]
+        vec![
+            K::to_array(&self.data_type, keys).expect("stored values are of the type"),
+            Arc::new(Int64Array::from(weights)),
+        ]
     }
 
     fn finish(&self, groups: &[u32]) -> Result<ArrayRef> {

@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float32Array, Float64Array, Int64Array};
-use arrow::datatypes::{
-    DataType, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
-};
+use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type};
 use millstream_state::PagedVec;
 use millstream_types::{Error, Result, SqlState};
 
@@ -284,7 +282,12 @@ mod tests {
 
     #[test]
     fn averages_round_half_away_from_zero() {
-        let sum = ExactSum { is_avg: true, scale: 0, result: DataType::Decimal128(38, 16), states: PagedVec::new(ExactState::default()) };
+        let sum = ExactSum {
+            is_avg: true,
+            scale: 0,
+            result: DataType::Decimal128(38, 16),
+            states: PagedVec::new(ExactState::default()),
+        };
         let at_scale = |sum_of: i128, n, scale| sum.average(ExactState { sum: sum_of, n }, scale).expect("in range");
         assert_eq!(at_scale(1, 2, 0), 1);
         assert_eq!(at_scale(-1, 2, 0), -1);
