@@ -3,6 +3,7 @@
 mod builtin;
 pub(crate) mod casts;
 mod extract;
+mod numbering;
 pub(crate) mod numeric;
 pub(crate) mod overloads;
 mod rounding;
@@ -68,6 +69,10 @@ impl Registry {
         }
         let mut windows = HashMap::new();
         for function in SessionStateDefaults::default_window_functions() {
+            let function = match numbering::type_of(function.name()) {
+                Some(data_type) => numbering::with_type(function, data_type),
+                None => function,
+            };
             for alias in function.aliases() {
                 windows.insert(alias.clone(), function.clone());
             }

@@ -11,9 +11,6 @@ use super::types::Result;
 use crate::binder::external;
 use crate::functions::Registry;
 
-/// The name of the column that numbers equal rows.
-const OCCURRENCE: &str = "__occurrence";
-
 /// Whether a join stands for `EXCEPT ALL` or `INTERSECT ALL`: only set operations take nulls for equal at this stage, and
 /// without ALL their left side is distinct.
 pub(super) fn is_multiset_operation(join: &Join) -> bool {
@@ -26,8 +23,8 @@ pub(super) fn is_multiset_operation(join: &Join) -> bool {
 /// right.
 pub(super) fn count_occurrences(mut join: Join) -> Result<LogicalPlan> {
     let columns: Vec<Expr> = join.left.schema().iter().map(Expr::from).collect();
-    let (left, left_number) = numbered(Arc::unwrap_or_clone(join.left))?;
-    let (right, right_number) = numbered(Arc::unwrap_or_clone(join.right))?;
+    let (left, left_number) = numbered(Arc::unwrap_or_clone(join.left), "__left_occurrence")?;
+    let (right, right_number) = numbered(Arc::unwrap_or_clone(join.right), "__right_occurrence")?;
     join.on.push((Expr::Column(left_number), Expr::Column(right_number)));
     let joined = Join::try_new(
         Arc::new(left),
@@ -43,12 +40,12 @@ pub(super) fn count_occurrences(mut join: Join) -> Result<LogicalPlan> {
 }
 
 /// The plan with one more column that numbers equal rows from 1, and that column.
-fn numbered(plan: LogicalPlan) -> Result<(LogicalPlan, Column)> {
+fn numbered(plan: LogicalPlan, name: &str) -> Result<(LogicalPlan, Column)> {
     let row_number =
         Registry::get().window("row_number").ok_or_else(|| external(Error::internal("no function row_number")))?;
     let mut function = WindowFunction::new(WindowFunctionDefinition::WindowUDF(row_number), Vec::new());
     function.params.partition_by = plan.schema().iter().map(Expr::from).collect();
-    let number = Expr::WindowFunction(Box::new(function)).alias(OCCURRENCE);
+    let number = Expr::WindowFunction(Box::new(function)).alias(name);
     let plan = LogicalPlanBuilder::from(plan).window(vec![number])?.build()?;
     let last = plan.schema().fields().len() - 1;
     let column = Column::from(plan.schema().qualified_field(last));
