@@ -138,6 +138,10 @@ fn plan_error(message: &str) -> Error {
                 "No function matches the given name and argument types. You might need to add explicit type casts.",
             );
     }
+    if message.starts_with("Correlated scalar subquery must be aggregated") {
+        return Error::not_supported("a correlated scalar subquery that is not an aggregate is not supported yet")
+            .with_hint("wrap its column in max() or min(), or write a left join");
+    }
     if message.contains("coerce") || message.contains("No function matches") || message.contains("Signature") {
         return Error::user(SqlState::UNDEFINED_FUNCTION, sentence(message));
     }

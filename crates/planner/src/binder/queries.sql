@@ -131,3 +131,6 @@ select 'a' as x union all select name from u order by x;
 select null as x union all select a from t;
 select * from (select 'x' as a) q where a = 'x';
 select a, case when ok then a end from t;
+select a % 2, count(*) from t group by cube (k, a % 2) having count(*) > 1;
+select * from t join u on t.k is not distinct from u.id and t.name is not distinct from u.name;
+select ~a, array[]::int[] from t;

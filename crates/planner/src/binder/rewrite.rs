@@ -196,6 +196,15 @@ fn restore_frame(spec: &mut WindowSpec) {
     }
 }
 
+/// sqlparser reads `a IS DISTINCT FROM b AND c` with `b AND c` as the operand; Postgres binds AND and OR more loosely.
+fn distinct_operand(left: &Expr, right: &Expr, of: fn(Box<Expr>, Box<Expr>) -> Expr) -> Option<Expr> {
+    let Expr::BinaryOp { left: first, op: op @ (BinaryOperator::And | BinaryOperator::Or), right: rest } = right else {
+        return None;
+    };
+    let compared = distinct_operand(left, first, of).unwrap_or_else(|| of(Box::new(left.clone()), first.clone()));
+    Some(Expr::BinaryOp { left: Box::new(compared), op: op.clone(), right: rest.clone() })
+}
+
 /// `(a, b) IN (SELECT x, y ...)` where no null can make a difference: there is such a row.
 fn row_in_subquery(row: &[Expr], subquery: &Query) -> Option<Expr> {
     let names: Vec<String> = (1..=row.len()).map(|i| format!("c{i}")).collect();
@@ -296,6 +305,17 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
             Expr::Tuple(row) => row_in_subquery(row, subquery)?,
             _ => return None,
         },
+        Expr::IsDistinctFrom(left, right) => distinct_operand(left, right, Expr::IsDistinctFrom)?,
+        Expr::IsNotDistinctFrom(left, right) => distinct_operand(left, right, Expr::IsNotDistinctFrom)?,
+        Expr::UnaryOp { op: UnaryOperator::BitwiseNot, expr } => Expr::BinaryOp {
+            left: expr.clone(),
+            op: BinaryOperator::PGBitwiseXor,
+            right: Box::new(Expr::UnaryOp { op: UnaryOperator::Minus, expr: Box::new(number(1)) }),
+        },
+        // An empty array has its type from the cast around it.
+        Expr::Cast { expr, data_type, array: false, format: None, .. } if matches!(expr.as_ref(), Expr::Array(a) if a.elem.is_empty()) => {
+            cast(text_literal("{}".to_string()), data_type.clone())
+        }
         // There is one collation.
         Expr::Collate { expr, .. } => expr.as_ref().clone(),
         Expr::Cast { expr, data_type, array: false, format: None, .. } => {

@@ -262,7 +262,7 @@ fn views_keep_out_what_changes_by_itself() {
 /// Columns anywhere in a plan whose types flow nowhere in the engine; two that aggregates give are known, and cast above
 /// them.
 fn odd_columns(plan: &LogicalPlan) -> Vec<String> {
-    use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+    use datafusion::common::tree_node::TreeNodeRecursion;
     let mut odd = Vec::new();
     plan.apply_with_subqueries(|node| {
         for field in node.schema().fields() {

@@ -27,6 +27,8 @@ use crate::typing::types::{
 /// t text, i integer, f double, m numeric, b boolean, y bytea, s timestamp, z timestamptz, d date, c time, v interval
 const FIXED: &[(&str, &str, &str)] = &[
     ("length", "character_length", "t"),
+    ("length", "bytea_length", "y"),
+    ("octet_length", "bytea_length", "y"),
     ("char_length", "character_length", "t"),
     ("character_length", "character_length", "t"),
     ("octet_length", "octet_length", "t"),

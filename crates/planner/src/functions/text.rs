@@ -1,9 +1,9 @@
-//! Text functions that DataFusion lacks.
+//! Functions over texts and byte strings that DataFusion lacks.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringViewArray, StringViewBuilder};
-use arrow::datatypes::Int64Type;
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, Int32Array, StringViewArray, StringViewBuilder};
+use arrow::datatypes::{DataType, Int64Type};
 use millstream_types::{Error, SqlState};
 
 use super::builtin::Spec;
@@ -20,6 +20,8 @@ pub(super) static SPECS: &[Spec] = &[
     Spec { name: "quote_literal", returns: |_| TEXT, run: |a, _| map(a, |s| Ok(quote_literal(s))), strict: true },
     Spec { name: "quote_ident", returns: |_| TEXT, run: |a, _| map(a, |s| Ok(quote_ident(s))), strict: true },
     Spec { name: "format", returns: |_| TEXT, run: format, strict: false },
+    Spec { name: "bytea_length", returns: |_| DataType::Int32, run: bytea_length, strict: true },
+    Spec { name: "bytea_concat", returns: |_| DataType::BinaryView, run: bytea_concat, strict: true },
     Spec { name: "pad_char", returns: |_| TEXT, run: pad_char, strict: true },
 ];
 
@@ -162,6 +164,17 @@ fn position_and_width(
         }
         chars.next();
     }
+}
+
+fn bytea_length(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let lengths: Int32Array = args[0].as_binary_view().iter().map(|b| b.map(|b| b.len() as i32)).collect();
+    Ok(Arc::new(lengths))
+}
+
+fn bytea_concat(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let (left, right) = (args[0].as_binary_view(), args[1].as_binary_view());
+    let joined: BinaryViewArray = left.iter().zip(right).map(|(l, r)| Some([l?, r?].concat())).collect();
+    Ok(Arc::new(joined))
 }
 
 /// A text cut or padded to exactly n characters: a cast to `char(n)`.

@@ -141,7 +141,10 @@ fn concatenation(left: Expr, right: Expr, schema: &DFSchema) -> Result<Expr> {
     let (lt, rt) = (type_of(&left, schema)?, type_of(&right, schema)?);
     match (Class::of(&lt), Class::of(&rt)) {
         (Class::Array, _) | (_, Class::Array) => overloads::concatenate_arrays(left, right, schema),
-        (Class::Bytes, Class::Bytes) => Ok(binary(left, Operator::StringConcat, right)),
+        (Class::Bytes, Class::Bytes | Class::Unknown) | (Class::Unknown, Class::Bytes) => {
+            let bytes = |e: Expr| coerce(e, &DataType::BinaryView, schema);
+            Ok(builtin("bytea_concat").call(vec![bytes(left)?, bytes(right)?]))
+        }
         (l, r) if matches!(l, Class::Text | Class::Unknown) || matches!(r, Class::Text | Class::Unknown) => {
             let text = |e: Expr, t: &DataType| match Class::of(t) {
                 Class::Text | Class::Unknown => coerce(e, &TEXT, schema),

@@ -8,7 +8,7 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, Join, Limit, LogicalPlan, LogicalPlanBuilder, Projection, Union, Values,
+    Expr, ExprSchemable, GroupingSet, Join, Limit, LogicalPlan, LogicalPlanBuilder, Projection, Union, Values,
 };
 use millstream_types::SqlState;
 
@@ -28,6 +28,9 @@ pub(super) fn resolve_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>
     let is_projection = matches!(plan, LogicalPlan::Projection(_));
     let names = NamePreserver::new(&plan);
     let resolved = plan.map_expressions(|expr| {
+        if let Expr::GroupingSet(set) = expr {
+            return Ok(Transformed::yes(Expr::GroupingSet(resolve_grouping_set(set, &names, &schema)?)));
+        }
         let name = names.save(&expr);
         let mut expr = resolve(expr, &schema)?;
         if is_projection {
@@ -36,6 +39,26 @@ pub(super) fn resolve_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>
         Ok(Transformed::yes(name.restore(expr)))
     })?;
     resolved.map_data(|plan| check_node(plan, &schema)?.recompute_schema())
+}
+
+/// Every grouping expression keeps the name by which the plan above refers to it.
+fn resolve_grouping_set(set: GroupingSet, names: &NamePreserver, schema: &DFSchema) -> Result<GroupingSet> {
+    let all = |exprs: Vec<Expr>| -> Result<Vec<Expr>> {
+        exprs
+            .into_iter()
+            .map(|expr| {
+                let name = names.save(&expr);
+                Ok(name.restore(resolve(expr, schema)?))
+            })
+            .collect()
+    };
+    Ok(match set {
+        GroupingSet::Rollup(exprs) => GroupingSet::Rollup(all(exprs)?),
+        GroupingSet::Cube(exprs) => GroupingSet::Cube(all(exprs)?),
+        GroupingSet::GroupingSets(sets) => {
+            GroupingSet::GroupingSets(sets.into_iter().map(all).collect::<Result<Vec<_>>>()?)
+        }
+    })
 }
 
 /// A constant column that nothing else gave a type is text.
