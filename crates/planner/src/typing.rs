@@ -7,6 +7,7 @@ pub(crate) mod calls;
 pub(crate) mod cast;
 pub(crate) mod deferred;
 pub(crate) mod exprs;
+mod lateral;
 mod multiset;
 mod nodes;
 pub(crate) mod planner;

@@ -134,3 +134,6 @@ select a, case when ok then a end from t;
 select a % 2, count(*) from t group by cube (k, a % 2) having count(*) > 1;
 select * from t join u on t.k is not distinct from u.id and t.name is not distinct from u.name;
 select ~a, array[]::int[] from t;
+select t.k, tag from t, unnest(t.tags) as tag;
+select t.k, x.tag from t cross join lateral unnest(t.tags) as x(tag) where x.tag <> 'a';
+select t.k, g from t, generate_series(1, t.a) as g;

@@ -14,6 +14,7 @@ use millstream_types::SqlState;
 
 use super::calls::condition;
 use super::exprs::resolve;
+use super::lateral::unnest_left_side;
 use super::multiset::{count_occurrences, is_multiset_operation};
 use super::types::{Class, Result, coerce, common_pair, common_type, is_unknown, type_name, type_of, user_error};
 
@@ -81,7 +82,7 @@ fn check_node(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
         }
         LogicalPlan::Join(join) => {
             let join = resolve_join(join, schema)?;
-            if is_multiset_operation(&join) { count_occurrences(join)? } else { LogicalPlan::Join(join) }
+            if is_multiset_operation(&join) { count_occurrences(join)? } else { unnest_left_side(join)? }
         }
         LogicalPlan::Limit(limit) => LogicalPlan::Limit(resolve_limit(limit)?),
         other => other,
