@@ -19,14 +19,17 @@ pub(crate) struct Client<S: BackendSession> {
     pub(super) cancel: CancelHandle,
     pub(super) statements: HashMap<String, PreparedStatement<S::Prepared>>,
     pub(super) portals: HashMap<String, Portal<S::Prepared>>,
+    /// The client is psql, which shows no row of a result before its end, but data of a copy at once.
+    pub(super) is_psql: bool,
     /// An extended-protocol message failed; what comes before the next Sync is ignored.
     skipping: bool,
 }
 
 impl<S: BackendSession> Client<S> {
-    pub(crate) fn new(connection: Connection, session: S) -> Self {
+    pub(crate) fn new(connection: Connection, session: S, is_psql: bool) -> Self {
         let cancel = session.cancel_handle();
-        Client { connection, session, cancel, statements: HashMap::new(), portals: HashMap::new(), skipping: false }
+        let (statements, portals) = (HashMap::new(), HashMap::new());
+        Client { connection, session, cancel, statements, portals, is_psql, skipping: false }
     }
 
     /// Serves until the client leaves.

@@ -148,7 +148,8 @@ async fn serve<B: Backend>(mut connection: Connection, peer: SocketAddr, backend
                 connection.output.parameter_status(name, &value);
             }
             connection.output.backend_key(registration.pid, registration.secret);
-            let mut client = Client::new(connection, session);
+            let is_psql = params.iter().any(|(name, value)| name == "application_name" && value == "psql");
+            let mut client = Client::new(connection, session, is_psql);
             client.ready();
             client.serve().await;
         }

@@ -2,6 +2,7 @@
 
 use millstream_engine::Response;
 use millstream_types::Result;
+use millstream_types::copy::{CopyFormat, CopyOptions};
 
 use super::client::{Client, or_gone};
 use super::connection::Fault;
@@ -69,6 +70,10 @@ impl<S: BackendSession> Client<S> {
         match response {
             Response::Empty => Ok(None),
             Response::Done { tag } => Ok(Some(tag)),
+            Response::Rows(rows) if rows.live && self.is_psql => {
+                let options = CopyOptions { header: true, ..CopyOptions::new(CopyFormat::Text) };
+                self.copy(Response::CopyOut { options, rows }).await.map(Some)
+            }
             Response::Rows(rows) => {
                 let mut rows = OpenRows::new(rows, RowForm::Data(Vec::new()), settings);
                 self.connection.output.row_description(rows.columns(), |_| 0);
