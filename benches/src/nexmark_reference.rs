@@ -12,6 +12,8 @@ use arrow::datatypes::IntervalMonthDayNanoType;
 use datafusion::config::Dialect;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::FunctionRegistry;
+use datafusion::functions::datetime::planner::DatetimeFunctionPlanner;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use millstream_runtime::Source;
@@ -32,7 +34,9 @@ pub async fn run(query: &Query, sources: &[(&'static str, Arc<dyn Source>)], n_e
     let mut config = SessionConfig::new();
     config.options_mut().sql_parser.dialect = Dialect::PostgreSQL;
     config.options_mut().sql_parser.parse_float_as_decimal = true;
-    let context = SessionContext::new_with_config(config);
+    let mut context = SessionContext::new_with_config(config);
+    // EXTRACT is planned by default only with a feature that nothing else here needs.
+    context.register_expr_planner(Arc::new(DatetimeFunctionPlanner)).map_err(external)?;
     for (table, source) in sources {
         let mem_table = MemTable::try_new(source.schema(), vec![read(&**source, n_events)?]).map_err(external)?;
         context.register_table(*table, Arc::new(mem_table)).map_err(external)?;
