@@ -79,8 +79,7 @@ impl GroupTable {
             self.keys.add(keys, Rows::Selected(&new_rows), &mut ids);
             debug_assert!(ids.iter().zip(&new_rows).all(|(&id, &i)| groups[i as usize] == id));
         }
-        let nullable = keys.first().is_some_and(|k| k.null_count() > 0) || self.has_nulls();
-        if !keys.is_empty() && (!self.exact || nullable) {
+        if !keys.is_empty() && (!self.exact || keys[0].null_count() > 0 || self.has_nulls()) {
             self.resolve_collisions(keys, &hashes, groups);
         }
         self.hashes = hashes;

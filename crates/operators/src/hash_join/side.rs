@@ -162,6 +162,8 @@ impl JoinSide {
         let find_by = if self.by_row.is_some() { &row_hashes } else { hashes };
         let place = self.find_equal(delta, find_by);
         let mut added = Vec::new();
+        // Freed only when all rows have found theirs: a freed id is given out again.
+        let mut dead = Vec::new();
         let mut kept = if self.partners.is_some() { vec![NO_ROW; delta.n_rows()] } else { vec![] };
         for i in 0..delta.n_rows() {
             let weight = delta.weight(i);
@@ -181,7 +183,7 @@ impl JoinSide {
                     match &mut self.partners {
                         // What the row has emitted is taken back at the end of the epoch.
                         Some(partners) => partners.touch(row),
-                        None if weight == 0 => self.remove(row, hashes[i], row_hashes.get(i).copied()),
+                        None if weight == 0 => dead.push((row, i)),
                         None => {}
                     }
                 }
@@ -200,6 +202,9 @@ impl JoinSide {
                     }
                 }
             }
+        }
+        for (row, i) in dead {
+            self.remove(row, hashes[i], row_hashes.get(i).copied());
         }
         self.rows.reclaim();
         Ok(kept)
