@@ -150,7 +150,10 @@ mod tests {
                 let rows: Vec<(Option<i64>, usize)> = (0..300)
                     .map(|i| mix(step * 1000 + i))
                     .map(|r| {
-                        ((r % 11 != 0).then_some((r % 200) as i64), if width == 2 { (r >> 20) as usize % 3 } else { 0 })
+                        (
+                            (!r.is_multiple_of(11)).then_some((r % 200) as i64),
+                            if width == 2 { (r >> 20) as usize % 3 } else { 0 },
+                        )
                     })
                     .collect();
                 let mut keys: Vec<ArrayRef> = vec![Arc::new(rows.iter().map(|r| r.0).collect::<Int64Array>())];
@@ -164,7 +167,7 @@ mod tests {
                 }
                 assert_eq!(table.len(), model.len());
                 let gone: Vec<_> =
-                    model.keys().copied().filter(|k| mix(step + k.0.unwrap_or(-1) as u64) % 4 == 0).collect();
+                    model.keys().copied().filter(|k| mix(step ^ k.0.unwrap_or(-1) as u64).is_multiple_of(4)).collect();
                 let numbers: Vec<u32> = gone.iter().map(|k| model.remove(k).expect("a key")).collect();
                 table.remove(&numbers);
             }

@@ -150,13 +150,16 @@ pub struct LookupReply {
     pub rows: RecordBatch,
 }
 
+/// Takes `(worker, epoch, changes)`; returns whether to go on.
+pub type Follow = Arc<dyn Fn(usize, Epoch, &[Delta]) -> bool + Send + Sync>;
+
 /// A follower of a relation's changes: called on each worker with each touching epoch's changes there.
 #[derive(Clone)]
 pub struct Tap {
     /// Tells taps apart.
     pub id: u64,
-    /// `(worker, epoch, changes)`; returns whether to go on.
-    pub follow: Arc<dyn Fn(usize, Epoch, &[Delta]) -> bool + Send + Sync>,
+    /// Called with the changes.
+    pub follow: Follow,
 }
 
 impl RelationSpec {

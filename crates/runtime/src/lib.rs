@@ -17,7 +17,8 @@ pub mod source;
 mod worker;
 
 pub use command::{
-    Command, EpochWork, Events, Import, InstallDataflow, Lookup, LookupReply, RelationInput, RelationSpec, Root, Tap,
+    Command, EpochWork, Events, Follow, Import, InstallDataflow, Lookup, LookupReply, RelationInput, RelationSpec,
+    Root, Tap,
 };
 pub use metrics::{DataflowMetrics, NodeMetrics};
 pub use relation::RelationShared;

@@ -47,7 +47,7 @@ impl Shard {
 
     #[inline]
     fn home(&self, hash: u64) -> usize {
-        ((hash & 0xffff_ffff) * self.slots.len() as u64 >> 32) as usize
+        (((hash & 0xffff_ffff) * self.slots.len() as u64) >> 32) as usize
     }
 
     /// The slot that has this hash, or the empty one where it belongs.
@@ -56,7 +56,7 @@ impl Shard {
         let mut at = self.home(hash);
         loop {
             let slot = &self.slots[at];
-            if slot.hash == hash && slot.head != NO_ROW || slot.head == NO_ROW {
+            if slot.head == NO_ROW || slot.hash == hash {
                 return at;
             }
             at += 1;
@@ -164,7 +164,7 @@ impl HashIndex {
         }
         let whole = std::mem::take(&mut self.shards[0]);
         self.shard_bits = SHARD_BITS;
-        self.shards = (0..1usize << SHARD_BITS).map(|_| Shard::with_slots(2 * SHARD_AT >> SHARD_BITS)).collect();
+        self.shards = (0..1usize << SHARD_BITS).map(|_| Shard::with_slots((2 * SHARD_AT) >> SHARD_BITS)).collect();
         for slot in whole.slots.into_iter().filter(|s| s.head != NO_ROW) {
             let shard_idx = self.shard_of(slot.hash);
             let shard = &mut self.shards[shard_idx];

@@ -230,24 +230,30 @@ mod tests {
     use std::sync::Arc;
 
     fn text(seed: u64) -> Option<String> {
-        (seed % 7 != 0).then(|| "x".repeat((seed % 40) as usize) + &seed.to_string())
+        (!seed.is_multiple_of(7)).then(|| "x".repeat((seed % 40) as usize) + &seed.to_string())
     }
 
     fn batch(seed: u64, n: u64) -> RecordBatch {
         let r = |i: u64, k: u64| mix(seed * 7919 + i * 13 + k);
-        let opt = |i, k, v| (!mix(r(i, k)).is_multiple_of(5)).then_some(v);
+        macro_rules! opt {
+            ($i:expr, $k:expr, $v:expr) => {
+                (!mix(r($i, $k)).is_multiple_of(5)).then_some($v)
+            };
+        }
         let list: ListArray = ListArray::from_iter_primitive::<Int64Type, _, _>(
-            (0..n).map(|i| opt(i, 5, (0..r(i, 6) % 4).map(|j| Some(j as i64)).collect::<Vec<_>>())),
+            (0..n).map(|i| opt!(i, 5, (0..r(i, 6) % 4).map(|j| Some(j as i64)).collect::<Vec<_>>())),
         );
         let columns: Vec<ArrayRef> = vec![
-            Arc::new((0..n).map(|i| opt(i, 0, r(i, 0) as i64)).collect::<Int64Array>()),
+            Arc::new((0..n).map(|i| opt!(i, 0, r(i, 0) as i64)).collect::<Int64Array>()),
             Arc::new((0..n).map(|i| text(r(i, 1))).collect::<StringViewArray>()),
-            Arc::new((0..n).map(|i| opt(i, 2, r(i, 2) % 2 == 0)).collect::<BooleanArray>()),
+            Arc::new((0..n).map(|i| opt!(i, 2, r(i, 2) % 2 == 0)).collect::<BooleanArray>()),
             Arc::new((0..n).map(|i| Some(r(i, 3) as i16)).collect::<Int16Array>()),
-            Arc::new((0..n).map(|i| opt(i, 4, r(i, 4) as i128)).collect::<Decimal128Array>()),
+            Arc::new((0..n).map(|i| opt!(i, 4, r(i, 4) as i128)).collect::<Decimal128Array>()),
             Arc::new(list),
             Arc::new(
-                (0..n).map(|i| opt(i, 8, [0.0, -0.0, f64::NAN, 2.5][(r(i, 8) % 4) as usize])).collect::<Float64Array>(),
+                (0..n)
+                    .map(|i| opt!(i, 8, [0.0, -0.0, f64::NAN, 2.5][(r(i, 8) % 4) as usize]))
+                    .collect::<Float64Array>(),
             ),
         ];
         let names = ["a", "b", "c", "d", "e", "f", "g"];
@@ -266,7 +272,7 @@ mod tests {
                 let r = mix(seed * 31 + step);
                 let added = batch(r, r % 700);
                 let mut ids = Vec::new();
-                if r % 2 == 0 {
+                if r.is_multiple_of(2) {
                     store.add(added.columns(), Rows::Range { offset: 0, len: added.num_rows() }, &mut ids);
                     model.extend(ids.iter().enumerate().map(|(i, &id)| (id, added.clone(), i as u32)));
                 } else {
@@ -310,7 +316,7 @@ mod tests {
             store.compare(&[column_idx], &ids, &left.columns()[column_idx..=column_idx], &probes, &mut mask);
             let column = left.column(column_idx);
             for i in 0..300 {
-                let (a, b) = (column.slice(i, 1), column.slice(probes[i] as usize, 1));
+                let (a, b) = (&column.slice(i, 1), &column.slice(probes[i] as usize, 1));
                 let equal = match column.data_type() {
                     DataType::Float64 => {
                         let f = |a: &ArrayRef| {
@@ -319,7 +325,7 @@ mod tests {
                                 if a.value(0).is_nan() { "nan".into() } else { (a.value(0) + 0.0).abs().to_string() }
                             })
                         };
-                        f(&a) == f(&b)
+                        f(a) == f(b)
                     }
                     _ => a == b,
                 };

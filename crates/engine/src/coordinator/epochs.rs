@@ -20,6 +20,7 @@ pub(super) const IN_FLIGHT_MAX: usize = 3;
 const SPREAD_ROWS_MIN: usize = 1 << 10;
 
 type Reply = oneshot::Sender<Result<Written>>;
+type Answer = (Reply, Result<Written>);
 
 impl Coordinator {
     /// Closes an epoch with these writes and what sources have; does nothing if there is neither.
@@ -74,10 +75,7 @@ impl Coordinator {
     }
 
     /// Resolves transactions in order; gives each its answer, and for each relation what changes.
-    fn resolve(
-        &mut self,
-        writes: Vec<(Transaction, Reply)>,
-    ) -> (Vec<(Reply, Result<Written>)>, HashMap<RelationId, Vec<Delta>>) {
+    fn resolve(&mut self, writes: Vec<(Transaction, Reply)>) -> (Vec<Answer>, HashMap<RelationId, Vec<Delta>>) {
         let mut resolver = Resolver::new(self, writes.iter().map(|(t, _)| t));
         let mut answers = Vec::new();
         for (transaction, reply) in writes {

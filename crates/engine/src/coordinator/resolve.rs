@@ -44,8 +44,11 @@ pub(crate) enum Conflict {
     /// The new row's values that are not null do.
     UpdateIfNotNull,
     /// `DO UPDATE`: from (old row, new row), one row each, the row to keep, or nothing to leave the old one.
-    Update(Arc<dyn Fn(&RecordBatch, &RecordBatch) -> Result<Option<RecordBatch>> + Send + Sync>),
+    Update(UpdateRow),
 }
+
+/// From a row that is there and a new one of the same key to the row to keep.
+pub(crate) type UpdateRow = Arc<dyn Fn(&RecordBatch, &RecordBatch) -> Result<Option<RecordBatch>> + Send + Sync>;
 
 /// The key of a row, comparable.
 type Key = OwnedRow;

@@ -24,10 +24,7 @@ pub(super) fn is_supported(data_type: &DataType) -> bool {
 }
 
 pub(super) fn accumulator(is_max: bool, argument: &DataType, append_only: bool) -> Box<dyn GroupAccumulator> {
-    fn of<K: Key>(is_max: bool, argument: &DataType, append_only: bool) -> Box<dyn GroupAccumulator>
-    where
-        K: Send + 'static,
-    {
+    fn of<K: Key + Send + 'static>(is_max: bool, argument: &DataType, append_only: bool) -> Box<dyn GroupAccumulator> {
         let data_type = argument.clone();
         if append_only {
             Box::new(Best::<K> { is_max, data_type, best: K::Store::default() })

@@ -71,7 +71,7 @@ impl Operator for PartialAggregate {
         let n_rows = delta.n_rows();
         let keys: Vec<ArrayRef> = self.spec.group_by.iter().map(|&c| delta.columns()[c].clone()).collect();
         self.n_skipped += 1;
-        if self.is_skipping && self.n_skipped % RETRY_EVERY != 0 {
+        if self.is_skipping && !self.n_skipped.is_multiple_of(RETRY_EVERY) {
             let groups: Vec<u32> = (0..n_rows as u32).collect();
             out.emit(self.reduce(&delta, &groups, &keys, &groups)?);
             return Ok(Progress::Done);
