@@ -2,7 +2,7 @@
 //!
 //! Open addressing with linear probing over 16-byte slots `(hash, head, count)`. A hash maps to its home slot by
 //! `(low 32 bits * capacity) >> 32`, so slots lie roughly in hash order and growing is one sequential pass. Rows of one
-//! hash form a chain through `next`; the slot points at its newest row. From [`SHARD_AT`] entries on the table is
+//! hash form a chain through `next`; the slot points at its newest row. From `SHARD_AT` entries on the table is
 //! split into shards by higher hash bits, each of which grows alone: no insert pauses for more than a small part of the
 //! whole.
 //!

@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn batch(seed: u64, n: u64) -> RecordBatch {
-        let r = |i: u64, k: u64| mix(seed * 7919 + i * 13 + k);
+        let r = |i: u64, k: u64| mix(seed.wrapping_mul(7919) ^ (i * 13 + k));
         macro_rules! opt {
             ($i:expr, $k:expr, $v:expr) => {
                 (!mix(r($i, $k)).is_multiple_of(5)).then_some($v)
@@ -282,7 +282,7 @@ mod tests {
                 }
                 let n_freed = (r >> 32) as usize % (model.len() + 1);
                 for k in 0..n_freed as u64 {
-                    let (id, ..) = model.swap_remove(mix(r + k) as usize % model.len());
+                    let (id, ..) = model.swap_remove(mix(r ^ k) as usize % model.len());
                     store.free(id);
                 }
                 store.reclaim();
