@@ -328,10 +328,10 @@ impl<'a> WorkerState<'a> {
                 }
                 for (dataflow, import) in &relation.importers {
                     let Some(importer) = self.dataflows.get_mut(dataflow) else { continue };
-                    let mut changes = sealed.changes.iter();
                     for (epoch, arriving) in &mut importer.imports[*import].arrivals {
                         if *epoch <= sealed.upto && matches!(arriving, Arriving::Awaited) {
-                            let changed = changes.by_ref().find(|(e, _)| e == epoch);
+                            // An epoch in which nothing changed here is not among them.
+                            let changed = sealed.changes.iter().find(|(e, _)| e == epoch);
                             *arriving = Arriving::Ready(changed.map(|(_, deltas)| deltas.clone()).unwrap_or_default());
                         }
                     }
