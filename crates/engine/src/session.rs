@@ -177,6 +177,10 @@ impl Session {
                     self.warn(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
                 }
                 self.status = TransactionStatus::InTransaction;
+                self.warn(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    "each statement commits by itself so far: ROLLBACK undoes nothing, and reads see later epochs",
+                );
                 Ok(done("BEGIN"))
             }
             Statement::Commit | Statement::Rollback => Ok(self.end_transaction(&parsed.statement)),

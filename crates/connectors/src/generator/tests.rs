@@ -1,3 +1,5 @@
+//! Tests of the general generator: ranges, projections, distributions, options.
+
 use super::*;
 use arrow::array::{Array, AsArray};
 use arrow::compute::{self, concat_batches};

@@ -1,3 +1,5 @@
+//! Tests of the Nexmark tables: ranges, projections, references between the tables, distributions.
+
 use std::collections::HashMap;
 
 use super::*;

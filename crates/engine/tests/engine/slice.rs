@@ -45,6 +45,12 @@ async fn a_view_over_a_join_follows_its_tables() {
 | NZ      | 2      | 1     | 2024-01-02T00:00:00Z |
 +---------+--------+-------+----------------------+"
         );
+        s.query("INSERT INTO clicks VALUES (1, '/', now())").await.expect("now() is a value to write");
+        let shown = rows(&mut s, "SELECT clicks FROM by_country WHERE country = 'NZ'").await;
+        assert!(shown.contains("| 3 "), "a read sees the write before it: {shown}");
+        s.query("UPDATE users SET country = 'AU' WHERE id = 1").await.expect("it is right");
+        let shown = rows(&mut s, "SELECT country, clicks, users FROM by_country").await;
+        assert!(shown.contains("| AU      | 4      | 2     |") && !shown.contains("NZ"), "it is retracted: {shown}");
         engine.shutdown().await;
     }
 }
