@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Crates of ours and the ones that they may build on directly, without those below these.
-const LAYERS: [(&str, &[&str]); 11] = [
-    ("types", &[]),
+const LAYERS: [(&str, &[&str]); 12] = [
+    ("unify", &[]),
+    ("types", &["unify"]),
     ("state", &["types"]),
     ("testkit", &["types"]),
     ("expr", &["state"]),
@@ -25,7 +26,8 @@ const RESTRICTED: [(&str, &[&str]); 6] = [
     ("datafusion", &["expr", "planner", "engine", "testkit"]),
     ("sqlparser", &[]),
     ("object_store", &["storage", "connectors"]),
-    ("tokio", &["storage", "connectors", "engine", "server"]),
+    // `unify` has no code: it only settles features.
+    ("tokio", &["storage", "connectors", "engine", "server", "unify"]),
 ];
 
 /// The names under `[dependencies]` of a manifest.
