@@ -5,6 +5,7 @@
 //! an exact delta or to an error that leaves nothing; workers check nothing.
 
 mod epochs;
+mod order;
 mod resolve;
 mod sources;
 
@@ -14,7 +15,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arrow::array::RecordBatch;
 use millstream_planner::RelationId;
 use millstream_runtime::{Command, EpochWork, Events, Workers};
 use millstream_types::{Epoch, EpochHeader, Error, Result};
@@ -22,7 +22,10 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use crate::live::LiveRelation;
-pub(crate) use resolve::{Conflict, WriteOp};
+use crate::transaction::Written;
+pub(crate) use order::OrderHold;
+use order::WriteOrder;
+pub(crate) use resolve::{Commit, Reads, WriteOp};
 
 /// Transactions that one epoch takes at most.
 const EPOCH_WRITES_MAX: usize = 1 << 12;
@@ -79,9 +82,9 @@ impl Clock {
     }
 
     /// Writes a transaction and waits until it is acknowledged.
-    pub(crate) async fn write(&self, transaction: Transaction) -> Result<Written> {
+    pub(crate) async fn write(&self, commit: Commit) -> Result<Written> {
         let (reply, receive) = oneshot::channel();
-        self.request(Request::Write(transaction, reply))?;
+        self.request(Request::Write(commit, reply))?;
         receive.await.map_err(|_| shutting_down())?
     }
 }
@@ -122,28 +125,24 @@ impl Events for Clock {
 /// What the coordinator is asked.
 pub(crate) enum Request {
     /// Write a transaction.
-    Write(Transaction, oneshot::Sender<Result<Written>>),
+    Write(Commit, oneshot::Sender<Result<Written>>),
+    /// Let one transaction alone write, for a while at most.
+    HoldOrder {
+        /// The hold's number.
+        id: u64,
+        /// How long it lasts.
+        at_most: Duration,
+        /// Told when it begins.
+        granted: oneshot::Sender<()>,
+    },
+    /// The hold with this number is given back, or no longer wanted.
+    ReleaseOrder(u64),
     /// Run a closure between epochs.
     BetweenEpochs(Box<dyn FnOnce(&mut Coordinator) + Send>),
     /// A worker has completed something.
     Wake,
     /// End.
     Shutdown,
-}
-
-/// The writes of a transaction, and what they rest on.
-#[derive(Default)]
-pub(crate) struct Transaction {
-    pub(crate) ops: Vec<WriteOp>,
-    /// Relations that were read, and as of which epoch: none may have changed since.
-    pub(crate) reads: Option<(Epoch, Vec<RelationId>)>,
-}
-
-/// What a transaction came to.
-#[derive(Debug, Default)]
-pub(crate) struct Written {
-    /// For each operation, the rows that it wrote: inserted or updated as they are now, deleted as they were.
-    pub(crate) rows: Vec<RecordBatch>,
 }
 
 /// A dataflow as the coordinator knows it.
@@ -169,6 +168,7 @@ pub(crate) struct Coordinator {
     pub(crate) clock: Arc<Clock>,
     pub(crate) workers: Arc<Workers>,
     requests: Receiver<Request>,
+    order: WriteOrder,
     last_now_us: i64,
     /// The last epoch number that was given out.
     last_epoch: Epoch,
@@ -179,6 +179,8 @@ pub(crate) struct Coordinator {
     pub(crate) epoch_offsets_max: u64,
     /// Rows of a batch sent to workers, at most; for tests of splitting.
     pub(crate) batch_rows_max: usize,
+    /// What transactions have read is looked at again.
+    validates: bool,
 }
 
 impl Coordinator {
@@ -192,12 +194,14 @@ impl Coordinator {
             clock,
             workers,
             requests,
+            order: WriteOrder::default(),
             last_now_us: 0,
             last_epoch: Epoch::ZERO,
             bases: HashMap::new(),
             flows: Vec::new(),
             epoch_offsets_max: config.epoch_offsets_max,
             batch_rows_max: config.batch_rows_max,
+            validates: config.sabotage != Some(crate::engine::Sabotage::NoValidation),
         }
     }
 
@@ -212,7 +216,20 @@ impl Coordinator {
             let mut request = Some(first);
             while let Some(next) = request {
                 match next {
-                    Request::Write(transaction, reply) => writes.push((transaction, reply)),
+                    Request::Write(commit, reply) if self.order.is_holder(commit.order) => {
+                        let id = commit.order;
+                        writes.push((commit, reply));
+                        self.close_epoch(std::mem::take(&mut writes));
+                        id.into_iter().for_each(|id| self.order.release(id));
+                    }
+                    Request::Write(commit, reply) if self.order.admits(commit.order) => writes.push((commit, reply)),
+                    Request::HoldOrder { id, at_most, granted } if !self.order.is_held() => {
+                        // What came before it belongs before it.
+                        self.close_epoch(std::mem::take(&mut writes));
+                        self.order.grant(id, at_most, granted);
+                    }
+                    Request::Write(..) | Request::HoldOrder { .. } => self.order.wait(next),
+                    Request::ReleaseOrder(id) => self.order.release(id),
                     Request::BetweenEpochs(work) => {
                         // Writes that came before it belong before it.
                         self.close_epoch(std::mem::take(&mut writes));
@@ -221,20 +238,22 @@ impl Coordinator {
                     Request::Wake => {}
                     Request::Shutdown => return,
                 }
-                request = if writes.len() < EPOCH_WRITES_MAX { self.requests.try_recv().ok() } else { None };
+                request = if writes.len() < EPOCH_WRITES_MAX { self.take_request() } else { None };
             }
             self.close_epoch(writes);
         }
     }
 
-    /// Waits for a request, or until a source has rows.
+    /// Waits for a request, until a source has rows, or until the write order is free again.
     fn next_request(&mut self) -> Option<Request> {
-        if let Ok(request) = self.requests.try_recv() {
+        let held = self.order.remaining();
+        if let Some(request) = self.take_request() {
             return Some(request);
         }
         self.clock.waiting.store(true, Ordering::Release);
+        let wait = held.or_else(|| self.until_sources_are_due());
         // What was completed before that would wake nobody.
-        let request = match self.until_sources_are_due() {
+        let request = match wait {
             Some(Duration::ZERO) => Some(self.requests.try_recv().unwrap_or(Request::Wake)),
             Some(wait) => match self.requests.recv_timeout(wait) {
                 Ok(request) => Some(request),

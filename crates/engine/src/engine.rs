@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::coordinator::{Clock, Coordinator, Request};
 use crate::session::Session;
+use crate::transaction::Transaction;
 
 /// The only database there is.
 pub const DATABASE: &str = "millstream";
@@ -27,12 +28,31 @@ pub struct EngineConfig {
     pub epoch_offsets_max: u64,
     /// Rows of a delta at most; more are split. Small values are for tests.
     pub batch_rows_max: usize,
+    /// Breaks the engine on purpose, to see that a test notices.
+    #[doc(hidden)]
+    pub sabotage: Option<Sabotage>,
+}
+
+/// A way in which an engine is broken on purpose.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Statements outside of transaction blocks read at an epoch that is not the last one.
+    StaleReads,
+    /// What a transaction has read may change before it commits.
+    NoValidation,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        EngineConfig { workers: cores, query_threads: cores, epoch_offsets_max: 40_000, batch_rows_max: 1 << 16 }
+        EngineConfig {
+            workers: cores,
+            query_threads: cores,
+            epoch_offsets_max: 40_000,
+            batch_rows_max: 1 << 16,
+            sabotage: None,
+        }
     }
 }
 
@@ -43,9 +63,12 @@ pub struct Engine(Arc<EngineState>);
 pub(crate) struct EngineState {
     pub(crate) config: EngineConfig,
     pub(crate) clock: Arc<Clock>,
+    pub(crate) workers: Arc<Workers>,
     pub(crate) catalog: RwLock<Catalog>,
     /// Held by a statement that changes the catalog, from reading it to having changed it.
     pub(crate) ddl: tokio::sync::Mutex<()>,
+    /// What stale reads are served from, and how often it was.
+    pub(crate) stale: tokio::sync::Mutex<Option<(Transaction, usize)>>,
     pub(crate) queries: Option<tokio::runtime::Runtime>,
     coordinator: Mutex<Option<JoinHandle<()>>>,
     next_session: AtomicU32,
@@ -61,7 +84,7 @@ impl Engine {
         let clock = Arc::new(Clock::new(send));
         let workers: Arc<Workers> =
             Arc::new(millstream_runtime::start(config.workers, Arc::clone(&clock) as Arc<dyn Events>)?);
-        let coordinator = Coordinator::new(Arc::clone(&clock), workers, receive, &config);
+        let coordinator = Coordinator::new(Arc::clone(&clock), Arc::clone(&workers), receive, &config);
         let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
         let thread = std::thread::Builder::new().name("coordinator".to_owned());
         let coordinator = thread.spawn(move || coordinator.run()).map_err(internal)?;
@@ -76,8 +99,10 @@ impl Engine {
         Ok(Engine(Arc::new(EngineState {
             config,
             clock,
+            workers,
             catalog: RwLock::new(catalog),
             ddl: tokio::sync::Mutex::new(()),
+            stale: tokio::sync::Mutex::default(),
             queries: Some(queries),
             coordinator: Mutex::new(Some(coordinator)),
             next_session: AtomicU32::new(1),
@@ -112,6 +137,7 @@ impl EngineState {
             // It may have ended by itself.
             let _ = self.clock.request(Request::Shutdown);
             let _ = thread.join();
+            self.workers.shutdown();
         }
     }
 

@@ -7,14 +7,20 @@ pub mod api;
 mod coordinator;
 mod engine;
 mod live;
+mod lookup;
 mod read;
+mod reads;
 mod session;
+mod staged;
 mod subscribe;
 mod system;
+mod transaction;
 
 pub use api::{
     CancelHandle, CopyIn, CopyMessage, CopyRows, Notice, Response, ResultColumn, Rows, RowsTag, Severity,
     TransactionStatus,
 };
+#[doc(hidden)]
+pub use engine::Sabotage;
 pub use engine::{DATABASE, Engine, EngineConfig};
 pub use session::{ParsedStatement, Prepared, Session};

@@ -19,6 +19,8 @@ pub(crate) struct LiveRelation {
     pub(crate) body: Body,
     /// For each worker, the epoch up to which it is complete there.
     sealed: Vec<AtomicU64>,
+    /// A view's first epoch: before it there is nothing to be read.
+    started: AtomicU64,
     /// The last epoch that changes it, complete or not.
     last_touched: AtomicU64,
     failure: OnceLock<(Epoch, Error)>,
@@ -55,6 +57,7 @@ impl LiveRelation {
             shared,
             body,
             sealed: (0..n_workers).map(|_| AtomicU64::new(0)).collect(),
+            started: AtomicU64::new(0),
             last_touched: AtomicU64::new(0),
             failure: OnceLock::new(),
             dropped: AtomicBool::new(false),
@@ -64,6 +67,17 @@ impl LiveRelation {
 
     pub(crate) fn last_touched(&self) -> Epoch {
         Epoch(self.last_touched.load(Ordering::Acquire))
+    }
+
+    /// The first epoch at which it can be read.
+    pub(crate) fn started(&self) -> Epoch {
+        Epoch(self.started.load(Ordering::Acquire))
+    }
+
+    /// The coordinator alone calls this, before it makes the epoch known.
+    pub(crate) fn start(&self, epoch: Epoch) {
+        self.started.store(epoch.0, Ordering::Release);
+        self.touch(epoch);
     }
 
     /// The coordinator alone calls this, before it makes the epoch known.

@@ -25,8 +25,10 @@ use millstream_runtime::Source;
 use millstream_state::{Hold, Snapshot};
 use millstream_types::{Epoch, Error, Result};
 
-use crate::engine::EngineState;
+use crate::engine::{EngineState, Sabotage};
 use crate::live::{Body, LiveRelation};
+use crate::staged::{KeyedRows, without};
+use crate::transaction::Transaction;
 
 /// Offsets of a source that are read at once.
 const PIECE_OFFSETS: u64 = 1 << 13;
@@ -38,16 +40,51 @@ pub(crate) struct ReadPoint {
     pub(crate) epoch: Epoch,
     relations: HashMap<RelationId, Arc<LiveRelation>>,
     holds: Vec<Hold>,
+    /// What a transaction sees beside the rows of the epoch.
+    own: HashMap<RelationId, OwnWrites>,
+}
+
+/// What a transaction has written to a relation and not committed.
+pub(crate) struct OwnWrites {
+    /// Rows of the epoch that it has taken away, indexed.
+    pub(crate) removed: Arc<KeyedRows>,
+    /// Rows that it has added, all columns.
+    pub(crate) added: Vec<RecordBatch>,
 }
 
 impl ReadPoint {
     /// Takes the last closed epoch for the relations, and waits until they, and nothing else, have completed it.
     pub(crate) async fn now(engine: &EngineState, ids: &[RelationId]) -> Result<ReadPoint> {
+        if engine.config.sabotage == Some(Sabotage::StaleReads) {
+            return ReadPoint::stale(engine, ids).await;
+        }
         let point = ReadPoint::hold(engine, ids)?;
         for live in point.relations.values() {
             live.completed(point.epoch).await?;
         }
         Ok(point)
+    }
+
+    /// Relations that are held as of an epoch and have completed it, with what a transaction has written to them.
+    pub(crate) fn new(
+        epoch: Epoch,
+        relations: HashMap<RelationId, Arc<LiveRelation>>,
+        holds: Vec<Hold>,
+        own: HashMap<RelationId, OwnWrites>,
+    ) -> Self {
+        ReadPoint { epoch, relations, holds, own }
+    }
+
+    /// An epoch that was the last one some reads ago.
+    async fn stale(engine: &EngineState, ids: &[RelationId]) -> Result<ReadPoint> {
+        const READS_MAX: usize = 10;
+        let mut stale = engine.stale.lock().await;
+        if stale.as_ref().is_none_or(|(_, n_reads)| *n_reads == READS_MAX) {
+            *stale = Some((Transaction::begin(engine, None)?, 0));
+        }
+        let Some((transaction, n_reads)) = stale.as_mut() else { return Err(Error::internal("just begun")) };
+        *n_reads += 1;
+        transaction.point(engine, ids).await
     }
 
     fn hold(engine: &EngineState, ids: &[RelationId]) -> Result<ReadPoint> {
@@ -62,7 +99,7 @@ impl ReadPoint {
             let epoch = engine.clock.last_closed();
             let holds = relations.values().map(|live| live.shared.holds.acquire(epoch)).collect::<Result<Vec<_>, _>>();
             if let Ok(holds) = holds {
-                return Ok(ReadPoint { epoch, relations, holds });
+                return Ok(ReadPoint { epoch, relations, holds, own: HashMap::new() });
             }
         }
     }
@@ -83,11 +120,16 @@ impl ReadPoint {
                 offsets: 0..live.position(self.epoch),
             })],
             _ => {
+                let own = self.own.get(&id);
                 let snapshots = self.snapshots(id).into_iter();
                 let partition = |snapshot| -> Arc<dyn PartitionStream> {
-                    Arc::new(SnapshotStream { schema: schema.clone(), snapshot, _hold: Arc::clone(&hold) })
+                    let without = own.map(|own| Arc::clone(&own.removed));
+                    Arc::new(SnapshotStream { schema: schema.clone(), snapshot, without, _hold: Arc::clone(&hold) })
                 };
-                snapshots.map(partition).collect()
+                let added = own.filter(|own| !own.added.is_empty()).map(|own| -> Arc<dyn PartitionStream> {
+                    Arc::new(AddedStream { schema: schema.clone(), batches: own.added.clone() })
+                });
+                snapshots.map(partition).chain(added).collect()
             }
         };
         Ok(Arc::new(StreamingTable::try_new(schema.clone(), partitions).map_err(from_datafusion)?))
@@ -115,9 +157,7 @@ pub(crate) async fn execute(
     engine: &Arc<EngineState>,
     plan: LogicalPlan,
 ) -> Result<(Epoch, BoxStream<'static, Result<RecordBatch>>)> {
-    let relations = scanned(&plan)?;
-    let stored: Vec<RelationId> = relations.iter().filter(|r| r.kind != Kind::System).map(|r| r.id).collect();
-    let point = ReadPoint::now(engine, &stored).await?;
+    let point = ReadPoint::now(engine, &stored_relations(&plan)?).await?;
     let epoch = point.epoch;
     Ok((epoch, execute_at(engine, plan, &point)?))
 }
@@ -134,16 +174,19 @@ pub(crate) fn execute_at(
 /// Rows that a plan scans in place of a relation.
 pub(crate) struct RowsAtHand(pub(crate) RecordBatch);
 
-/// Runs an optimized plan over rows at hand, and any relations as of now.
-pub(crate) async fn execute_over(
+/// Runs an optimized plan over rows at hand, and any relations at a point.
+pub(crate) fn execute_over(
     engine: &Arc<EngineState>,
     plan: LogicalPlan,
-    rows: RowsAtHand,
+    rows: &RowsAtHand,
+    point: &ReadPoint,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    let relations = scanned(&plan)?;
-    let stored: Vec<RelationId> = relations.iter().filter(|r| r.kind != Kind::System).map(|r| r.id).collect();
-    let point = ReadPoint::now(engine, &stored).await?;
-    Ok(run_plan(engine, with_tables(engine, plan, &point, Some(&rows))?))
+    Ok(run_plan(engine, with_tables(engine, plan, point, Some(rows))?))
+}
+
+/// The relations that a plan scans whose rows are not the engine's own state.
+pub(crate) fn stored_relations(plan: &LogicalPlan) -> Result<Vec<RelationId>> {
+    Ok(scanned(plan)?.iter().filter(|r| r.kind != Kind::System).map(|r| r.id).collect())
 }
 
 /// Starts a plan of tables on the query threads.
@@ -219,6 +262,8 @@ fn with_tables(
 struct SnapshotStream {
     schema: SchemaRef,
     snapshot: Snapshot,
+    /// Rows that a transaction has taken away.
+    without: Option<Arc<KeyedRows>>,
     _hold: Arc<Vec<Hold>>,
 }
 
@@ -240,12 +285,38 @@ impl PartitionStream for SnapshotStream {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (schema, snapshot) = (self.schema.clone(), self.snapshot.clone());
+        let (schema, snapshot, removed) = (self.schema.clone(), self.snapshot.clone(), self.without.clone());
         let batches = (0..snapshot.n_chunks()).filter_map(move |i| {
             let batch = snapshot.chunk(i, None).transpose()?;
+            let batch = batch.and_then(|b| removed.as_ref().map_or(Ok(b.clone()), |removed| without(&b, removed)));
             let batch = batch.and_then(|b| under(&schema, &b));
             Some(batch.map_err(|e| DataFusionError::External(Box::new(e))))
         });
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
+    }
+}
+
+/// Rows that a transaction has added.
+struct AddedStream {
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+}
+
+impl fmt::Debug for AddedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AddedStream")
+    }
+}
+
+impl PartitionStream for AddedStream {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let schema = self.schema.clone();
+        let batches = self.batches.clone().into_iter();
+        let batches = batches.map(move |b| under(&schema, &b).map_err(|e| DataFusionError::External(Box::new(e))));
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
     }
 }

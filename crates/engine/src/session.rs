@@ -4,13 +4,15 @@ mod ddl;
 mod query;
 mod settings;
 mod show;
+mod transaction;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::Schema;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use millstream_planner::Catalog;
 use millstream_planner::ast::{self, Statement};
 use millstream_planner::parser::{Parsed, parse};
@@ -20,6 +22,7 @@ use millstream_types::{Error, Result, SqlState, SqlType};
 use crate::api::{CancelHandle, Notice, Response, ResultColumn, Rows, RowsTag, Severity, TransactionStatus};
 use crate::engine::EngineState;
 use settings::Settings;
+use transaction::BlockState;
 
 /// A statement that has been parsed.
 pub type ParsedStatement = Parsed;
@@ -30,7 +33,9 @@ pub struct Session {
     id: u32,
     settings: Settings,
     cancel: CancelHandle,
-    status: TransactionStatus,
+    block: BlockState,
+    /// A write is on its way to the coordinator: what becomes of it must be known.
+    committing: Arc<AtomicBool>,
     notices: Vec<Notice>,
 }
 
@@ -63,7 +68,8 @@ impl Session {
             id,
             settings: Settings::new(user, params),
             cancel: CancelHandle::default(),
-            status: TransactionStatus::Idle,
+            block: BlockState::default(),
+            committing: Arc::default(),
             notices: Vec::new(),
         }
     }
@@ -75,7 +81,7 @@ impl Session {
 
     /// Whether a transaction is open.
     pub fn transaction_status(&self) -> TransactionStatus {
-        self.status
+        self.block.status()
     }
 
     /// By which another task cancels the statement that runs now.
@@ -96,6 +102,7 @@ impl Session {
     /// # Errors
     /// What is wrong with the statement, with positions in the whole query string.
     pub async fn prepare(&mut self, statement: &ParsedStatement, param_types: &[Option<SqlType>]) -> Result<Prepared> {
+        self.check_not_failed(&statement.statement)?;
         let described = self.describe(statement, param_types).map_err(|e| shifted(e, statement.offset));
         let (param_types, columns) = described.inspect_err(|_| self.statement_failed())?;
         Ok(Prepared(Arc::new(PreparedStatement { parsed: statement.clone(), param_types, columns })))
@@ -122,35 +129,48 @@ impl Session {
     /// # Errors
     /// That of the first statement that fails.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<RecordBatch>> {
-        let mut batches = Vec::new();
-        for statement in self.parse(sql)? {
-            batches.clear();
-            if let Response::Rows(mut rows) = self.run(&statement).await? {
-                while let Some(batch) = rows.batches.next().await {
-                    batches.push(batch?);
-                }
+        let statements = self.parse(sql).inspect_err(|_| self.statement_failed())?;
+        if let [statement] = statements.as_slice() {
+            return self.collect(statement).await;
+        }
+        self.begin_implicit().await;
+        let mut batches = Ok(Vec::new());
+        for statement in &statements {
+            batches = self.collect(statement).await;
+            if batches.is_err() {
+                break;
             }
         }
-        Ok(batches)
+        let ended = self.end_implicit(batches.is_err()).await;
+        batches.and_then(|batches| ended.map(|()| batches))
+    }
+
+    async fn collect(&mut self, statement: &Parsed) -> Result<Vec<RecordBatch>> {
+        let Response::Rows(rows) = self.run(statement).await? else { return Ok(vec![]) };
+        let batches = rows.batches.try_collect().await;
+        batches.inspect_err(|_| self.statement_failed())
     }
 
     async fn run_with(&mut self, parsed: &Parsed, params: &[ArrayRef]) -> Result<Response> {
         self.cancel.clear();
-        let cancel = self.cancel.clone();
-        let outcome = tokio::select! {
-            outcome = self.dispatch(parsed, params) => outcome,
-            () = cancel.cancelled() => Err(Error::cancelled()),
+        let (cancel, committing) = (self.cancel.clone(), Arc::clone(&self.committing));
+        let outcome = {
+            let mut work = std::pin::pin!(self.dispatch(parsed, params));
+            tokio::select! {
+                biased;
+                outcome = &mut work => outcome,
+                () = cancel.cancelled() => {
+                    if committing.load(Ordering::Acquire) { work.await } else { Err(Error::cancelled()) }
+                }
+            }
         };
         outcome.map_err(|e| shifted(e, parsed.offset)).inspect_err(|_| self.statement_failed())
     }
 
     async fn dispatch(&mut self, parsed: &Parsed, params: &[ArrayRef]) -> Result<Response> {
-        let ends = matches!(parsed.statement, Statement::Commit | Statement::Rollback);
-        if self.status == TransactionStatus::Failed && !ends {
-            return Err(Error::user(
-                SqlState::IN_FAILED_SQL_TRANSACTION,
-                "current transaction is aborted, commands ignored until end of transaction block",
-            ));
+        self.check_not_failed(&parsed.statement)?;
+        if let Some(what) = ddl_of(&parsed.statement) {
+            self.before_ddl(&what).await?;
         }
         match &parsed.statement {
             Statement::Query(query) => self.select(query, params).await,
@@ -169,51 +189,19 @@ impl Session {
             Statement::Explain(explain) => self.explain(explain),
             Statement::Show(show) => self.show(show),
             Statement::Describe(name) => self.show(&ast::Show::Columns(name.clone())),
-            Statement::Set(set) => self.settings.set(set).map(|()| done("SET")),
+            Statement::Set(set) => self.set(set),
             Statement::Reset(name) => self.settings.reset(name.as_deref()).map(|()| done("RESET")),
             Statement::Flush => Ok(done("FLUSH")),
-            Statement::Begin(_) => {
-                if self.status == TransactionStatus::InTransaction {
-                    self.warn(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
-                }
-                self.status = TransactionStatus::InTransaction;
-                self.warn(
-                    SqlState::FEATURE_NOT_SUPPORTED,
-                    "each statement commits by itself so far: ROLLBACK undoes nothing, and reads see later epochs",
-                );
-                Ok(done("BEGIN"))
-            }
-            Statement::Commit | Statement::Rollback => Ok(self.end_transaction(&parsed.statement)),
+            Statement::Begin(modes) => Ok(self.begin(modes)),
+            Statement::Commit => self.commit(false).await,
+            Statement::CommitAndChain => self.commit(true).await,
+            Statement::Rollback => self.rollback(false),
+            Statement::RollbackAndChain => self.rollback(true),
+            Statement::SavePoint(name) => self.save_point(name).await,
+            Statement::RollbackTo(name) => self.rollback_to(name).await,
+            Statement::Release(name) => self.release(name),
             _ => Err(Error::not_supported("this statement is not supported yet")
                 .with_hint("It is planned for a coming version.")),
-        }
-    }
-
-    fn end_transaction(&mut self, statement: &Statement) -> Response {
-        if self.status == TransactionStatus::Idle {
-            self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
-        }
-        let commits = *statement == Statement::Commit && self.status != TransactionStatus::Failed;
-        self.status = TransactionStatus::Idle;
-        done(if commits { "COMMIT" } else { "ROLLBACK" })
-    }
-
-    /// Several statements of one query string follow.
-    pub async fn begin_implicit(&mut self) {}
-
-    /// The last of them is done.
-    ///
-    /// # Errors
-    /// That of ending the transaction that they shared.
-    pub async fn end_implicit(&mut self, failed: bool) -> Result<()> {
-        let _ = failed;
-        Ok(())
-    }
-
-    /// A statement failed: an open transaction has failed with it.
-    pub fn statement_failed(&mut self) {
-        if self.status == TransactionStatus::InTransaction {
-            self.status = TransactionStatus::Failed;
         }
     }
 
@@ -250,6 +238,21 @@ impl Session {
         let millstream_planner::catalog::Notice { state, message, detail } = notice;
         self.notices.push(Notice { severity: Severity::Notice, state, message, detail, hint: None });
     }
+}
+
+/// What a statement that changes the catalog is called; `None` for others.
+fn ddl_of(statement: &Statement) -> Option<String> {
+    Some(match statement {
+        Statement::CreateTable(_) => "CREATE TABLE".to_owned(),
+        Statement::CreateStream(_) => "CREATE STREAM".to_owned(),
+        Statement::CreateView(_) => "CREATE VIEW".to_owned(),
+        Statement::CreateMaterializedView(_) => "CREATE MATERIALIZED VIEW".to_owned(),
+        Statement::CreateIndex(_) => "CREATE INDEX".to_owned(),
+        Statement::CreateSink(_) => "CREATE SINK".to_owned(),
+        Statement::Drop(drop) => format!("DROP {}", drop.kind.keywords()),
+        Statement::Refresh(_) => "REFRESH MATERIALIZED VIEW".to_owned(),
+        _ => return None,
+    })
 }
 
 fn done(tag: &str) -> Response {

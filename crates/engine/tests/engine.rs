@@ -1,5 +1,8 @@
 //! The engine as its users see it, without a wire.
 
 mod engine {
+    mod history;
+    mod serializability;
     mod slice;
+    mod transactions;
 }

@@ -72,8 +72,18 @@ pub enum Statement {
     Begin(TransactionModes),
     /// `COMMIT`, `END`
     Commit,
+    /// `COMMIT AND CHAIN`
+    CommitAndChain,
     /// `ROLLBACK`, `ABORT`
     Rollback,
+    /// `ROLLBACK AND CHAIN`
+    RollbackAndChain,
+    /// `SAVEPOINT name`
+    SavePoint(String),
+    /// `ROLLBACK TO [SAVEPOINT] name`
+    RollbackTo(String),
+    /// `RELEASE [SAVEPOINT] name`
+    Release(String),
     /// `SET parameter`
     Set(Set),
     /// `RESET parameter`; `None` is `RESET ALL`
@@ -414,8 +424,8 @@ pub struct CopyOptions {
 /// Modes of a transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TransactionModes {
-    /// `READ ONLY`
-    pub read_only: bool,
+    /// `READ ONLY` or `READ WRITE`, if it was said.
+    pub read_only: Option<bool>,
 }
 
 /// `SET [SESSION | LOCAL] name {TO | =} value, ...`

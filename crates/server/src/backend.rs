@@ -65,7 +65,7 @@ pub trait BackendSession: Send + 'static {
     /// Runs a statement without parameters.
     fn run(&mut self, statement: &Self::Statement) -> impl Future<Output = Result<Response>> + Send;
 
-    /// Several statements of one query string follow, which share a transaction.
+    /// Statements follow that share a transaction: those of one query string, or those before a Sync.
     fn begin_implicit(&mut self) -> impl Future<Output = ()> + Send;
 
     /// The last of them is done; `failed` if one was not.

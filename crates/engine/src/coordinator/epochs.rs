@@ -11,7 +11,7 @@ use millstream_types::{Delta, Epoch, Result};
 use tokio::sync::oneshot;
 
 use super::resolve::Resolver;
-use super::{Base, Coordinator, Flow, Transaction, Written, sources};
+use super::{Base, Commit, Coordinator, Flow, Written, sources};
 use crate::live::{Body, LiveRelation};
 
 /// Epochs that a dataflow may have in flight before its sources wait.
@@ -21,11 +21,13 @@ const SPREAD_ROWS_MIN: usize = 1 << 10;
 
 type Reply = oneshot::Sender<Result<Written>>;
 type Answer = (Reply, Result<Written>);
+/// What changes in each relation.
+type Changes = HashMap<RelationId, Vec<Delta>>;
 
 impl Coordinator {
     /// Closes an epoch with these writes and what sources have; does nothing if there is neither.
-    pub(super) fn close_epoch(&mut self, writes: Vec<(Transaction, Reply)>) {
-        let offsets = self.due_offsets();
+    pub(super) fn close_epoch(&mut self, writes: Vec<(Commit, Reply)>) {
+        let offsets = if self.order.is_held() { vec![] } else { self.due_offsets() };
         if writes.is_empty() && offsets.is_empty() {
             return;
         }
@@ -75,13 +77,19 @@ impl Coordinator {
     }
 
     /// Resolves transactions in order; gives each its answer, and for each relation what changes.
-    fn resolve(&mut self, writes: Vec<(Transaction, Reply)>) -> (Vec<Answer>, HashMap<RelationId, Vec<Delta>>) {
-        let mut resolver = Resolver::new(self, writes.iter().map(|(t, _)| t));
-        let mut answers = Vec::new();
-        for (transaction, reply) in writes {
-            answers.push((reply, resolver.resolve(transaction)));
+    fn resolve(&mut self, writes: Vec<(Commit, Reply)>) -> (Vec<Answer>, Changes) {
+        let (commits, replies): (Vec<Commit>, Vec<Reply>) = writes.into_iter().unzip();
+        match self.resolve_all(commits) {
+            Ok((written, deltas)) => (replies.into_iter().zip(written).collect(), deltas),
+            // Nothing was written, and everybody is told so.
+            Err(error) => (replies.into_iter().map(|reply| (reply, Err(error.clone()))).collect(), HashMap::new()),
         }
-        (answers, resolver.into_deltas())
+    }
+
+    fn resolve_all(&mut self, commits: Vec<Commit>) -> Result<(Vec<Result<Written>>, Changes)> {
+        let mut resolver = Resolver::new(self, commits.iter())?;
+        let written = commits.into_iter().enumerate().map(|(i, commit)| resolver.resolve(i, commit)).collect();
+        Ok((written, resolver.into_deltas()?))
     }
 
     /// Each worker's part of a stored relation's changes.
@@ -132,7 +140,7 @@ impl Coordinator {
         let epoch = header.epoch;
         let install = Arc::new(build(header));
         self.clock.relations.write().insert(live.id, Arc::clone(&live));
-        live.touch(epoch);
+        live.start(epoch);
         self.flows.push(Flow { live, imports, in_flight: [epoch].into() });
         self.workers.send_all(|_| Command::Install(Arc::clone(&install)));
         self.publish(epoch);

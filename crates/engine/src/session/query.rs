@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, StringViewArray};
+use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
 use datafusion::common::ScalarValue;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::logical_expr::LogicalPlan;
+use futures::stream::BoxStream;
 use millstream_planner::ast::{self, ExplainTarget, Query, Statement, SubscribeTarget};
 use millstream_planner::catalog::Kind;
 use millstream_planner::dml::{bind_delete, bind_insert, bind_update};
@@ -17,7 +18,7 @@ use millstream_types::{Error, Result, SqlState, SqlType};
 use super::{Session, rows_of};
 use crate::api::{Response, ResultColumn, Rows, RowsTag};
 use crate::live::Body;
-use crate::read::execute;
+use crate::read::{execute, execute_at, stored_relations};
 
 impl Session {
     /// Types of parameters, and columns of the result if there is one.
@@ -56,8 +57,19 @@ impl Session {
         let bound = bind_query(&self.catalog(), query, &fixed_types(params), Purpose::AdHoc)?;
         let columns = result_columns(&bound);
         let plan = self.ready(bound.plan, params)?;
-        let (_, batches) = execute(&self.engine, plan).await?;
+        let batches = self.read(plan).await?;
         Ok(Response::Rows(Rows { columns, batches, tag: RowsTag::Select, live: false }))
+    }
+
+    /// Runs an optimized plan at the epoch of the open transaction, or now.
+    pub(super) async fn read(&mut self, plan: LogicalPlan) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let Some(transaction) = self.open_transaction().await? else {
+            return execute(&self.engine, plan).await.map(|(_, batches)| batches);
+        };
+        let mut transaction = transaction.lock().await;
+        transaction.reads.add_plan(&plan)?;
+        let point = transaction.point(&self.engine, &stored_relations(&plan)?).await?;
+        execute_at(&self.engine, plan, &point)
     }
 
     /// A bound plan with its parameters' values, optimized for this moment.

@@ -7,7 +7,7 @@ use millstream_types::pg::{DateOrder, FormatSettings, TimeZone};
 use millstream_types::{Error, Result, SqlState};
 
 /// Parameters with their defaults; those marked are reported to clients.
-const DEFAULTS: [(&str, &str, bool); 22] = [
+const DEFAULTS: [(&str, &str, bool); 23] = [
     ("application_name", "", true),
     ("bytea_output", "hex", false),
     ("client_encoding", "UTF8", true),
@@ -30,6 +30,7 @@ const DEFAULTS: [(&str, &str, bool); 22] = [
     ("statement_timeout", "0", false),
     ("timezone", "UTC", true),
     ("transaction_isolation", "serializable", false),
+    ("transaction_read_only", "off", false),
 ];
 
 /// Parameters that no statement changes.
@@ -60,6 +61,16 @@ pub(super) struct Settings {
     start: BTreeMap<String, String>,
     changes: Vec<(String, String)>,
     format: FormatSettings,
+    /// What was set in the open transaction block, in order.
+    undo: Vec<Undo>,
+}
+
+/// A parameter that was set in a transaction block.
+struct Undo {
+    name: String,
+    before: Option<String>,
+    /// `SET LOCAL`
+    local: bool,
 }
 
 impl Settings {
@@ -67,8 +78,13 @@ impl Settings {
         let defaults = DEFAULTS.iter().map(|(name, value, _)| ((*name).to_owned(), (*value).to_owned()));
         let values: BTreeMap<String, String> =
             defaults.chain([("session_authorization".to_owned(), user.to_owned())]).collect();
-        let mut settings =
-            Settings { start: values.clone(), values, changes: Vec::new(), format: FormatSettings::default() };
+        let mut settings = Settings {
+            start: values.clone(),
+            values,
+            changes: Vec::new(),
+            format: FormatSettings::default(),
+            undo: vec![],
+        };
         for (name, value) in params {
             // A start-up parameter that we do not have, or a value we do not know, harms nobody.
             let _ = settings.assign(&name.to_lowercase(), value);
@@ -82,6 +98,11 @@ impl Settings {
         self.values.get(&name.to_lowercase()).cloned().ok_or_else(|| unknown(name))
     }
 
+    /// Whether a boolean parameter is on.
+    pub(super) fn is_on(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(|v| matches!(v.to_lowercase().as_str(), "on" | "true" | "yes" | "1"))
+    }
+
     pub(super) fn all(&self) -> Vec<(String, String)> {
         self.values.iter().map(|(n, v)| (n.clone(), v.clone())).collect()
     }
@@ -90,6 +111,29 @@ impl Settings {
         match &set.value {
             Some(value) => self.assign(&set.name.to_lowercase(), &value.join(", ")),
             None => self.reset(Some(&set.name)),
+        }
+    }
+
+    /// Notes a parameter's value before a statement in a transaction block changes it.
+    pub(super) fn note(&mut self, name: &str, local: bool) {
+        let name = name.to_lowercase();
+        let before = self.values.get(&name).cloned();
+        self.undo.push(Undo { name, before, local });
+    }
+
+    /// The transaction block ends: a rollback takes back all that was set in it, a commit what was set for it alone.
+    pub(super) fn end_block(&mut self, committed: bool) {
+        let mut stays = std::collections::BTreeSet::new();
+        for Undo { name, before, local } in std::mem::take(&mut self.undo).into_iter().rev() {
+            if committed && !local {
+                stays.insert(name);
+            } else if !stays.contains(&name) && self.values.get(&name) != before.as_ref() {
+                match before {
+                    // It was a right value when it was set.
+                    Some(value) => drop(self.assign(&name, &value)),
+                    None => drop(self.values.remove(&name)),
+                }
+            }
         }
     }
 

@@ -1,9 +1,11 @@
 //! `INSERT`, `UPDATE`, `DELETE`, `TRUNCATE`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::concat_batches;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use datafusion::logical_expr::LogicalPlan;
@@ -18,142 +20,212 @@ use millstream_planner::dml::{
 };
 use millstream_planner::{Purpose, RelationId, optimize, streaming};
 use millstream_types::delta::take_batch;
-use millstream_types::{Epoch, Error, Result, SqlState};
+use millstream_types::{Error, Result, SqlState, SqlType};
 
 use super::Session;
 use super::query::{columns_of, fixed_types};
 use crate::api::{Response, Rows, RowsTag};
-use crate::coordinator::{Conflict, Transaction, WriteOp, Written};
-use crate::read::{RowsAtHand, execute, execute_over};
+use crate::coordinator::{Commit, OrderHold, WriteOp};
+use crate::engine::EngineState;
+use crate::read::{RowsAtHand, execute_at, execute_over, stored_relations};
+use crate::staged::Conflict;
+use crate::transaction::{Transaction, Written};
 
-/// How often a statement reads anew because what it read has changed.
-const ATTEMPTS: usize = 100;
+/// A statement that reads anew for this time does so with the write order for itself.
+const ATTEMPT_WITH_ORDER: usize = 3;
+/// Attempts of a statement before it fails with 40001: its hold on the write order has run out each time.
+const ATTEMPTS_MAX: usize = 5;
+/// How long a single statement has the write order at most.
+const ORDER_HELD_MAX: Duration = Duration::from_secs(10);
+
+/// A statement that writes, with its parameters' values, ready to be run at any epoch.
+enum Write {
+    /// Rows that do not depend on an epoch.
+    Rows { relation: Arc<Relation>, rows: RecordBatch, conflict: Conflict },
+    /// `INSERT ... SELECT`
+    Query { relation: Arc<Relation>, plan: LogicalPlan, conflict: Conflict },
+    /// `UPDATE`; the plan gives the old rows and the new ones, side by side.
+    Update { relation: Arc<Relation>, plan: LogicalPlan, keys_change: bool },
+    /// `DELETE`; the plan gives the rows.
+    Delete { relation: Arc<Relation>, plan: LogicalPlan },
+}
+
+impl Write {
+    fn relation(&self) -> &Arc<Relation> {
+        match self {
+            Write::Rows { relation, .. }
+            | Write::Query { relation, .. }
+            | Write::Update { relation, .. }
+            | Write::Delete { relation, .. } => relation,
+        }
+    }
+
+    fn plan(&self) -> Option<&LogicalPlan> {
+        match self {
+            Write::Rows { .. } => None,
+            Write::Query { plan, .. } | Write::Update { plan, .. } | Write::Delete { plan, .. } => Some(plan),
+        }
+    }
+}
+
+/// `RETURNING`, ready to be run.
+struct Returning {
+    plan: LogicalPlan,
+    bound: BoundReturning,
+}
+
+/// What a statement gives: the rows of `RETURNING`, or how many it wrote.
+enum Outcome {
+    Count(usize),
+    Rows(Vec<(String, SqlType)>, Vec<RecordBatch>),
+}
 
 impl Session {
     pub(super) async fn insert(&mut self, insert: &Insert, params: &[ArrayRef]) -> Result<Response> {
+        self.check_writable("INSERT")?;
         let bound = bind_insert(&self.catalog(), insert, &fixed_types(params), &self.format_settings())?;
-        let relation = &bound.relation;
+        let relation = bound.relation;
         let conflict = match &bound.conflict {
             BoundConflict::Nothing => Conflict::Ignore,
             BoundConflict::Table(OnKeyConflict::Error) => Conflict::Error,
             BoundConflict::Table(OnKeyConflict::Ignore) => Conflict::Ignore,
             BoundConflict::Table(OnKeyConflict::Overwrite) => Conflict::Overwrite,
             BoundConflict::Table(OnKeyConflict::UpdateIfNotNull) => Conflict::UpdateIfNotNull,
-            BoundConflict::Update(update) => self.conflict_update(relation, update, params)?,
+            BoundConflict::Update(update) => self.conflict_update(&relation, update, params)?,
         };
-        let written = match &bound.rows {
+        let write = match bound.rows {
             InsertRows::Template(template) => {
-                let rows = check_constraints(relation, &template.rows(params)?)?;
-                let op = WriteOp::Insert { relation: relation.id, rows, conflict };
-                self.engine.clock.write(Transaction { ops: vec![op], reads: None }).await?
+                let rows = check_constraints(&relation, &template.rows(params)?)?;
+                Write::Rows { relation, rows, conflict }
             }
             InsertRows::Batch(rows) => {
-                let rows = check_constraints(relation, rows)?;
-                let op = WriteOp::Insert { relation: relation.id, rows, conflict };
-                self.engine.clock.write(Transaction { ops: vec![op], reads: None }).await?
+                let rows = check_constraints(&relation, &rows)?;
+                Write::Rows { relation, rows, conflict }
             }
-            InsertRows::Plan(plan) => {
-                let schema = relation.visible_schema();
-                let write = |rows: &RecordBatch| {
-                    let rows = batch_of(schema.clone(), rows.columns().to_vec(), rows.num_rows())?;
-                    let rows = check_constraints(relation, &rows)?;
-                    Ok(WriteOp::Insert { relation: relation.id, rows, conflict: conflict.clone() })
-                };
-                self.read_and_write(plan, &bound.relations, params, write).await?
-            }
+            InsertRows::Plan(plan) => Write::Query { relation, plan: self.ready(plan, params)?, conflict },
         };
-        self.written(RowsTag::Insert, relation, written, bound.returning.as_ref(), params).await
+        self.write(RowsTag::Insert, vec![write], bound.returning, params).await
     }
 
     pub(super) async fn update(&mut self, update: &Update, params: &[ArrayRef]) -> Result<Response> {
+        self.check_writable("UPDATE")?;
         let bound = bind_update(&self.catalog(), update, &fixed_types(params))?;
-        let relation = &bound.relation;
-        let n_columns = relation.columns.len();
-        let write = |rows: &RecordBatch| {
-            let rows = first_of_each(rows, &relation.primary_key)?;
-            let (old, new) = rows.columns().split_at(n_columns);
-            let schema = relation.full_schema();
-            let old = batch_of(schema.clone(), old.to_vec(), rows.num_rows())?;
-            let new = checked(relation, &schema, new.to_vec(), rows.num_rows())?;
-            Ok(WriteOp::Change { relation: relation.id, old, new: Some(new) })
-        };
-        let written = self.read_and_write(&bound.plan, &bound.relations, params, write).await?;
-        self.written(RowsTag::Update, relation, written, bound.returning.as_ref(), params).await
+        let keys_change = bound.set_columns.iter().any(|c| bound.relation.primary_key.contains(c));
+        let plan = self.ready(bound.plan, params)?;
+        let write = Write::Update { relation: bound.relation, plan, keys_change };
+        self.write(RowsTag::Update, vec![write], bound.returning, params).await
     }
 
     pub(super) async fn delete(&mut self, delete: &Delete, params: &[ArrayRef]) -> Result<Response> {
+        self.check_writable("DELETE")?;
         let bound = bind_delete(&self.catalog(), delete, &fixed_types(params))?;
-        let relation = &bound.relation;
-        let write = |rows: &RecordBatch| {
-            let rows = first_of_each(rows, &relation.primary_key)?;
-            let old = batch_of(relation.full_schema(), rows.columns().to_vec(), rows.num_rows())?;
-            Ok(WriteOp::Change { relation: relation.id, old, new: None })
-        };
-        let written = self.read_and_write(&bound.plan, &bound.relations, params, write).await?;
-        self.written(RowsTag::Delete, relation, written, bound.returning.as_ref(), params).await
+        let plan = self.ready(bound.plan, params)?;
+        let write = Write::Delete { relation: bound.relation, plan };
+        self.write(RowsTag::Delete, vec![write], bound.returning, params).await
     }
 
     pub(super) async fn truncate(&mut self, truncate: &Truncate) -> Result<Response> {
+        self.check_writable("TRUNCATE TABLE")?;
+        let catalog = self.catalog();
+        let mut writes = Vec::new();
         for name in &truncate.names {
-            let relation = self.catalog().resolve(name)?.clone();
+            let relation = catalog.resolve(name)?;
             if relation.kind != Kind::Table {
                 let message = format!("cannot truncate {} \"{}\"", relation.kind.noun(), relation.name);
                 return Err(Error::user(SqlState::WRONG_OBJECT_TYPE, message).with_position(name.position.max(1)));
             }
             let delete = Delete { table: name.clone(), alias: None, using: vec![], filter: None, returning: None };
-            self.delete(&delete, &[]).await?;
+            let bound = bind_delete(&catalog, &delete, &[])?;
+            writes.push(Write::Delete { relation: bound.relation, plan: self.ready(bound.plan, &[])? });
         }
+        self.write(RowsTag::Delete, writes, None, &[]).await?;
         Ok(super::done("TRUNCATE TABLE"))
     }
 
-    /// Runs a statement's plan at an epoch and writes what follows from its rows, if what it read is still so at its
-    /// turn; else it reads anew.
-    async fn read_and_write(
+    /// Runs statements that write, in the open transaction or as one of their own.
+    async fn write(
         &mut self,
-        plan: &LogicalPlan,
-        reads: &[RelationId],
+        tag: RowsTag,
+        writes: Vec<Write>,
+        returning: Option<BoundReturning>,
         params: &[ArrayRef],
-        write: impl Fn(&RecordBatch) -> Result<WriteOp>,
-    ) -> Result<Written> {
+    ) -> Result<Response> {
+        let returning = match returning {
+            Some(bound) => Some(Returning { plan: self.ready(bound.plan.clone(), params)?, bound }),
+            None => None,
+        };
+        let outcome = match self.open_transaction().await? {
+            Some(transaction) => {
+                let mut transaction = transaction.lock().await;
+                run(&self.engine, &mut transaction, &writes, returning.as_ref()).await?
+            }
+            None => match self.write_at_turn(&writes, returning.is_some()).await? {
+                Some(outcome) => outcome,
+                None => self.write_alone(&writes, returning.as_ref()).await?,
+            },
+        };
+        Ok(match outcome {
+            Outcome::Count(n_rows) => Response::Done { tag: tag.complete(n_rows as u64) },
+            Outcome::Rows(columns, batches) => {
+                let columns = columns_of(&columns);
+                let batches = futures::stream::iter(batches.into_iter().map(Ok)).boxed();
+                Response::Rows(Rows { columns, batches, tag, live: false })
+            }
+        })
+    }
+
+    /// Rows that depend on no epoch need not be looked at before their turn.
+    async fn write_at_turn(&mut self, writes: &[Write], has_returning: bool) -> Result<Option<Outcome>> {
+        let [write] = writes else { return Ok(None) };
+        let (relation, rows, conflict) = match write {
+            Write::Rows { relation, rows, conflict } if !has_returning => (relation, rows.clone(), conflict),
+            Write::Query { relation, plan, conflict } if !has_returning && stored_relations(plan)?.is_empty() => {
+                let (_, mut batches) = crate::read::execute(&self.engine, plan.clone()).await?;
+                let mut all = Vec::new();
+                while let Some(batch) = batches.next().await {
+                    all.push(fit(relation, &batch?)?);
+                }
+                (relation, concat_batches(&relation_nullable(relation), &all)?, conflict)
+            }
+            _ => return Ok(None),
+        };
+        let op = WriteOp::Insert { relation: relation.id, rows, conflict: conflict.clone() };
+        self.committing.store(true, Ordering::Release);
+        let written = self.engine.clock.write(Commit { ops: vec![op], reads: None, order: None }).await;
+        self.committing.store(false, Ordering::Release);
+        Ok(Some(Outcome::Count(written?.n_rows())))
+    }
+
+    /// Runs statements as a transaction, again if what they read has changed before their turn came.
+    async fn write_alone(&mut self, writes: &[Write], returning: Option<&Returning>) -> Result<Outcome> {
+        let mut ids: Vec<RelationId> = writes.iter().map(|w| w.relation().id).collect();
+        for plan in writes.iter().filter_map(Write::plan).chain(returning.map(|r| &r.plan)) {
+            ids.extend(stored_relations(plan)?);
+        }
+        ids.sort_unstable();
+        ids.dedup();
         let mut attempt = 1;
         loop {
-            let plan = self.ready(plan.clone(), params)?;
-            let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
-            let (epoch, batches) = execute(&self.engine, plan).await?;
-            let rows = collect(schema, batches).await?;
-            let op = write(&rows)?;
-            let reads: Option<(Epoch, Vec<RelationId>)> = (!reads.is_empty()).then(|| (epoch, reads.to_vec()));
-            match self.engine.clock.write(Transaction { ops: vec![op], reads }).await {
-                Err(error) if error.state() == SqlState::SERIALIZATION_FAILURE && attempt < ATTEMPTS => attempt += 1,
-                outcome => return outcome,
+            let order = if attempt >= ATTEMPT_WITH_ORDER {
+                Some(OrderHold::take(&self.engine.clock, ORDER_HELD_MAX).await?)
+            } else {
+                None
+            };
+            let mut transaction = Transaction::begin_on(&self.engine, &ids, order)?;
+            let outcome = run(&self.engine, &mut transaction, writes, returning).await?;
+            self.committing.store(true, Ordering::Release);
+            let committed = transaction.commit(&self.engine).await;
+            self.committing.store(false, Ordering::Release);
+            match committed {
+                Err(error) if error.state() == SqlState::SERIALIZATION_FAILURE && attempt < ATTEMPTS_MAX => {
+                    attempt += 1;
+                }
+                committed => return committed.map(|()| outcome),
             }
         }
     }
 
-    /// The answer to a statement that has written: the rows of `RETURNING`, or a count.
-    async fn written(
-        &mut self,
-        tag: RowsTag,
-        relation: &Arc<Relation>,
-        written: Written,
-        returning: Option<&BoundReturning>,
-        params: &[ArrayRef],
-    ) -> Result<Response> {
-        let n_rows: usize = written.rows.iter().map(RecordBatch::num_rows).sum();
-        let Some(returning) = returning else { return Ok(Response::Done { tag: tag.complete(n_rows as u64) }) };
-        let schema = relation.visible_schema();
-        let visible = |batch: &RecordBatch| {
-            let columns = batch.columns()[..schema.fields().len()].to_vec();
-            batch_of(schema.clone(), columns, batch.num_rows())
-        };
-        let rows = written.rows.iter().map(visible).collect::<Result<Vec<_>>>()?;
-        let rows = concat_batches(&schema, &rows)?;
-        let plan = self.ready(returning.plan.clone(), params)?;
-        let batches = execute_over(&self.engine, plan, RowsAtHand(rows)).await?;
-        Ok(Response::Rows(Rows { columns: columns_of(&returning.columns), batches, tag, live: false }))
-    }
-
-    /// `DO UPDATE`, as a function of the row that is there and the one that was to come.
+    /// `DO UPDATE`, as a function of the rows that are there and those that were to come.
     fn conflict_update(
         &self,
         relation: &Arc<Relation>,
@@ -167,26 +239,106 @@ impl Session {
         let n_visible = relation.visible_columns().len();
         Ok(Conflict::Update(Arc::new(move |old: &RecordBatch, new: &RecordBatch| {
             let both = old.columns()[..n_visible].iter().chain(&new.columns()[..n_visible]).cloned().collect();
-            let both = batch_of(schema.clone(), both, 1)?;
-            let mut values = scalars.iter().map(|s| s.evaluate(&both)).collect::<Result<Vec<_>>>()?;
-            let applies = values.remove(0);
+            let both = batch_of(schema.clone(), both, old.num_rows())?;
+            let (applies, values) =
+                scalars.split_first().ok_or_else(|| Error::internal("an update has a condition"))?;
+            let applies = applies.evaluate(&both)?;
             let applies = applies.as_boolean();
-            if applies.is_null(0) || !applies.value(0) {
-                return Ok(None);
-            }
+            let applies: BooleanArray =
+                if applies.null_count() > 0 { prep_null_mask_filter(applies) } else { applies.clone() };
+            // Only of the rows that change may the new values fail.
+            let both = filter_record_batch(&both, &applies)?;
+            let values = values.iter().map(|s| s.evaluate(&both)).collect::<Result<Vec<_>>>()?;
             // A table with a key has no hidden column.
-            checked(&relation, &relation.full_schema(), values, 1).map(Some)
+            let rows = checked(&relation, values, both.num_rows())?;
+            Ok((applies, rows))
         })))
     }
 }
 
-/// New rows of a relation that meet its constraints.
-fn checked(relation: &Relation, schema: &SchemaRef, columns: Vec<ArrayRef>, n_rows: usize) -> Result<RecordBatch> {
+/// Runs statements in a transaction.
+async fn run(
+    engine: &Arc<EngineState>,
+    transaction: &mut Transaction,
+    writes: &[Write],
+    returning: Option<&Returning>,
+) -> Result<Outcome> {
+    let mut written = Written::default();
+    for write in writes {
+        written.rows.extend(run_one(engine, transaction, write).await?.rows);
+    }
+    let (Some(Returning { plan, bound }), [write, ..]) = (returning, writes) else {
+        return Ok(Outcome::Count(written.n_rows()));
+    };
+    let schema = write.relation().visible_schema();
+    let visible = |batch: &RecordBatch| {
+        let columns = batch.columns()[..schema.fields().len()].to_vec();
+        batch_of(schema.clone(), columns, batch.num_rows())
+    };
+    let rows = written.rows.iter().map(visible).collect::<Result<Vec<_>>>()?;
+    let rows = RowsAtHand(concat_batches(&schema, &rows)?);
+    transaction.reads.add_plan(plan)?;
+    let point = transaction.point(engine, &stored_relations(plan)?).await?;
+    let mut batches = execute_over(engine, plan.clone(), &rows, &point)?;
+    let mut all = Vec::new();
+    while let Some(batch) = batches.next().await {
+        all.push(batch?);
+    }
+    Ok(Outcome::Rows(bound.columns.clone(), all))
+}
+
+async fn run_one(engine: &Arc<EngineState>, transaction: &mut Transaction, write: &Write) -> Result<Written> {
+    let relation = write.relation();
+    let Some(plan) = write.plan() else {
+        let Write::Rows { rows, conflict, .. } = write else { return Ok(Written::default()) };
+        let since = transaction.statement(relation);
+        return transaction.insert(engine, relation, rows, conflict, since).await;
+    };
+    transaction.reads.add_plan(plan)?;
+    let point = transaction.point(engine, &stored_relations(plan)?).await?;
+    let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
+    let mut batches = execute_at(engine, plan.clone(), &point)?;
+    if let Write::Query { conflict, .. } = write {
+        // Rows are staged as they come.
+        let since = transaction.statement(relation);
+        let mut written = Written::default();
+        while let Some(batch) = batches.next().await {
+            let rows = fit(relation, &batch?)?;
+            written.rows.extend(transaction.insert(engine, relation, &rows, conflict, since).await?.rows);
+        }
+        return Ok(written);
+    }
+    let mut all = Vec::new();
+    while let Some(batch) = batches.next().await {
+        all.push(batch?);
+    }
+    // A row may come more than once, and any one of them counts.
+    let schema = all.first().map_or(schema, RecordBatch::schema);
+    let rows = first_of_each(&concat_batches(&schema, &all)?, &relation.primary_key)?;
+    let (old, new) = rows.columns().split_at(relation.columns.len());
+    let old = batch_of(relation.full_schema(), old.to_vec(), rows.num_rows())?;
+    match write {
+        Write::Update { keys_change, .. } => {
+            let new = checked(relation, new.to_vec(), rows.num_rows())?;
+            transaction.change(engine, relation, &old, Some(&new), *keys_change).await
+        }
+        _ => transaction.change(engine, relation, &old, None, false).await,
+    }
+}
+
+/// What a query gives as rows of a relation that meet its constraints.
+fn fit(relation: &Relation, rows: &RecordBatch) -> Result<RecordBatch> {
+    let rows = batch_of(relation_nullable(relation), rows.columns().to_vec(), rows.num_rows())?;
+    check_constraints(relation, &rows)
+}
+
+/// New rows of a relation, all columns, that meet its constraints.
+fn checked(relation: &Relation, columns: Vec<ArrayRef>, n_rows: usize) -> Result<RecordBatch> {
     let n_visible = relation.visible_columns().len();
     let visible = batch_of(relation_nullable(relation), columns[..n_visible].to_vec(), n_rows)?;
     let mut fit = check_constraints(relation, &visible)?.columns().to_vec();
     fit.extend_from_slice(&columns[n_visible..]);
-    batch_of(schema.clone(), fit, n_rows)
+    batch_of(relation.full_schema(), fit, n_rows)
 }
 
 /// The visible columns, with nulls allowed: constraints are yet to be checked.
@@ -207,16 +359,4 @@ fn first_of_each(rows: &RecordBatch, key: &[usize]) -> Result<RecordBatch> {
         return Ok(rows.clone());
     }
     take_batch(rows, &UInt32Array::from(first))
-}
-
-async fn collect(
-    schema: SchemaRef,
-    mut batches: futures::stream::BoxStream<'static, Result<RecordBatch>>,
-) -> Result<RecordBatch> {
-    let mut all = Vec::new();
-    while let Some(batch) = batches.next().await {
-        all.push(batch?);
-    }
-    let schema = all.first().map_or(schema, RecordBatch::schema);
-    Ok(concat_batches(&schema, &all)?)
 }

@@ -21,8 +21,16 @@ pub(super) fn parse(c: &mut Cursor<'_>, word: &str) -> Result<Option<Statement>>
             c.words(&[word]);
             transaction_word(c);
             refuse_two_phase(c)?;
-            no_chain(c)?;
-            Statement::Commit
+            if chain(c) { Statement::CommitAndChain } else { Statement::Commit }
+        }
+        "SAVEPOINT" => {
+            c.words(&["SAVEPOINT"]);
+            Statement::SavePoint(c.identifier()?.name)
+        }
+        "RELEASE" => {
+            c.words(&["RELEASE"]);
+            c.words(&["SAVEPOINT"]);
+            Statement::Release(c.identifier()?.name)
         }
         "ROLLBACK" | "ABORT" => rollback(c, word)?,
         "SET" => set(c)?,
@@ -67,13 +75,12 @@ fn transaction_word(c: &mut Cursor<'_>) {
     }
 }
 
-fn no_chain(c: &mut Cursor<'_>) -> Result<()> {
-    let position = c.position();
-    if c.words(&["AND", "CHAIN"]) {
-        return Err(Error::not_supported("AND CHAIN is not supported").with_position(position));
+fn chain(c: &mut Cursor<'_>) -> bool {
+    let chain = c.words(&["AND", "CHAIN"]);
+    if !chain {
+        c.words(&["AND", "NO", "CHAIN"]);
     }
-    c.words(&["AND", "NO", "CHAIN"]);
-    Ok(())
+    chain
 }
 
 fn refuse_two_phase(c: &mut Cursor<'_>) -> Result<()> {
@@ -88,12 +95,11 @@ fn rollback(c: &mut Cursor<'_>, word: &str) -> Result<Statement> {
     c.words(&[word]);
     transaction_word(c);
     refuse_two_phase(c)?;
-    let position = c.position();
-    if c.words(&["TO"]) {
-        return Err(Error::not_supported("savepoints are not supported").with_position(position));
+    if word == "ROLLBACK" && c.words(&["TO"]) {
+        c.words(&["SAVEPOINT"]);
+        return Ok(Statement::RollbackTo(c.identifier()?.name));
     }
-    no_chain(c)?;
-    Ok(Statement::Rollback)
+    Ok(if chain(c) { Statement::RollbackAndChain } else { Statement::Rollback })
 }
 
 /// Isolation levels are all met by strict serializability and so only read over.
@@ -103,9 +109,9 @@ fn transaction_modes(c: &mut Cursor<'_>) -> Result<TransactionModes> {
         if c.words(&["ISOLATION", "LEVEL"]) {
             isolation_level(c)?;
         } else if c.words(&["READ", "ONLY"]) {
-            modes.read_only = true;
+            modes.read_only = Some(true);
         } else if c.words(&["READ", "WRITE"]) {
-            modes.read_only = false;
+            modes.read_only = Some(false);
         } else if !(c.words(&["DEFERRABLE"]) || c.words(&["NOT", "DEFERRABLE"])) {
             return Ok(modes);
         }

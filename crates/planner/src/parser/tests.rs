@@ -122,12 +122,23 @@ fn planned_features_are_named() {
         ("create materialized view v as select 1 emit on window close", 40),
         ("select * from a asof join b on a.x = b.x", 17),
         ("select * from a join b for system_time as of proctime() on true", 24),
-        ("savepoint a", 1),
+        ("comment on table t is 'x'", 1),
         ("create table t (a int generated always as identity)", 23),
     ] {
         let (state, _, at) = error(sql);
         assert_eq!((state, at), (SqlState::FEATURE_NOT_SUPPORTED, Some(position)), "{sql}");
     }
+}
+
+#[test]
+fn transactions_have_savepoints_and_chains() {
+    assert_eq!(one("savepoint a"), Statement::SavePoint("a".to_owned()));
+    assert_eq!(one("release savepoint A"), Statement::Release("a".to_owned()));
+    assert_eq!(one("rollback work to savepoint a"), Statement::RollbackTo("a".to_owned()));
+    assert_eq!(one("rollback to \"A\""), Statement::RollbackTo("A".to_owned()));
+    assert_eq!(one("commit and chain"), Statement::CommitAndChain);
+    assert_eq!(one("abort and no chain"), Statement::Rollback);
+    assert_eq!(error("prepare transaction 'x'").0, SqlState::SYNTAX_ERROR);
 }
 
 #[test]
@@ -202,7 +213,7 @@ fn session_statements() {
     assert_eq!(one("show materialized views"), Statement::Show(Show::Relations(RelationKind::MaterializedView)));
     assert!(matches!(one("show columns from v"), Statement::Show(Show::Columns(_))));
     assert!(
-        matches!(one("start transaction isolation level serializable, read only"), Statement::Begin(m) if m.read_only)
+        matches!(one("start transaction isolation level serializable, read only"), Statement::Begin(m) if m.read_only == Some(true))
     );
     assert_eq!(one("rollback work"), Statement::Rollback);
     assert!(matches!(one("explain analyze select 1"), Statement::Explain(e) if e.analyze));

@@ -23,13 +23,15 @@ pub(crate) struct Client<S: BackendSession> {
     pub(super) is_psql: bool,
     /// An extended-protocol message failed; what comes before the next Sync is ignored.
     skipping: bool,
+    /// Executes since the last Sync share a transaction.
+    in_pipeline: bool,
 }
 
 impl<S: BackendSession> Client<S> {
     pub(crate) fn new(connection: Connection, session: S, is_psql: bool) -> Self {
         let cancel = session.cancel_handle();
         let (statements, portals) = (HashMap::new(), HashMap::new());
-        Client { connection, session, cancel, statements, portals, is_psql, skipping: false }
+        Client { connection, session, cancel, statements, portals, is_psql, skipping: false, in_pipeline: false }
     }
 
     /// Serves until the client leaves.
@@ -56,6 +58,7 @@ impl<S: BackendSession> Client<S> {
         let extended = message.is_extended();
         match self.handle(message).await {
             Err(Fault::Statement(error)) => {
+                self.session.statement_failed();
                 self.report(&error);
                 if extended {
                     self.skipping = true;
@@ -72,6 +75,7 @@ impl<S: BackendSession> Client<S> {
     async fn handle(&mut self, message: Message) -> Result<(), Fault> {
         match message {
             Message::Query(sql) => {
+                self.end_pipeline(false).await?;
                 self.query(&sql).await?;
                 self.ready();
                 Ok(())
@@ -79,14 +83,25 @@ impl<S: BackendSession> Client<S> {
             Message::Parse { name, sql, param_oids } => self.parse(name, &sql, &param_oids).await,
             Message::Bind(bind) => self.bind(bind),
             Message::Describe(target) => self.describe(&target),
-            Message::Execute { portal, max_rows } => self.execute(&portal, max_rows).await,
+            Message::Execute { portal, max_rows } => {
+                // One statement before a Sync is a transaction of its own and need not be told that more may follow.
+                if !self.in_pipeline && !self.connection.is_sync_next() {
+                    self.in_pipeline = true;
+                    self.session.begin_implicit().await;
+                }
+                self.execute(&portal, max_rows).await
+            }
             Message::Close(target) => {
                 self.close(target);
                 Ok(())
             }
             Message::Flush => self.connection.flush().await,
             Message::Sync => {
-                self.skipping = false;
+                let failed = std::mem::take(&mut self.skipping);
+                match self.end_pipeline(failed).await {
+                    Err(Fault::Statement(error)) => self.report(&error),
+                    ended => ended?,
+                }
                 self.ready();
                 Ok(())
             }
@@ -95,6 +110,14 @@ impl<S: BackendSession> Client<S> {
             Message::Terminate => Err(Fault::Gone),
             Message::Malformed { error, .. } => Err(Fault::Statement(error)),
         }
+    }
+
+    /// Ends the transaction that the Executes since the last Sync share.
+    async fn end_pipeline(&mut self, failed: bool) -> Result<(), Fault> {
+        if !std::mem::take(&mut self.in_pipeline) {
+            return Ok(());
+        }
+        or_gone(&mut self.connection, self.session.end_implicit(failed)).await
     }
 
     /// Ends a query or a run of extended-protocol messages.

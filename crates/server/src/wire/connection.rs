@@ -76,6 +76,11 @@ impl Connection {
         }
     }
 
+    /// Whether the next message has arrived and is a Sync.
+    pub(crate) fn is_sync_next(&self) -> bool {
+        self.input.first() == Some(&b'S')
+    }
+
     /// Takes `n_bytes` of what comes before messages have types.
     pub(crate) async fn read_raw(&mut self, n_bytes: usize) -> Result<BytesMut, Fault> {
         while self.input.len() < n_bytes {

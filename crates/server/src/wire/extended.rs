@@ -27,7 +27,7 @@ impl<S: BackendSession> Client<S> {
         }
         // A failed Parse leaves no unnamed statement behind.
         self.statements.remove(&name);
-        let mut parsed = self.session.parse(sql)?;
+        let mut parsed = self.session.parse(sql).inspect_err(|_| self.session.statement_failed())?;
         if parsed.len() > 1 {
             return Err(Fault::Statement(Error::user(
                 SqlState::SYNTAX_ERROR,

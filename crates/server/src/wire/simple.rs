@@ -16,7 +16,7 @@ impl<S: BackendSession> Client<S> {
         // Nothing unnamed outlives a simple query.
         self.portals.remove("");
         self.statements.remove("");
-        let statements = self.session.parse(sql)?;
+        let statements = self.session.parse(sql).inspect_err(|_| self.session.statement_failed())?;
         let Some((last, others)) = statements.split_last() else {
             self.connection.output.empty_query();
             return Ok(());
