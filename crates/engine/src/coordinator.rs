@@ -5,24 +5,26 @@
 //! an exact delta or to an error that leaves nothing; workers check nothing.
 
 mod epochs;
+mod flows;
 mod order;
 mod resolve;
 mod sources;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millstream_planner::RelationId;
-use millstream_runtime::{Command, EpochWork, Events, Workers};
+use millstream_runtime::{Account, Command, EpochWork, Events, Workers};
 use millstream_types::{Epoch, EpochHeader, Error, Result};
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use crate::live::LiveRelation;
 use crate::transaction::Written;
+use flows::Flow;
 pub(crate) use order::OrderHold;
 use order::WriteOrder;
 pub(crate) use resolve::{Commit, Reads, WriteOp};
@@ -110,10 +112,12 @@ impl Events for Clock {
 
     fn failed(&self, dataflow: RelationId, epoch: Epoch, error: Error) {
         tracing::error!(relation = %dataflow, %epoch, %error, "a dataflow has failed");
-        if let Some(live) = self.relation(dataflow) {
-            live.fail(epoch, error);
-        }
-        let _ = self.requests.send(Request::Wake);
+        // The coordinator may be gone already.
+        let _ = self.requests.send(Request::Failed(dataflow, epoch, error));
+    }
+
+    fn memory_exceeded(&self, _: RelationId, epoch: Epoch) {
+        let _ = self.requests.send(Request::MemoryExceeded(epoch));
     }
 
     fn worker_lost(&self, worker: usize, error: Error) {
@@ -141,16 +145,12 @@ pub(crate) enum Request {
     BetweenEpochs(Box<dyn FnOnce(&mut Coordinator) + Send>),
     /// A worker has completed something.
     Wake,
+    /// A dataflow has failed in an epoch.
+    Failed(RelationId, Epoch, Error),
+    /// All state together has passed its limit.
+    MemoryExceeded(Epoch),
     /// End.
     Shutdown,
-}
-
-/// A dataflow as the coordinator knows it.
-struct Flow {
-    live: Arc<LiveRelation>,
-    imports: Vec<RelationId>,
-    /// Epochs that were sent to it and are not complete.
-    in_flight: VecDeque<Epoch>,
 }
 
 /// A base relation as the coordinator knows it.
@@ -161,6 +161,8 @@ struct Base {
     source: Option<sources::SourceState>,
     /// The worker that gets the next small batch of a stream.
     next_worker: usize,
+    /// When it was last written to, if anybody wanted to know.
+    last_written: Instant,
 }
 
 /// The coordinator's own state; lives on its thread.
@@ -175,6 +177,12 @@ pub(crate) struct Coordinator {
     bases: HashMap<RelationId, Base>,
     /// In the order in which they were installed.
     flows: Vec<Flow>,
+    /// Writes that wait until a dataflow has less in flight, in order.
+    waiting_writes: Vec<(Commit, epochs::Reply)>,
+    /// What all state is charged to.
+    memory: Arc<Account>,
+    /// How long a dataflow may keep an epoch open after all others have completed it.
+    max_stall: Duration,
     /// Offsets that a followed source may advance in one epoch.
     pub(crate) epoch_offsets_max: u64,
     /// Rows of a batch sent to workers, at most; for tests of splitting.
@@ -188,6 +196,7 @@ impl Coordinator {
         clock: Arc<Clock>,
         workers: Arc<Workers>,
         requests: Receiver<Request>,
+        memory: Arc<Account>,
         config: &crate::EngineConfig,
     ) -> Self {
         Coordinator {
@@ -199,6 +208,9 @@ impl Coordinator {
             last_epoch: Epoch::ZERO,
             bases: HashMap::new(),
             flows: Vec::new(),
+            waiting_writes: Vec::new(),
+            memory,
+            max_stall: config.max_stall,
             epoch_offsets_max: config.epoch_offsets_max,
             batch_rows_max: config.batch_rows_max,
             validates: config.sabotage != Some(crate::engine::Sabotage::NoValidation),
@@ -236,23 +248,30 @@ impl Coordinator {
                         work(&mut self);
                     }
                     Request::Wake => {}
+                    Request::Failed(id, epoch, error) => self.fail_flow(id, epoch, &error),
+                    Request::MemoryExceeded(epoch) => self.relieve_memory(epoch),
                     Request::Shutdown => return,
                 }
                 request = if writes.len() < EPOCH_WRITES_MAX { self.take_request() } else { None };
             }
             self.close_epoch(writes);
+            self.drive_flows();
+            self.set_stalled_aside();
         }
     }
 
-    /// Waits for a request, until a source has rows, or until the write order is free again.
+    /// Waits for a request, until a source has rows or something else is due, or until the write order is free again.
     fn next_request(&mut self) -> Option<Request> {
         let held = self.order.remaining();
         if let Some(request) = self.take_request() {
             return Some(request);
         }
         self.clock.waiting.store(true, Ordering::Release);
-        let wait = held.or_else(|| self.until_sources_are_due());
         // What was completed before that would wake nobody.
+        let wait = if self.has_flow_to_drive() { Some(Duration::ZERO) } else { self.until_due(held) };
+        let wants_completions =
+            self.has_flow_behind() || !self.waiting_writes.is_empty() || self.has_throttled_source();
+        self.clock.waiting.store(wants_completions, Ordering::Release);
         let request = match wait {
             Some(Duration::ZERO) => Some(self.requests.try_recv().unwrap_or(Request::Wake)),
             Some(wait) => match self.requests.recv_timeout(wait) {
@@ -260,14 +279,20 @@ impl Coordinator {
                 Err(RecvTimeoutError::Timeout) => Some(Request::Wake),
                 Err(RecvTimeoutError::Disconnected) => None,
             },
-            None => {
-                let throttled = self.has_throttled_source();
-                self.clock.waiting.store(throttled, Ordering::Release);
-                self.requests.recv().ok()
-            }
+            None => self.requests.recv().ok(),
         };
         self.clock.waiting.store(false, Ordering::Release);
         request
+    }
+
+    /// How long until there is something to do without a request. While the write order is `held`, sources wait.
+    fn until_due(&mut self, held: Option<Duration>) -> Option<Duration> {
+        let stall = self.has_epochs_in_flight().then(|| (self.max_stall / 8).max(Duration::from_millis(1)));
+        let now = self.has_write_to_admit().then_some(Duration::ZERO);
+        [held.or_else(|| self.until_sources_are_due()), self.until_writes_are_due(), stall, now]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A header with the next epoch's number.

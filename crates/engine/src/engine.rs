@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use millstream_planner::Catalog;
-use millstream_runtime::{Events, Workers};
+use millstream_runtime::{Account, Events, OperatorHook, Workers};
 use millstream_types::{Error, Result, SqlState};
 use parking_lot::{Mutex, RwLock};
 
 use crate::coordinator::{Clock, Coordinator, Request};
+use crate::memory::MemoryLimits;
 use crate::session::Session;
 use crate::transaction::Transaction;
 
@@ -18,7 +22,7 @@ use crate::transaction::Transaction;
 pub const DATABASE: &str = "millstream";
 
 /// How an engine runs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EngineConfig {
     /// The number of workers.
     pub workers: usize,
@@ -28,6 +32,13 @@ pub struct EngineConfig {
     pub epoch_offsets_max: u64,
     /// Rows of a delta at most; more are split. Small values are for tests.
     pub batch_rows_max: usize,
+    /// Bytes that state and queries may take.
+    pub memory: MemoryLimits,
+    /// How long a dataflow may keep an epoch open after all others have completed it, before it is set aside.
+    pub max_stall: Duration,
+    /// Called with a dataflow's name and an operator's before each call of the operator; for tests, which may let it
+    /// panic or take its time.
+    pub operator_hook: Option<OperatorHook>,
     /// Breaks the engine on purpose, to see that a test notices.
     #[doc(hidden)]
     pub sabotage: Option<Sabotage>,
@@ -51,6 +62,9 @@ impl Default for EngineConfig {
             query_threads: cores,
             epoch_offsets_max: 40_000,
             batch_rows_max: 1 << 16,
+            memory: MemoryLimits::of_machine(),
+            max_stall: Duration::from_secs(10),
+            operator_hook: None,
             sabotage: None,
         }
     }
@@ -70,6 +84,10 @@ pub(crate) struct EngineState {
     /// What stale reads are served from, and how often it was.
     pub(crate) stale: tokio::sync::Mutex<Option<(Transaction, usize)>>,
     pub(crate) queries: Option<tokio::runtime::Runtime>,
+    /// Where queries take their memory from.
+    pub(crate) query_memory: Arc<RuntimeEnv>,
+    /// What all state is charged to.
+    pub(crate) memory: Arc<Account>,
     coordinator: Mutex<Option<JoinHandle<()>>>,
     next_session: AtomicU32,
 }
@@ -84,7 +102,9 @@ impl Engine {
         let clock = Arc::new(Clock::new(send));
         let workers: Arc<Workers> =
             Arc::new(millstream_runtime::start(config.workers, Arc::clone(&clock) as Arc<dyn Events>)?);
-        let coordinator = Coordinator::new(Arc::clone(&clock), Arc::clone(&workers), receive, &config);
+        let memory = Account::root(config.memory.state);
+        let coordinator =
+            Coordinator::new(Arc::clone(&clock), Arc::clone(&workers), receive, Arc::clone(&memory), &config);
         let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
         let thread = std::thread::Builder::new().name("coordinator".to_owned());
         let coordinator = thread.spawn(move || coordinator.run()).map_err(internal)?;
@@ -94,6 +114,12 @@ impl Engine {
             .enable_time()
             .build()
             .map_err(internal)?;
+        let query_memory = RuntimeEnvBuilder::new()
+            .with_memory_limit(config.memory.queries, 1.0)
+            // A query that does not fit fails, rather than fill a disk that nobody gave us.
+            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+            .build_arc()
+            .map_err(|e| Error::internal(format!("the memory pool of queries cannot be made: {e}")))?;
         let mut catalog = Catalog::new();
         crate::system::register(&mut catalog)?;
         Ok(Engine(Arc::new(EngineState {
@@ -104,6 +130,8 @@ impl Engine {
             ddl: tokio::sync::Mutex::new(()),
             stale: tokio::sync::Mutex::default(),
             queries: Some(queries),
+            query_memory,
+            memory,
             coordinator: Mutex::new(Some(coordinator)),
             next_session: AtomicU32::new(1),
         })))

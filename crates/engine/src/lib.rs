@@ -8,6 +8,7 @@ mod coordinator;
 mod engine;
 mod live;
 mod lookup;
+mod memory;
 mod read;
 mod reads;
 mod session;
@@ -23,4 +24,6 @@ pub use api::{
 #[doc(hidden)]
 pub use engine::Sabotage;
 pub use engine::{DATABASE, Engine, EngineConfig};
+pub use memory::{MemoryLimits, parse_bytes};
+pub use millstream_runtime::OperatorHook;
 pub use session::{ParsedStatement, Prepared, Session};

@@ -1,11 +1,11 @@
 //! Relations as the engine runs them: how far each is, who waits for it, and what became of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use millstream_planner::RelationId;
 use millstream_planner::catalog::Relation;
-use millstream_runtime::{DataflowMetrics, RelationShared, RowErrorLog, Source};
+use millstream_runtime::{DataflowMetrics, Intake, Pressure, RelationShared, RowErrorLog, Source};
 use millstream_types::{Epoch, Error, Result, SqlState};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
@@ -19,13 +19,37 @@ pub(crate) struct LiveRelation {
     pub(crate) body: Body,
     /// For each worker, the epoch up to which it is complete there.
     sealed: Vec<AtomicU64>,
-    /// A view's first epoch: before it there is nothing to be read.
-    started: AtomicU64,
     /// The last epoch that changes it, complete or not.
     last_touched: AtomicU64,
-    failure: OnceLock<(Epoch, Error)>,
+    stage: AtomicU8,
+    /// The epoch from which on it follows its inputs again: nothing before can be read.
+    readable_from: AtomicU64,
+    failure: OnceLock<Failed>,
     dropped: AtomicBool,
     changed: Notify,
+}
+
+/// How far a dataflow is with its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    /// It takes them in for the first time.
+    Hydrating,
+    /// It has fallen behind and takes in what it has missed.
+    CatchingUp,
+    /// It follows them.
+    Following,
+}
+
+/// How a relation came to an end.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    /// The epoch in which it failed.
+    pub(crate) epoch: Epoch,
+    /// Why.
+    pub(crate) cause: Error,
+    /// The view below that failed first, if it was not this one.
+    pub(crate) origin: Option<Arc<Relation>>,
 }
 
 /// Where the rows come from.
@@ -41,6 +65,8 @@ pub(crate) enum Body {
     /// Kept up to date by a dataflow.
     Dataflow {
         metrics: DataflowMetrics,
+        pressure: Arc<Pressure>,
+        intake: Arc<Intake>,
         errors: Arc<RowErrorLog>,
         /// The dataflow as EXPLAIN prints it.
         explain: Vec<String>,
@@ -51,14 +77,16 @@ pub(crate) enum Body {
 
 impl LiveRelation {
     pub(crate) fn new(relation: Arc<Relation>, shared: Arc<RelationShared>, body: Body, n_workers: usize) -> Self {
+        let stage = if matches!(body, Body::Dataflow { .. }) { Stage::Hydrating } else { Stage::Following };
         LiveRelation {
             id: relation.id,
             relation,
             shared,
             body,
             sealed: (0..n_workers).map(|_| AtomicU64::new(0)).collect(),
-            started: AtomicU64::new(0),
             last_touched: AtomicU64::new(0),
+            stage: AtomicU8::new(stage as u8),
+            readable_from: AtomicU64::new(0),
             failure: OnceLock::new(),
             dropped: AtomicBool::new(false),
             changed: Notify::new(),
@@ -69,15 +97,9 @@ impl LiveRelation {
         Epoch(self.last_touched.load(Ordering::Acquire))
     }
 
-    /// The first epoch at which it can be read.
+    /// The first epoch at which it can be read, once it follows its inputs.
     pub(crate) fn started(&self) -> Epoch {
-        Epoch(self.started.load(Ordering::Acquire))
-    }
-
-    /// The coordinator alone calls this, before it makes the epoch known.
-    pub(crate) fn start(&self, epoch: Epoch) {
-        self.started.store(epoch.0, Ordering::Release);
-        self.touch(epoch);
+        Epoch(self.readable_from.load(Ordering::Acquire))
     }
 
     /// The coordinator alone calls this, before it makes the epoch known.
@@ -95,14 +117,35 @@ impl LiveRelation {
         Epoch(self.sealed.iter().map(|s| s.load(Ordering::Acquire)).min().unwrap_or(0))
     }
 
-    pub(crate) fn fail(&self, epoch: Epoch, error: Error) {
+    pub(crate) fn fail(&self, failed: Failed) {
         // Only the first failure counts.
-        let _ = self.failure.set((epoch, error));
+        let _ = self.failure.set(failed);
         self.changed.notify_waiters();
     }
 
-    pub(crate) fn failure(&self) -> Option<&(Epoch, Error)> {
+    pub(crate) fn failure(&self) -> Option<&Failed> {
         self.failure.get()
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            s if s == Stage::Hydrating as u8 => Stage::Hydrating,
+            s if s == Stage::CatchingUp as u8 => Stage::CatchingUp,
+            _ => Stage::Following,
+        }
+    }
+
+    /// The coordinator alone calls this: it falls behind.
+    pub(crate) fn set_aside(&self) {
+        self.stage.store(Stage::CatchingUp as u8, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// The coordinator alone calls this: it has taken in all up to an epoch, and follows from there.
+    pub(crate) fn follow_from(&self, epoch: Epoch) {
+        self.readable_from.store(epoch.0, Ordering::Release);
+        self.stage.store(Stage::Following as u8, Ordering::Release);
+        self.changed.notify_waiters();
     }
 
     pub(crate) fn drop_it(&self) {
@@ -113,16 +156,35 @@ impl LiveRelation {
     /// Waits until the relation's rows as of an epoch can be read.
     ///
     /// # Errors
-    /// 55000 if its dataflow has failed, 42P01 if it was dropped meanwhile.
+    /// 55000 if its dataflow has failed or does not follow its inputs yet, 42P01 if it was dropped meanwhile.
     pub(crate) async fn completed(&self, epoch: Epoch) -> Result<()> {
+        self.until(|| {
+            self.check()?;
+            if self.stage() != Stage::Following || epoch < self.started() {
+                return Err(self.not_readable());
+            }
+            let needed = self.last_touched();
+            // A relation that nothing has touched since is complete.
+            Ok(self.sealed() >= needed.min(epoch) && self.shared.is_ready())
+        })
+        .await
+    }
+
+    /// Waits until its dataflow follows its inputs.
+    ///
+    /// # Errors
+    /// 55000 if it has failed, 42P01 if it was dropped meanwhile.
+    pub(crate) async fn follows(&self) -> Result<()> {
+        self.until(|| self.check().map(|()| self.stage() == Stage::Following)).await
+    }
+
+    /// Waits until something is so.
+    async fn until(&self, is_so: impl Fn() -> Result<bool>) -> Result<()> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            self.check()?;
-            let needed = self.last_touched();
-            // A relation that nothing has touched since is complete.
-            if self.sealed() >= needed.min(epoch) && self.shared.is_ready() {
+            if is_so()? {
                 return Ok(());
             }
             changed.await;
@@ -134,23 +196,50 @@ impl LiveRelation {
         self.changed.notified()
     }
 
+    /// The kind and name, for messages.
+    pub(crate) fn described(&self) -> String {
+        format!("{} \"{}\"", self.relation.kind.noun(), self.relation.name)
+    }
+
     /// # Errors
-    /// As for [`LiveRelation::completed`].
+    /// 55000 if the relation has failed, 42P01 if it was dropped.
     pub(crate) fn check(&self) -> Result<()> {
-        let what = || format!("{} \"{}\"", self.relation.kind.noun(), self.relation.name);
-        if let Some((epoch, cause)) = self.failure() {
-            let fields = cause.fields();
-            let message = format!("{} has failed: {}", what(), fields.message);
-            let detail = format!("It failed in epoch {epoch} with SQLSTATE {}.", fields.state.0);
-            let hint = format!("REFRESH MATERIALIZED VIEW {} rebuilds it.", self.relation.name);
-            return Err(Error::user(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                .with_detail(detail)
-                .with_hint(hint));
-        }
         if self.dropped.load(Ordering::Acquire) {
-            return Err(Error::user(SqlState::UNDEFINED_TABLE, format!("{} was dropped", what())));
+            return Err(Error::user(SqlState::UNDEFINED_TABLE, format!("{} was dropped", self.described())));
         }
-        Ok(())
+        let Some(Failed { epoch, cause, origin }) = self.failure() else { return Ok(()) };
+        let fields = cause.fields();
+        let mut detail = format!("It failed in epoch {epoch} with SQLSTATE {}.", fields.state.0);
+        if let Some(cause) = &fields.detail {
+            detail = format!("{detail} {cause}");
+        }
+        let (message, hint) = match origin {
+            None => (
+                format!("{} has failed: {}", self.described(), fields.message),
+                format!("REFRESH MATERIALIZED VIEW {} rebuilds it.", self.relation.name),
+            ),
+            Some(origin) => (
+                format!(
+                    "{} has failed with {} \"{}\", which it is built on: {}",
+                    self.described(),
+                    origin.kind.noun(),
+                    origin.name,
+                    fields.message
+                ),
+                format!("REFRESH MATERIALIZED VIEW {} CASCADE rebuilds both.", origin.name),
+            ),
+        };
+        Err(Error::user(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).with_detail(detail).with_hint(hint))
+    }
+
+    /// The error for who wants to read it before it follows its inputs.
+    pub(crate) fn not_readable(&self) -> Error {
+        let doing = match self.stage() {
+            Stage::Hydrating => "is still being built",
+            Stage::CatchingUp | Stage::Following => "has fallen behind and is catching up",
+        };
+        let message = format!("{} {doing}", self.described());
+        Error::user(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).with_hint("SHOW JOBS tells how far it is.")
     }
 
     /// The position of a source as of an epoch; 0 for other relations.

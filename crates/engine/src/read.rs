@@ -10,6 +10,7 @@ use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::tree_node::Transformed;
 use datafusion::datasource::{MemTable, TableProvider, provider_as_source};
 use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -106,7 +107,7 @@ impl ReadPoint {
 
     /// The rows of a relation, one snapshot a worker.
     pub(crate) fn snapshots(&self, id: RelationId) -> Vec<Snapshot> {
-        self.relations[&id].shared.readers().map(|reader| reader.snapshot(self.epoch)).collect()
+        self.relations[&id].shared.readers().iter().map(|reader| reader.snapshot(self.epoch)).collect()
     }
 
     /// A table of a relation's rows under the schema of a scan.
@@ -192,8 +193,9 @@ pub(crate) fn stored_relations(plan: &LogicalPlan) -> Result<Vec<RelationId>> {
 /// Starts a plan of tables on the query threads.
 fn run_plan(engine: &Arc<EngineState>, plan: LogicalPlan) -> BoxStream<'static, Result<RecordBatch>> {
     let (send, receive) = tokio::sync::mpsc::channel(N_BATCHES_QUEUED);
+    let memory = Arc::clone(&engine.query_memory);
     let task = engine.query_runtime().spawn(async move {
-        let outcome = run(plan, &send).await;
+        let outcome = run(plan, memory, &send).await;
         if let Err(error) = outcome {
             // Whoever wanted the rows may be gone.
             let _ = send.send(Err(error)).await;
@@ -215,10 +217,15 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn run(plan: LogicalPlan, send: &tokio::sync::mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
+async fn run(
+    plan: LogicalPlan,
+    memory: Arc<RuntimeEnv>,
+    send: &tokio::sync::mpsc::Sender<Result<RecordBatch>>,
+) -> Result<()> {
     let state = session_context::session_state();
+    let context = TaskContext::from(&state).with_runtime(memory);
     let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(from_datafusion)?;
-    let mut stream = datafusion::physical_plan::execute_stream(physical, state.task_ctx()).map_err(from_datafusion)?;
+    let mut stream = datafusion::physical_plan::execute_stream(physical, Arc::new(context)).map_err(from_datafusion)?;
     while let Some(batch) = stream.next().await {
         let batch = batch.map_err(from_datafusion)?;
         if batch.num_rows() > 0 && send.send(Ok(batch)).await.is_err() {

@@ -1,5 +1,6 @@
 //! Sessions: what a front end calls, statement by statement.
 
+mod dataflows;
 mod ddl;
 mod query;
 mod settings;
@@ -153,6 +154,8 @@ impl Session {
 
     async fn run_with(&mut self, parsed: &Parsed, params: &[ArrayRef]) -> Result<Response> {
         self.cancel.clear();
+        // Such a statement puts everything back when it is cancelled.
+        let ends_itself = matches!(parsed.statement, Statement::CreateMaterializedView(_) | Statement::Refresh(_));
         let (cancel, committing) = (self.cancel.clone(), Arc::clone(&self.committing));
         let outcome = {
             let mut work = std::pin::pin!(self.dispatch(parsed, params));
@@ -160,7 +163,8 @@ impl Session {
                 biased;
                 outcome = &mut work => outcome,
                 () = cancel.cancelled() => {
-                    if committing.load(Ordering::Acquire) { work.await } else { Err(Error::cancelled()) }
+                    let must_end = ends_itself || committing.load(Ordering::Acquire);
+                    if must_end { work.await } else { Err(Error::cancelled()) }
                 }
             }
         };
@@ -184,6 +188,7 @@ impl Session {
             Statement::CreateMaterializedView(create) => self.create_materialized_view(create).await,
             Statement::CreateIndex(create) => self.create_index(create).await,
             Statement::CreateSink(create) => self.create_sink(create).await,
+            Statement::Refresh(refresh) => self.refresh(refresh).await,
             Statement::Drop(drop) => self.drop_relations(drop).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe).await.map(Response::Rows),
             Statement::Explain(explain) => self.explain(explain),
@@ -232,6 +237,12 @@ impl Session {
     fn warn(&mut self, state: SqlState, message: &str) {
         let message = message.to_owned();
         self.notices.push(Notice { severity: Severity::Warning, state, message, detail: None, hint: None });
+    }
+
+    /// Tells the user something.
+    fn notice_of(&mut self, message: &str) {
+        let (state, message) = (SqlState("00000"), message.to_owned());
+        self.notices.push(Notice { severity: Severity::Notice, state, message, detail: None, hint: None });
     }
 
     fn notice(&mut self, notice: millstream_planner::catalog::Notice) {

@@ -9,7 +9,7 @@ use millstream_planner::catalog::{Column, Relation};
 use millstream_types::{Error, Result, SqlType};
 
 use crate::engine::EngineState;
-use crate::live::{Body, LiveRelation};
+use crate::live::{Body, LiveRelation, Stage};
 
 /// Makes the system relations known to a new catalog.
 pub(crate) fn register(catalog: &mut Catalog) -> Result<()> {
@@ -37,9 +37,34 @@ impl ColumnType {
 
 use ColumnType::{BigInt, Text};
 
-const RELATIONS: [(&str, &[(&str, ColumnType)]); 5] = [
-    ("relations", &[("id", BigInt), ("schema", Text), ("name", Text), ("kind", Text), ("definition", Text)]),
-    ("jobs", &[("id", BigInt), ("name", Text), ("kind", Text), ("state", Text), ("epoch", BigInt), ("error", Text)]),
+const RELATIONS: [(&str, &[(&str, ColumnType)]); 6] = [
+    (
+        "relations",
+        &[
+            ("id", BigInt),
+            ("schema", Text),
+            ("name", Text),
+            ("kind", Text),
+            ("definition", Text),
+            ("rows", BigInt),
+            ("state_bytes", BigInt),
+            ("memory_limit", BigInt),
+        ],
+    ),
+    (
+        "jobs",
+        &[
+            ("id", BigInt),
+            ("name", Text),
+            ("kind", Text),
+            ("state", Text),
+            ("progress", Text),
+            ("epoch", BigInt),
+            ("queued_rows", BigInt),
+            ("state_bytes", BigInt),
+            ("error", Text),
+        ],
+    ),
     (
         "operators",
         &[
@@ -52,9 +77,22 @@ const RELATIONS: [(&str, &[(&str, ColumnType)]); 5] = [
             ("rows_in", BigInt),
             ("rows_out", BigInt),
             ("batches_in", BigInt),
+            ("batches_out", BigInt),
             ("busy_us", BigInt),
             ("state_bytes", BigInt),
             ("state_entries", BigInt),
+        ],
+    ),
+    (
+        "arrangements",
+        &[
+            ("relation_id", BigInt),
+            ("relation", Text),
+            ("worker", BigInt),
+            ("rows", BigInt),
+            ("sealed", BigInt),
+            ("since", BigInt),
+            ("holds", BigInt),
         ],
     ),
     (
@@ -99,6 +137,7 @@ pub(crate) fn rows(engine: &EngineState, relation: &Relation) -> Result<RecordBa
         "relations" => relations(engine),
         "jobs" => running.iter().filter(|r| matches!(r.body, Body::Dataflow { .. })).map(|r| job(r)).collect(),
         "operators" => running.iter().flat_map(|r| operators(r)).collect(),
+        "arrangements" => running.iter().flat_map(|r| arrangements(r)).collect(),
         "sources" => running.iter().filter_map(|r| source(r)).collect(),
         "row_errors" => running.iter().flat_map(|r| row_errors(r)).collect(),
         other => return Err(Error::internal(format!("system relation \"{other}\" has no rows"))),
@@ -124,19 +163,70 @@ fn relations(engine: &EngineState) -> Vec<Row> {
     let catalog = engine.catalog.read().clone();
     let row = |r: &Arc<Relation>| {
         let definition = Cell::Text(r.query_text().map(ToOwned::to_owned));
-        vec![int(r.id.0), text(&r.schema), text(&r.name), text(r.kind.noun()), definition]
+        let live = engine.clock.relation(r.id);
+        let stored = live.as_ref().filter(|l| !l.shared.is_unstored());
+        let n_rows = stored.map_or(Cell::BigInt(None), |l| int(n_rows(l)));
+        let bytes = live.as_ref().map_or(Cell::BigInt(None), |l| int(l.shared.account.used()));
+        let limit = live.as_ref().and_then(|l| l.shared.account.limit()).map_or(Cell::BigInt(None), int);
+        vec![int(r.id.0), text(&r.schema), text(&r.name), text(r.kind.noun()), definition, n_rows, bytes, limit]
     };
     catalog.relations().map(row).collect()
 }
 
+fn n_rows(live: &LiveRelation) -> usize {
+    live.shared.readers().iter().map(|reader| reader.snapshot(reader.sealed()).n_rows()).sum()
+}
+
 fn job(live: &LiveRelation) -> Row {
-    let (state, error) = match live.failure() {
-        Some((_, error)) => ("failed", Some(error.message().to_owned())),
-        None if !live.shared.is_ready() => ("hydrating", None),
-        None => ("running", None),
+    let Body::Dataflow { pressure, .. } = &live.body else { return vec![] };
+    let error = live.check().err().map(|e| e.message().to_owned());
+    let (state, progress) = job_state(live);
+    vec![
+        int(live.id.0),
+        text(&live.relation.name),
+        text(live.relation.kind.noun()),
+        text(state),
+        Cell::Text(progress),
+        int(live.sealed().0),
+        int(pressure.queued_rows().max(0)),
+        int(live.shared.account.used()),
+        Cell::Text(error),
+    ]
+}
+
+/// What a dataflow is doing, and how far it is with that.
+pub(crate) fn job_state(live: &LiveRelation) -> (&'static str, Option<String>) {
+    let Body::Dataflow { intake, .. } = &live.body else { return ("running", None) };
+    let state = match live.stage() {
+        _ if live.failure().is_some() => return ("failed", None),
+        Stage::Following => return ("running", None),
+        Stage::Hydrating => "hydrating",
+        Stage::CatchingUp => "catching up",
     };
-    let kind = live.relation.kind.noun();
-    vec![int(live.id.0), text(&live.relation.name), text(kind), text(state), int(live.sealed().0), Cell::Text(error)]
+    let (total, done) = (intake.total.load(Relaxed), intake.done.load(Relaxed));
+    let percent = (done.min(total) * 100).checked_div(total).unwrap_or(0);
+    (state, Some(format!("{done} of {total} rows ({percent} %)")))
+}
+
+fn arrangements(live: &LiveRelation) -> Vec<Row> {
+    if live.shared.is_unstored() {
+        return vec![];
+    }
+    let readers = live.shared.readers();
+    let row = |(worker, reader): (usize, &millstream_state::ArrangementReader)| {
+        let sealed = reader.sealed();
+        let (since, n_holds) = (live.shared.holds.since(), live.shared.holds.n_holds());
+        vec![
+            int(live.id.0),
+            text(&live.relation.name),
+            int(worker),
+            int(reader.snapshot(sealed).n_rows()),
+            int(sealed.0),
+            int(since.0),
+            int(n_holds),
+        ]
+    };
+    readers.iter().enumerate().map(row).collect()
 }
 
 fn operators(live: &LiveRelation) -> Vec<Row> {
@@ -154,6 +244,7 @@ fn operators(live: &LiveRelation) -> Vec<Row> {
                 int(counters.rows_in.load(Relaxed)),
                 int(counters.rows_out.load(Relaxed)),
                 int(counters.batches_in.load(Relaxed)),
+                int(counters.batches_out.load(Relaxed)),
                 int(counters.busy_ns.load(Relaxed) / 1000),
                 int(counters.state_bytes.load(Relaxed)),
                 int(counters.state_entries.load(Relaxed)),

@@ -1,6 +1,7 @@
 //! The engine as its users see it, without a wire.
 
 mod engine {
+    mod flow;
     mod history;
     mod serializability;
     mod slice;

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use arrow::array::{RecordBatch, UInt32Array};
+use arrow::array::{BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::not;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
@@ -35,7 +36,10 @@ impl MaterializeSpec {
     }
 }
 
-/// Collects an epoch's deltas and, at its end, applies their sum to the arrangement.
+/// Applies an epoch's deltas to the arrangement: what only adds rows as it comes, the rest at the end of the epoch.
+///
+/// If somebody wants to know what changed, all deltas of the epoch are kept until its end; otherwise only the rows that
+/// are taken back are.
 pub struct Materialize {
     spec: MaterializeSpec,
     arrangement: Rc<RefCell<Arrangement>>,
@@ -48,12 +52,26 @@ impl Materialize {
         Materialize { spec, arrangement, collected: Vec::new() }
     }
 
-    /// Takes a delta of the current epoch.
-    pub fn push(&mut self, delta: Delta) {
-        self.collected.push(delta);
+    /// Takes a delta of the current epoch. With `keep`, it is among the changes that the end of the epoch gives.
+    ///
+    /// # Errors
+    /// Internal, if the rows do not fit the arrangement.
+    pub fn push(&mut self, delta: Delta, keep: bool) -> Result<()> {
+        if keep {
+            self.collected.push(delta);
+            return Ok(());
+        }
+        let Some(weights) = delta.weights() else { return self.arrangement.borrow_mut().apply(&delta) };
+        let added = BooleanArray::from_iter(weights.iter().map(|&w| Some(w > 0)));
+        // A row that is taken back may come later in the epoch, so deletions wait for its end.
+        let taken_back = delta.filter(&not(&added)?)?;
+        if !taken_back.is_empty() {
+            self.collected.push(taken_back);
+        }
+        self.arrangement.borrow_mut().apply(&delta.filter(&added)?)
     }
 
-    /// Applies the epoch, makes it visible, and returns what changed.
+    /// Applies the epoch, makes it visible, and returns what of it was kept.
     ///
     /// # Errors
     /// Internal, if the deltas do not add up.
@@ -74,6 +92,16 @@ impl Materialize {
         }
         arrangement.seal(epoch, since);
         Ok(deltas)
+    }
+
+    /// Bytes of the arrangement and of what waits for the end of the epoch.
+    pub fn n_bytes(&self) -> usize {
+        self.arrangement.borrow().n_bytes() + self.collected.iter().map(Delta::n_bytes).sum::<usize>()
+    }
+
+    /// Rows of the arrangement.
+    pub fn n_rows(&self) -> usize {
+        self.arrangement.borrow().len()
     }
 }
 

@@ -1,16 +1,18 @@
 //! Drives an operator within timely: the only place that knows of frontiers and capabilities.
 //!
 //! Deltas of the earliest open epoch are pushed as they come; those of later epochs wait. An epoch ends when no input's
-//! frontier allows more of it. A failed operator keeps its capabilities for ever, so that no worker completes the epoch
-//! in which it failed.
+//! frontier allows more of it. Between two calls of an operator commands get their turn, and an operator whose consumer
+//! has enough to do puts off its work. A failed operator keeps its capabilities, so that no worker completes the epoch in
+//! which it failed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use millstream_operators::operator::Operator;
-use millstream_operators::{Exchange, Output, Port, Progress};
+use millstream_operators::{Exchange, NodeId, Output, Port, Progress};
 use millstream_types::{Delta, Epoch};
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
@@ -24,15 +26,36 @@ use timely::scheduling::Activator;
 
 use crate::chunk::{Chunk, HashSplit};
 use crate::dataflow::Context;
+use crate::memory::Charge;
 use crate::metrics::NodeMetrics;
+use crate::quanta::QUANTUM;
 
 /// Rows that an operator is given before others get a turn.
 const QUANTUM_ROWS: usize = 1 << 16;
+/// Rows in one message.
+const SENT_ROWS_MAX: usize = 1 << 15;
+/// After which an operator looks again whether its consumer can take more.
+const BACKED_UP_FOR: Duration = Duration::from_micros(100);
+/// Rows after which an operator's state is measured again, however short the time.
+pub(crate) const MEASURE_ROWS: usize = 1 << 12;
+/// Time after which it is measured again, however few the rows. Measuring takes time that grows with the state.
+pub(crate) const MEASURE_EVERY: Duration = Duration::from_millis(20);
+/// Bytes up to which measuring costs next to nothing.
+pub(crate) const SMALL_STATE: usize = 1 << 20;
 
 pub(crate) type Edges<'scope> = Stream<'scope, u64, Chunk>;
 
+/// An operator and its place in its dataflow.
+pub(crate) struct Placed {
+    pub(crate) name: &'static str,
+    pub(crate) node: NodeId,
+    pub(crate) operator: Box<dyn Operator>,
+    pub(crate) is_stateless: bool,
+    pub(crate) metrics: Arc<NodeMetrics>,
+}
+
 /// Takes what has arrived on an input, whatever its pact.
-type Receive = Box<dyn FnMut(&mut dyn FnMut(InputCapability<u64>, Delta))>;
+pub(crate) type Receive = Box<dyn FnMut(&mut dyn FnMut(InputCapability<u64>, Delta))>;
 
 pub(crate) fn new_input<'scope>(
     builder: &mut OperatorBuilder<'scope, u64>,
@@ -64,51 +87,58 @@ pub(crate) fn new_input<'scope>(
 /// Adds an operator to a scope.
 pub(crate) fn add_operator<'scope>(
     scope: Scope<'scope, u64>,
-    name: &str,
-    operator: Box<dyn Operator>,
-    is_stateless: bool,
+    placed: Placed,
     inputs: Vec<(Edges<'scope>, Exchange)>,
-    metrics: Arc<NodeMetrics>,
     context: Rc<Context>,
 ) -> Edges<'scope> {
-    let mut builder = OperatorBuilder::new(name.to_owned(), scope);
+    let mut builder = OperatorBuilder::new(placed.name.to_owned(), scope);
     let n_workers = scope.peers();
     let receive = inputs.into_iter().map(|(stream, exchange)| new_input(&mut builder, stream, &exchange, n_workers));
     let receive: Vec<Receive> = receive.collect();
     let (output, stream) = builder.new_output::<Chunk>();
-    let interest = if is_stateless { FrontierInterest::Never } else { FrontierInterest::IfCapability };
+    let interest = if placed.is_stateless { FrontierInterest::Never } else { FrontierInterest::IfCapability };
     (0..receive.len()).for_each(|i| builder.set_notify_for(i, interest));
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build_reschedule(move |capabilities| {
         let mut adapter = Adapter {
-            operator,
             receive,
             output: OutputBuilder::from(output),
             out: Output::default(),
             waiting: BTreeMap::new(),
+            n_parked: 0,
             phase: Phase::Idle,
             activator,
-            metrics,
-            is_stateless,
+            charge: Charge::new(&context.account),
+            measured_at: Instant::now(),
+            n_rows_unmeasured: 0,
+            placed,
+            context,
         };
-        if !is_stateless {
+        if !adapter.placed.is_stateless {
             // Every stateful operator is called at the end of the first epoch, whatever arrives.
-            let start = context.start.0;
-            let waiting = Waiting { capability: capabilities[0].delayed(&start), deltas: VecDeque::new() };
+            let start = adapter.context.start.0;
+            let waiting = Waiting { capability: capabilities[0].delayed(&start), deltas: VecDeque::new(), n_rows: 0 };
             adapter.waiting.insert(Epoch(start), waiting);
         }
         move |frontiers: &[MutableAntichain<u64>]| {
-            adapter.schedule(frontiers, &context);
+            adapter.schedule(frontiers);
             false
         }
     });
     stream
 }
 
+/// A delta in pieces that each take little of a turn.
+fn pieces(delta: Delta) -> impl Iterator<Item = Delta> {
+    let n_rows = delta.n_rows();
+    (0..n_rows).step_by(SENT_ROWS_MAX).map(move |from| delta.slice(from, SENT_ROWS_MAX.min(n_rows - from)))
+}
+
 /// What an epoch has still to bring to the operator.
 struct Waiting {
     capability: Capability<u64>,
     deltas: VecDeque<(Port, Delta)>,
+    n_rows: usize,
 }
 
 /// What the operator was doing when it last put off work.
@@ -119,22 +149,38 @@ enum Phase {
     Ending,
 }
 
+/// What is to become of an operator that has worked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Nothing, until something arrives or a frontier moves.
+    Rest,
+    /// It goes on in the next step.
+    GoOn,
+    /// It goes on when its consumer has less to do.
+    BackedUp,
+}
+
 struct Adapter {
-    operator: Box<dyn Operator>,
+    placed: Placed,
+    context: Rc<Context>,
     receive: Vec<Receive>,
     output: OutputBuilder<u64, NoopBuilder<Chunk>>,
     out: Output,
     waiting: BTreeMap<Epoch, Waiting>,
+    /// Rows among those that wait whose turn has not come.
+    n_parked: usize,
     phase: Phase,
     activator: Activator,
-    metrics: Arc<NodeMetrics>,
-    is_stateless: bool,
+    // metrics
+    charge: Charge,
+    measured_at: Instant,
+    n_rows_unmeasured: usize,
 }
 
 impl Adapter {
-    fn schedule(&mut self, frontiers: &[MutableAntichain<u64>], context: &Context) {
+    fn schedule(&mut self, frontiers: &[MutableAntichain<u64>]) {
         self.receive_all();
-        if context.failure.has_failed() {
+        if self.context.failure.has_failed() {
             self.waiting.values_mut().for_each(|w| w.deltas.clear());
             return;
         }
@@ -142,65 +188,57 @@ impl Adapter {
             return;
         }
         let start = Instant::now();
-        let goes_on = self.work(frontiers, context);
-        if goes_on {
-            self.activator.activate();
+        let next = self.work(frontiers, start);
+        match next {
+            Next::Rest => {}
+            Next::GoOn => self.activator.activate(),
+            Next::BackedUp => self.activator.activate_after(BACKED_UP_FOR),
         }
-        self.metrics.busy_since(start);
-        self.metrics.state_bytes.store(self.operator.n_bytes() as u64, std::sync::atomic::Ordering::Relaxed);
-        self.metrics.state_entries.store(self.operator.n_entries() as u64, std::sync::atomic::Ordering::Relaxed);
+        self.park(next);
+        self.placed.metrics.busy_since(start);
+        self.measure();
     }
 
     fn receive_all(&mut self) {
         for (port, receive) in self.receive.iter_mut().enumerate() {
             receive(&mut |capability, delta| {
                 let epoch = *capability.least().expect("every chunk is sent at an epoch");
-                NodeMetrics::add(&self.metrics.rows_in, delta.n_rows());
-                NodeMetrics::add(&self.metrics.batches_in, 1);
+                NodeMetrics::add(&self.placed.metrics.rows_in, delta.n_rows());
+                NodeMetrics::add(&self.placed.metrics.batches_in, 1);
                 let waiting = self.waiting.entry(Epoch(epoch)).or_insert_with(|| Waiting {
                     capability: capability.retain_least(0).expect("every chunk is sent at an epoch"),
                     deltas: VecDeque::new(),
+                    n_rows: 0,
                 });
+                waiting.n_rows += delta.n_rows();
                 waiting.deltas.push_back((port, delta));
             });
         }
     }
 
-    /// Does what can be done, up to a quantum; returns whether there is more.
-    fn work(&mut self, frontiers: &[MutableAntichain<u64>], context: &Context) -> bool {
-        let mut n_rows = 0;
+    /// Does what can be done, up to a quantum.
+    fn work(&mut self, frontiers: &[MutableAntichain<u64>], start: Instant) -> Next {
+        let is_stateless = self.placed.is_stateless;
+        let (mut n_rows, mut now) = (0, start);
         while let Some((&epoch, waiting)) = self.waiting.first_key_value() {
-            if n_rows >= QUANTUM_ROWS {
-                return true;
-            }
-            let is_earliest = self.is_stateless || !frontiers.iter().any(|f| f.less_than(&epoch.0));
-            let is_complete = self.is_stateless || !frontiers.iter().any(|f| f.less_equal(&epoch.0));
+            let is_earliest = is_stateless || !frontiers.iter().any(|f| f.less_than(&epoch.0));
+            let is_complete = is_stateless || !frontiers.iter().any(|f| f.less_equal(&epoch.0));
             let has_deltas = !waiting.deltas.is_empty();
             if self.phase == Phase::Idle && (!is_earliest || !has_deltas && !is_complete) {
-                return false;
+                return Next::Rest;
             }
-            let progress = context.failure.guard(epoch, || match self.phase {
-                Phase::Idle if has_deltas => {
-                    let waiting = self.waiting.get_mut(&epoch).expect("just seen");
-                    let (port, delta) = waiting.deltas.pop_front().expect("just seen");
-                    n_rows += delta.n_rows();
-                    self.phase = Phase::Pushing;
-                    self.operator.push(port, delta, &mut self.out)
-                }
-                Phase::Idle if self.is_stateless => {
-                    self.phase = Phase::Ending;
-                    Ok(Progress::Done)
-                }
-                Phase::Idle => {
-                    self.phase = Phase::Ending;
-                    self.operator.end_epoch(&context.header(epoch), &mut self.out)
-                }
-                Phase::Pushing | Phase::Ending => self.operator.resume(&mut self.out),
-            });
-            self.send(epoch, context);
+            if n_rows >= QUANTUM_ROWS || now.duration_since(start) >= QUANTUM || self.context.quanta.turn(now) {
+                return Next::GoOn;
+            }
+            if self.context.pressure.is_backed_up(self.placed.node) {
+                return Next::BackedUp;
+            }
+            let progress = self.call(epoch, has_deltas, &mut n_rows);
+            self.send(epoch);
+            now = Instant::now();
             match progress {
-                None => return false,
-                Some(Progress::More) => return true,
+                None => return Next::Rest,
+                Some(Progress::More) => return Next::GoOn,
                 Some(Progress::Done) => {
                     if self.phase == Phase::Ending {
                         self.waiting.remove(&epoch);
@@ -209,11 +247,40 @@ impl Adapter {
                 }
             }
         }
-        false
+        Next::Rest
     }
 
-    fn send(&mut self, epoch: Epoch, context: &Context) {
-        context.errors.add(epoch, self.out.errors.take());
+    /// Calls the operator once, with the next delta, for the end of the epoch, or to go on; `None` if it failed.
+    fn call(&mut self, epoch: Epoch, has_deltas: bool, n_rows: &mut usize) -> Option<Progress> {
+        let (context, placed) = (&self.context, &mut self.placed);
+        context.failure.guard(epoch, || {
+            context.call_hook(placed.name);
+            match self.phase {
+                Phase::Idle if has_deltas => {
+                    let waiting = self.waiting.get_mut(&epoch).expect("just seen");
+                    let (port, delta) = waiting.deltas.pop_front().expect("just seen");
+                    waiting.n_rows -= delta.n_rows();
+                    context.pressure.change(context.worker, placed.node, -(delta.n_rows() as i64));
+                    *n_rows += delta.n_rows();
+                    self.n_rows_unmeasured += delta.n_rows();
+                    self.phase = Phase::Pushing;
+                    placed.operator.push(port, delta, &mut self.out)
+                }
+                Phase::Idle if placed.is_stateless => {
+                    self.phase = Phase::Ending;
+                    Ok(Progress::Done)
+                }
+                Phase::Idle => {
+                    self.phase = Phase::Ending;
+                    placed.operator.end_epoch(&context.header(epoch), &mut self.out)
+                }
+                Phase::Pushing | Phase::Ending => placed.operator.resume(&mut self.out),
+            }
+        })
+    }
+
+    fn send(&mut self, epoch: Epoch) {
+        self.context.errors.add(epoch, self.out.errors.take());
         let deltas = self.out.take();
         if deltas.is_empty() {
             return;
@@ -221,9 +288,37 @@ impl Adapter {
         let capability = &self.waiting[&epoch].capability;
         let mut output = self.output.activate();
         let mut session = output.session_with_builder(capability);
-        for delta in deltas {
-            NodeMetrics::add(&self.metrics.rows_out, delta.n_rows());
+        for delta in deltas.into_iter().flat_map(pieces) {
+            NodeMetrics::add(&self.placed.metrics.rows_out, delta.n_rows());
+            NodeMetrics::add(&self.placed.metrics.batches_out, 1);
+            self.context.pressure.sent(self.context.worker, self.placed.node, delta.n_rows());
             session.give_container(&mut Chunk(Some(delta)));
         }
+    }
+
+    /// Takes rows whose turn has not come out of the count of those that wait to be worked on, and puts back the others.
+    fn park(&mut self, next: Next) {
+        let rows = self.waiting.values().map(|w| w.n_rows);
+        let n_parked: usize = if next == Next::Rest { rows.sum() } else { rows.skip(1).sum() };
+        let by = self.n_parked as i64 - n_parked as i64;
+        if by != 0 {
+            self.context.pressure.change(self.context.worker, self.placed.node, by);
+            self.n_parked = n_parked;
+        }
+    }
+
+    /// Reports the state's size if it may have changed much; fails the dataflow if that is too much.
+    fn measure(&mut self) {
+        let is_small = self.charge.bytes() < SMALL_STATE;
+        if !is_small && self.n_rows_unmeasured < MEASURE_ROWS && self.measured_at.elapsed() < MEASURE_EVERY {
+            return;
+        }
+        self.n_rows_unmeasured = 0;
+        self.measured_at = Instant::now();
+        let n_bytes = self.placed.operator.n_bytes();
+        self.placed.metrics.state_bytes.store(n_bytes as u64, Relaxed);
+        self.placed.metrics.state_entries.store(self.placed.operator.n_entries() as u64, Relaxed);
+        let epoch = self.waiting.keys().next().copied().unwrap_or(self.context.start);
+        self.context.charge(&mut self.charge, n_bytes, epoch);
     }
 }

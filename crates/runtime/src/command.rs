@@ -9,7 +9,9 @@ use millstream_operators::{Dataflow, RelationId};
 use millstream_state::ArrangementSpec;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 
-use crate::metrics::DataflowMetrics;
+use crate::memory::Account;
+use crate::metrics::{DataflowMetrics, Intake};
+use crate::pressure::Pressure;
 use crate::relation::RelationShared;
 use crate::row_errors::RowErrorLog;
 use crate::sink::Sink;
@@ -19,8 +21,10 @@ use crate::source::Source;
 pub trait Events: Send + Sync {
     /// All of a relation's rows on this worker are as of the epoch.
     fn completed(&self, relation: RelationId, worker: usize, epoch: Epoch);
-    /// A dataflow has failed; it stays as it is, holding its state, until it is dropped.
+    /// A dataflow has failed: it does nothing any more, and is to be dropped, which frees its state.
     fn failed(&self, dataflow: RelationId, epoch: Epoch, error: Error);
+    /// All state together has passed its limit, as a dataflow found that was adding to its own.
+    fn memory_exceeded(&self, dataflow: RelationId, epoch: Epoch);
     /// A worker thread has ended for a reason that is not its end of duty; nothing can be relied on any more.
     fn worker_lost(&self, worker: usize, error: Error);
 }
@@ -33,8 +37,14 @@ pub enum Command {
     DropRelation(RelationId),
     /// Adds an index to a relation's store.
     CreateIndex(RelationId, Vec<usize>),
-    /// Builds a view's or sink's dataflow.
+    /// Builds a view's or sink's dataflow, which takes its inputs as of its start and then waits for a round.
     Install(Arc<InstallDataflow>),
+    /// Gives a dataflow that does not follow its inputs what has changed in them.
+    Round(Arc<Round>),
+    /// From now on a dataflow gets the epochs that touch its inputs.
+    Follow(RelationId),
+    /// From now on a dataflow gets nothing but rounds; what it was sent stays.
+    SetAside(RelationId),
     /// Forgets a dataflow, its state and its relation.
     Drop(RelationId),
     /// Works on an epoch.
@@ -67,14 +77,6 @@ pub enum RelationSpec {
     },
 }
 
-/// An import of a dataflow, and what it starts from.
-pub struct Import {
-    /// The imported relation.
-    pub relation: RelationId,
-    /// For a source: the offsets that belong to the start.
-    pub offsets: Option<Range<u64>>,
-}
-
 /// A dataflow to build.
 pub struct InstallDataflow {
     /// The view or sink.
@@ -85,17 +87,40 @@ pub struct InstallDataflow {
     pub dataflow: Dataflow,
     /// What becomes of the result.
     pub root: Root,
-    /// The epoch it starts at: it takes its inputs as they are then, and follows them from there. A new number, used by
-    /// no write, whose header is given.
+    /// The epoch it starts at: it takes its inputs as they are then. A new number, used by no write, whose header is
+    /// given. The coordinator holds the inputs at it or before.
     pub start: EpochHeader,
-    /// For each import, in the order of [`Dataflow::imports`], what it starts from.
-    pub imports: Vec<Import>,
-    /// Held as of the start until it has been taken in.
-    pub holds: parking_lot::Mutex<Vec<millstream_state::Hold>>,
+    /// For each import, in the order of [`Dataflow::imports`], the offsets that it starts from if it is a source.
+    pub offsets: Vec<Option<Range<u64>>>,
     /// Counters.
     pub metrics: DataflowMetrics,
+    /// Rows on their way in it.
+    pub pressure: Arc<Pressure>,
+    /// How far it is with its inputs.
+    pub intake: Arc<Intake>,
+    /// What its state is charged to.
+    pub account: Arc<Account>,
     /// Rows that failed.
     pub errors: Arc<RowErrorLog>,
+    /// Called before each call of an operator, in tests.
+    pub hook: Option<OperatorHook>,
+}
+
+/// Called with the dataflow's name and the operator's before each call of an operator: may take its time, or panic.
+pub type OperatorHook = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
+/// What has changed in the inputs of a dataflow that does not follow them, as one epoch of its own.
+pub struct Round {
+    /// The view or sink.
+    pub id: RelationId,
+    /// The epoch up to which it is brought: a new number, used by no write.
+    pub header: EpochHeader,
+    /// The epoch at which its inputs were taken last, and at which they are held.
+    pub from: Epoch,
+    /// For each import, the offsets that it gets if it is a source.
+    pub offsets: Vec<Option<Range<u64>>>,
+    /// Whether it follows its inputs from here on.
+    pub follows: bool,
 }
 
 /// What becomes of a dataflow's result.

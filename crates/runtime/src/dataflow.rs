@@ -1,35 +1,42 @@
 //! Builds a dataflow on a worker: one timely operator for each node, and one for the root.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use millstream_operators::materialize::Materialize;
-use millstream_operators::{BuildContext, Exchange, Node, RelationId};
+use millstream_operators::{BuildContext, Node, RelationId};
 use millstream_state::Arrangement;
-use millstream_types::{Delta, Epoch, EpochHeader, Result};
+use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use timely::container::NoopBuilder;
+use timely::dataflow::InputHandle;
 use timely::dataflow::operators::Input;
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::{InputHandle, Scope};
-use timely::progress::frontier::MutableAntichain;
-use timely::progress::operate::FrontierInterest;
 use timely::worker::Worker;
 
-use crate::adapter::{Edges, add_operator, new_input};
+use crate::adapter::{Edges, Placed, add_operator};
 use crate::chunk::Chunk;
-use crate::command::{InstallDataflow, Root};
+use crate::command::{InstallDataflow, OperatorHook, Root};
 use crate::failure::Failure;
-use crate::relation::RelationShared;
+use crate::memory::{Account, Charge};
+use crate::pressure::Pressure;
+use crate::quanta::Quanta;
+use crate::root::{RootState, add_root};
 use crate::row_errors::RowErrorLog;
-use crate::sink::SinkWriter;
 
 /// What the operators of a dataflow share on a worker.
 pub(crate) struct Context {
+    pub(crate) name: String,
+    pub(crate) worker: usize,
     pub(crate) start: Epoch,
     pub(crate) failure: Failure,
     pub(crate) errors: Arc<RowErrorLog>,
+    pub(crate) pressure: Arc<Pressure>,
+    pub(crate) quanta: Quanta,
+    pub(crate) account: Arc<Account>,
+    /// Somebody takes the root's changes, so they have to be kept until the end of each epoch.
+    pub(crate) is_followed: Cell<bool>,
+    hook: Option<OperatorHook>,
     /// Headers of epochs that are not complete.
     headers: RefCell<BTreeMap<Epoch, EpochHeader>>,
 }
@@ -43,11 +50,45 @@ impl Context {
         self.headers.borrow_mut().insert(header.epoch, header.clone());
     }
 
-    fn close(&self, epoch: Epoch) {
+    /// Whether this worker knows of an epoch that is not complete.
+    pub(crate) fn is_open(&self, epoch: Epoch) -> bool {
+        self.headers.borrow().contains_key(&epoch)
+    }
+
+    pub(crate) fn close(&self, epoch: Epoch) {
         let mut headers = self.headers.borrow_mut();
         let later = headers.split_off(&epoch.next());
         *headers = later;
     }
+
+    pub(crate) fn call_hook(&self, operator: &str) {
+        if let Some(hook) = &self.hook {
+            hook(&self.name, operator);
+        }
+    }
+
+    /// Reports what an operator has in use; fails the dataflow if that takes it over its limit.
+    pub(crate) fn charge(&self, charge: &mut Charge, n_bytes: usize, epoch: Epoch) {
+        charge.set(n_bytes);
+        let account = charge.account();
+        if account.is_over() {
+            self.failure.fail(epoch, over_limit(account));
+        } else if account.is_whole_over() {
+            self.failure.whole_is_over(epoch);
+        }
+    }
+}
+
+/// The error of a dataflow whose state has passed its own limit.
+fn over_limit(account: &Account) -> Error {
+    let detail = format!(
+        "Its state takes {} bytes, and its limit is {} bytes.",
+        account.used(),
+        account.limit().unwrap_or(usize::MAX)
+    );
+    Error::out_of_memory("its memory limit was reached")
+        .with_detail(detail)
+        .with_hint("A higher limit is given by WITH (memory_limit = '...') when it is created.")
 }
 
 /// Epochs that a root has completed, with what changed in them.
@@ -69,27 +110,6 @@ pub(crate) struct Built {
     pub(crate) arrangement: Option<Rc<RefCell<Arrangement>>>,
 }
 
-/// What a root does with an epoch's deltas; returns what changed.
-enum RootState {
-    Materialize(Materialize, Arc<RelationShared>),
-    Sink(Box<dyn SinkWriter>),
-}
-
-impl RootState {
-    fn end_epoch(&mut self, epoch: Epoch, deltas: Vec<Delta>) -> Result<Vec<Delta>> {
-        match self {
-            RootState::Materialize(materialize, shared) => {
-                deltas.into_iter().for_each(|d| materialize.push(d));
-                materialize.end_epoch(epoch, shared.holds.advance(epoch))
-            }
-            RootState::Sink(writer) => {
-                writer.write(epoch, deltas)?;
-                Ok(vec![])
-            }
-        }
-    }
-}
-
 /// Builds all operators of a dataflow.
 ///
 /// # Errors
@@ -98,13 +118,21 @@ pub(crate) fn build(
     worker: &mut Worker,
     install: &InstallDataflow,
     failure: Failure,
+    quanta: Quanta,
     outbox: &Outbox,
 ) -> Result<Built> {
     let build_context = BuildContext { worker: worker.index(), n_workers: worker.peers() };
     let context = Rc::new(Context {
+        name: install.name.clone(),
+        worker: worker.index(),
         start: install.start.epoch,
         failure,
         errors: Arc::clone(&install.errors),
+        pressure: Arc::clone(&install.pressure),
+        quanta,
+        account: Arc::clone(&install.account),
+        is_followed: Cell::new(false),
+        hook: install.hook.clone(),
         headers: RefCell::default(),
     });
     context.open(&install.start);
@@ -122,27 +150,25 @@ pub(crate) fn build(
             let materialize = Materialize::new(spec.clone(), Rc::clone(&arrangement));
             (RootState::Materialize(materialize, Arc::clone(shared)), Some(arrangement))
         }
-        Root::Sink(sink) => (RootState::Sink(sink.open(build_context.worker)?), None),
+        Root::Sink(sink) => (RootState::Sink(sink.open(build_context.worker)?, Vec::new()), None),
     };
     let timely_index = worker.next_dataflow_index();
-    let metrics = Arc::clone(&install.metrics.workers);
     let inputs = worker.dataflow_named::<u64, _, _>(&install.name, |scope| {
+        let metrics = &install.metrics.workers[scope.index()];
         let mut inputs = Vec::new();
         let mut streams: Vec<Edges<'_>> = Vec::new();
-        for ((node, operator), metrics) in install.dataflow.nodes.iter().zip(operators).zip(&metrics[scope.index()]) {
+        for (id, (node, operator)) in install.dataflow.nodes.iter().zip(operators).enumerate() {
             streams.push(match (node, operator) {
                 (Node::Operator { spec, inputs }, Some(operator)) => {
                     let inputs = inputs.iter().map(|e| (streams[e.from].clone(), e.exchange.clone())).collect();
-                    let stateless = spec.is_stateless();
-                    add_operator(
-                        scope,
-                        spec.name(),
+                    let placed = Placed {
+                        name: spec.name(),
+                        node: id,
                         operator,
-                        stateless,
-                        inputs,
-                        Arc::clone(metrics),
-                        Rc::clone(&context),
-                    )
+                        is_stateless: spec.is_stateless(),
+                        metrics: Arc::clone(&metrics[id]),
+                    };
+                    add_operator(scope, placed, inputs, Rc::clone(&context))
                 }
                 _ => {
                     let (mut handle, stream) = scope.new_input_with_builder::<NoopBuilder<Chunk>>();
@@ -153,51 +179,9 @@ pub(crate) fn build(
             });
         }
         let result = streams.pop().expect("a dataflow has nodes");
-        add_root(scope, install.id, result, root, Rc::clone(&context), Rc::clone(outbox));
+        let metrics = metrics.last().expect("the root has metrics");
+        add_root(scope, install.id, result, root, Arc::clone(metrics), Rc::clone(&context), Rc::clone(outbox));
         inputs
     });
     Ok(Built { inputs, timely_index, context, arrangement })
-}
-
-fn add_root<'scope>(
-    scope: Scope<'scope, u64>,
-    relation: RelationId,
-    stream: Edges<'scope>,
-    mut root: RootState,
-    context: Rc<Context>,
-    outbox: Outbox,
-) {
-    let mut builder = OperatorBuilder::new("Root".to_owned(), scope);
-    let mut receive = new_input(&mut builder, stream, &Exchange::Local, scope.peers());
-    builder.set_notify_for(0, FrontierInterest::Always);
-    let mut waiting: BTreeMap<Epoch, Vec<Delta>> = BTreeMap::new();
-    let mut sealed = context.start.prev();
-    builder.build_reschedule(move |_| {
-        move |frontiers: &[MutableAntichain<u64>]| {
-            receive(&mut |capability, delta| {
-                let epoch = *capability.least().expect("every chunk is sent at an epoch");
-                waiting.entry(Epoch(epoch)).or_default().push(delta);
-            });
-            // An empty frontier means that the inputs were closed: the dataflow is being dropped.
-            let Some(&frontier) = frontiers[0].frontier().first() else { return false };
-            let upto = Epoch(frontier).prev();
-            if upto <= sealed || context.failure.has_failed() {
-                return false;
-            }
-            let mut changes = Vec::new();
-            let mut complete = std::mem::take(&mut waiting);
-            waiting = complete.split_off(&upto.next());
-            complete.entry(upto).or_default();
-            for (epoch, deltas) in complete {
-                let Some(changed) = context.failure.guard(epoch, || root.end_epoch(epoch, deltas)) else {
-                    return false;
-                };
-                changes.push((epoch, changed));
-            }
-            sealed = upto;
-            context.close(upto);
-            outbox.borrow_mut().push(Sealed { relation, upto, changes });
-            false
-        }
-    });
 }

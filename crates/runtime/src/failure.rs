@@ -33,6 +33,11 @@ impl Failure {
         }
     }
 
+    /// Tells the engine that all state together has passed its limit.
+    pub(crate) fn whole_is_over(&self, epoch: Epoch) {
+        self.events.memory_exceeded(self.dataflow, epoch);
+    }
+
     /// Runs an operator's code; an error or a panic fails the dataflow and gives `None`.
     pub(crate) fn guard<T>(&self, epoch: Epoch, work: impl FnOnce() -> Result<T>) -> Option<T> {
         // The operator is not called again after a panic, so nobody sees what it left half done.

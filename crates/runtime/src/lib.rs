@@ -9,18 +9,24 @@ mod chunk;
 mod command;
 mod dataflow;
 mod failure;
+mod memory;
 mod metrics;
+mod pressure;
+mod quanta;
 mod relation;
+mod root;
 mod row_errors;
 pub mod sink;
 pub mod source;
 mod worker;
 
 pub use command::{
-    Command, EpochWork, Events, Follow, Import, InstallDataflow, Lookup, LookupReply, RelationInput, RelationSpec,
-    Root, Tap,
+    Command, EpochWork, Events, Follow, InstallDataflow, Lookup, LookupReply, OperatorHook, RelationInput,
+    RelationSpec, Root, Round, Tap,
 };
-pub use metrics::{DataflowMetrics, NodeMetrics};
+pub use memory::{Account, Charge};
+pub use metrics::{DataflowMetrics, Intake, NodeMetrics};
+pub use pressure::Pressure;
 pub use relation::RelationShared;
 pub use row_errors::{RowErrorEntry, RowErrorLog};
 pub use sink::{Sink, SinkWriter};

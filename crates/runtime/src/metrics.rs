@@ -13,6 +13,8 @@ pub struct NodeMetrics {
     pub rows_out: AtomicU64,
     /// Deltas taken in.
     pub batches_in: AtomicU64,
+    /// Deltas given out.
+    pub batches_out: AtomicU64,
     /// Nanoseconds of work.
     pub busy_ns: AtomicU64,
     /// Bytes of state.
@@ -31,7 +33,32 @@ impl NodeMetrics {
     }
 }
 
-/// Counters of a dataflow: for each worker, one for each node.
+/// How far a dataflow is in taking its inputs in, in its present round, over all workers and imports.
+#[derive(Debug, Default)]
+pub struct Intake {
+    /// Rows or offsets that the round has, as far as is known.
+    pub total: AtomicU64,
+    /// Those that were fed.
+    pub done: AtomicU64,
+}
+
+impl Intake {
+    pub(crate) fn expect(&self, n: u64) {
+        self.total.fetch_add(n, Relaxed);
+    }
+
+    pub(crate) fn took(&self, n: u64) {
+        self.done.fetch_add(n, Relaxed);
+    }
+
+    /// A new round begins.
+    pub fn restart(&self) {
+        self.total.store(0, Relaxed);
+        self.done.store(0, Relaxed);
+    }
+}
+
+/// Counters of a dataflow: for each worker, one for each node, the root last.
 #[derive(Clone, Debug)]
 pub struct DataflowMetrics {
     /// By worker, then by node.
@@ -39,9 +66,9 @@ pub struct DataflowMetrics {
 }
 
 impl DataflowMetrics {
-    /// Counters at zero.
+    /// Counters at zero, for a dataflow of `n_nodes` nodes and its root.
     pub fn new(n_workers: usize, n_nodes: usize) -> Self {
-        let nodes = || (0..n_nodes).map(|_| Arc::default()).collect();
+        let nodes = || (0..=n_nodes).map(|_| Arc::default()).collect();
         DataflowMetrics { workers: Arc::new((0..n_workers).map(|_| nodes()).collect()) }
     }
 

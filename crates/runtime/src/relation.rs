@@ -4,13 +4,15 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use millstream_operators::RelationId;
-use millstream_state::{Arrangement, ArrangementReader, Holds, Snapshot};
+use millstream_state::{Arrangement, ArrangementReader, Changes, Holds, Snapshot};
 use millstream_types::{Delta, Epoch};
+use parking_lot::Mutex;
 
 use crate::command::Tap;
+use crate::memory::{Account, Charge};
 use crate::source::Source;
 
 /// What all threads may know of a relation.
@@ -20,27 +22,30 @@ pub struct RelationShared {
     /// Who still needs it as of when.
     pub holds: Holds,
     /// The readers' end of each worker's part, set when the worker has made it.
-    readers: Vec<OnceLock<ArrangementReader>>,
+    readers: Mutex<Vec<Option<ArrangementReader>>>,
+    /// What its rows are charged to.
+    pub account: Arc<Account>,
 }
 
 impl RelationShared {
     /// For a relation that no worker has made yet.
-    pub fn new(n_workers: usize) -> Self {
-        RelationShared {
-            unstored: false.into(),
-            holds: Holds::new(),
-            readers: (0..n_workers).map(|_| OnceLock::new()).collect(),
-        }
+    pub fn new(n_workers: usize, account: Arc<Account>) -> Self {
+        let readers = Mutex::new(vec![None; n_workers]);
+        RelationShared { unstored: false.into(), holds: Holds::new(), readers, account }
     }
 
     pub(crate) fn set_reader(&self, worker: usize, reader: ArrangementReader) {
-        // A worker makes a relation once.
-        let _ = self.readers[worker].set(reader);
+        self.readers.lock()[worker] = Some(reader);
     }
 
     /// The readers' ends of all workers' parts; those of workers that have not made it yet are missing.
-    pub fn readers(&self) -> impl Iterator<Item = &ArrangementReader> {
-        self.readers.iter().filter_map(OnceLock::get)
+    pub fn readers(&self) -> Vec<ArrangementReader> {
+        self.readers.lock().iter().flatten().cloned().collect()
+    }
+
+    /// Lets go of the rows: nobody may read them any more.
+    pub fn forget_readers(&self) {
+        self.readers.lock().fill(None);
     }
 
     /// Says that no worker will make a part that can be read.
@@ -48,9 +53,14 @@ impl RelationShared {
         self.unstored.store(true, std::sync::atomic::Ordering::Release);
     }
 
+    /// Whether it keeps no rows.
+    pub fn is_unstored(&self) -> bool {
+        self.unstored.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// Whether all workers have made their parts, if there are to be any.
     pub fn is_ready(&self) -> bool {
-        self.unstored.load(std::sync::atomic::Ordering::Acquire) || self.readers.iter().all(|r| r.get().is_some())
+        self.is_unstored() || self.readers.lock().iter().all(Option::is_some)
     }
 }
 
@@ -69,6 +79,10 @@ pub(crate) struct Relation {
     /// Imports that follow it: dataflow and index among its imports.
     pub(crate) importers: Vec<(RelationId, usize)>,
     pub(crate) taps: Vec<Tap>,
+    /// What its rows have in use, if this worker applies them itself.
+    pub(crate) charge: Option<Charge>,
+    /// Rows applied since that was last looked at.
+    pub(crate) n_uncharged: usize,
 }
 
 impl Relation {
@@ -92,6 +106,17 @@ pub(crate) enum Arriving {
         needs: Epoch,
         /// Taken when that is so.
         snapshot: Option<Snapshot>,
+        /// The chunk that comes next.
+        next_chunk: usize,
+    },
+    /// What has changed in the relation after an epoch, chunk by chunk.
+    Changes {
+        /// The epoch that the relation has to complete first.
+        needs: Epoch,
+        /// The epoch after which changes are wanted.
+        from: Epoch,
+        /// Taken when the relation is so far.
+        changes: Option<Changes>,
         /// The chunk that comes next.
         next_chunk: usize,
     },

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use millstream_engine::{MemoryLimits, parse_bytes};
 use millstream_types::{Error, Result, SqlState};
 
 /// SQL views over streams, kept correct and fresh.
@@ -38,6 +39,9 @@ pub struct ServeArgs {
     /// Worker threads [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
+    /// Memory for all state and queries together, such as 8GB [default: three quarters of the machine or control group]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory_limit: Option<usize>,
     /// Keep all data in memory, where it is gone when the process ends (the only mode so far)
     #[arg(long)]
     pub in_memory: bool,
@@ -64,6 +68,11 @@ impl ServeArgs {
     /// The number of worker threads.
     pub fn n_workers(&self) -> usize {
         self.workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    /// What state and queries may take.
+    pub fn memory(&self) -> MemoryLimits {
+        self.memory_limit.map_or_else(MemoryLimits::of_machine, |limit| MemoryLimits::of_total(limit / 3 * 4))
     }
 
     /// Refuses to be reached from other machines unless told to.
@@ -107,6 +116,9 @@ mod tests {
         assert_eq!(serve(&["millstream", "serve", "--listen", "127.0.0.1:1"]).listen.port(), 1);
         assert!(serve(&["millstream", "demo", "--seconds", "5", "--in-memory"]).in_memory);
         assert!(Cli::try_parse_from(["millstream", "--workers", "0"]).is_err());
+        let memory = serve(&["millstream", "--memory-limit", "3GB"]).memory();
+        assert!(memory.state + memory.queries <= 3 << 30 && memory.view < memory.state);
+        assert!(Cli::try_parse_from(["millstream", "--memory-limit", "much"]).is_err());
     }
 
     #[test]

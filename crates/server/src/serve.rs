@@ -29,7 +29,11 @@ impl Service {
             let message = format!("could not listen on {}: {e}", args.listen);
             Error::new(ErrorKind::External, SqlState::IO_ERROR, message)
         };
-        let engine = Engine::start(EngineConfig { workers: args.n_workers(), ..EngineConfig::default() })?;
+        let engine = Engine::start(EngineConfig {
+            workers: args.n_workers(),
+            memory: args.memory(),
+            ..EngineConfig::default()
+        })?;
         let server = Server::bind(args.listen, engine.clone()).await.map_err(not_bound)?;
         Ok(Service { engine, server: server.spawn().map_err(not_bound)? })
     }

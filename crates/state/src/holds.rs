@@ -52,6 +52,11 @@ impl Holds {
         registered.since
     }
 
+    /// The number of holds.
+    pub fn n_holds(&self) -> usize {
+        self.0.lock().holds.values().sum()
+    }
+
     /// The oldest readable epoch.
     pub fn since(&self) -> Epoch {
         self.0.lock().since

@@ -21,4 +21,4 @@ pub use hash_index::{HashIndex, NO_ROW};
 pub use holds::{Hold, Holds};
 pub use paged::PagedVec;
 pub use row_store::RowStore;
-pub use snapshot::{ArrangementReader, Snapshot};
+pub use snapshot::{ArrangementReader, Changes, Snapshot};

@@ -128,42 +128,80 @@ impl ArrangementReader {
         Snapshot { schema: self.schema.clone(), epoch, chunks, dead }
     }
 
-    /// What changed after epoch `from` up to epoch `to`, as deltas of at most a chunk each. The caller holds the
-    /// relation at `from` or earlier.
-    ///
-    /// # Errors
-    /// If a column's type has no filter kernel.
-    pub fn difference(&self, from: Epoch, to: Epoch) -> Result<Vec<Delta>> {
+    /// What changed after epoch `from` up to epoch `to`. The caller holds the relation at `from` or earlier, and nothing
+    /// up to `to` is still to be sealed.
+    pub fn changes(&self, from: Epoch, to: Epoch) -> Changes {
         let (chunks, deaths) = {
             let published = self.published.lock();
             (published.chunks.clone(), published.deaths.clone())
         };
-        let mut changes: Vec<Option<Vec<i8>>> = chunks.iter().map(|_| None).collect();
-        for (chunk_idx, chunk) in chunks.iter().enumerate() {
-            let Some(chunk) = chunk else { continue };
-            let (a, b) = (chunk.births.n_born_by(from, chunk.len), chunk.births.n_born_by(to, chunk.len));
-            if a < b {
-                let mut change = vec![0i8; chunk.len];
-                change[a..b].fill(1);
-                changes[chunk_idx] = Some(change);
-            }
-        }
+        let mut died: Vec<u32> = Vec::new();
         for (_, rows) in deaths.iter().filter(|d| from < d.0 && d.0 <= to) {
-            for &row in rows.iter() {
-                let chunk = chunks[chunk_of(row)].as_ref().expect("a chunk with held rows is there");
-                changes[chunk_of(row)].get_or_insert_with(|| vec![0; chunk.len])[offset_of(row)] -= 1;
-            }
+            died.extend_from_slice(rows);
         }
-        let mut deltas = Vec::new();
-        for (chunk, change) in chunks.iter().zip(changes) {
-            let (Some(chunk), Some(change)) = (chunk, change) else { continue };
-            let mask = BooleanArray::new(BooleanBuffer::collect_bool(chunk.len, |i| change[i] != 0), None);
-            let weights = change.iter().filter(|&&w| w != 0).map(|&w| i64::from(w)).collect();
-            let batch = filter_record_batch(&image_batch(&self.schema, chunk, None)?, &mask)?;
-            deltas.push(Delta::new(batch, Some(weights)));
+        died.sort_unstable();
+        Changes { schema: self.schema.clone(), from, to, chunks, died }
+    }
+}
+
+/// The difference of an arrangement's rows between two epochs: births count +1, deaths -1. Holds memory, not locks.
+///
+/// Taking it is linear in the number of chunks and of deaths; a chunk in which nothing happened costs nothing more.
+pub struct Changes {
+    schema: SchemaRef,
+    from: Epoch,
+    to: Epoch,
+    chunks: Vec<Option<Arc<ChunkImage>>>,
+    /// Rows that died in between, ascending.
+    died: Vec<u32>,
+}
+
+impl Changes {
+    /// The number of chunks, each of which gives at most one delta.
+    pub fn n_chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// At most so many rows come; those that are born and die in between are counted twice, and do not come.
+    pub fn n_rows_max(&self) -> usize {
+        let born = |chunk: &Arc<ChunkImage>| {
+            chunk.births.n_born_by(self.to, chunk.len) - chunk.births.n_born_by(self.from, chunk.len)
+        };
+        self.died.len() + self.chunks.iter().flatten().map(born).sum::<usize>()
+    }
+
+    /// What changed in one chunk, restricted to some columns; `None` if nothing did.
+    ///
+    /// # Errors
+    /// If a column's type has no filter kernel.
+    pub fn chunk(&self, chunk_idx: usize, projection: Option<&[usize]>) -> Result<Option<Delta>> {
+        let Some(chunk) = &self.chunks[chunk_idx] else { return Ok(None) };
+        let born_from = chunk.births.n_born_by(self.from, chunk.len);
+        let born_to = chunk.births.n_born_by(self.to, chunk.len);
+        let first = self.died.partition_point(|&row| chunk_of(row) < chunk_idx);
+        let died = &self.died[first..self.died.partition_point(|&row| chunk_of(row) <= chunk_idx)];
+        if died.is_empty() && born_from == born_to {
+            return Ok(None);
         }
-        deltas.retain(|d| !d.is_empty());
-        Ok(deltas)
+        let batch = image_batch(&self.schema, chunk, projection)?;
+        if died.is_empty() {
+            return Ok(Some(Delta::inserts(batch.slice(born_from, born_to - born_from))));
+        }
+        let mut change = vec![0i64; chunk.len];
+        change[born_from..born_to].fill(1);
+        died.iter().for_each(|&row| change[offset_of(row)] -= 1);
+        let mask = BooleanArray::new(BooleanBuffer::collect_bool(chunk.len, |i| change[i] != 0), None);
+        let weights = change.iter().copied().filter(|&w| w != 0).collect();
+        let delta = Delta::new(filter_record_batch(&batch, &mask)?, Some(weights));
+        Ok((!delta.is_empty()).then_some(delta))
+    }
+
+    /// All deltas.
+    ///
+    /// # Errors
+    /// If a column's type has no filter kernel.
+    pub fn deltas(&self) -> Result<Vec<Delta>> {
+        (0..self.n_chunks()).filter_map(|i| self.chunk(i, None).transpose()).collect()
     }
 }
 
@@ -186,6 +224,12 @@ impl Snapshot {
     /// The number of chunks, each of which gives at most one batch.
     pub fn n_chunks(&self) -> usize {
         self.chunks.len()
+    }
+
+    /// The number of rows.
+    pub fn n_rows(&self) -> usize {
+        let born = |c: &Arc<ChunkImage>| c.births.n_born_by(self.epoch, c.len).saturating_sub(c.reclaimed.count());
+        self.chunks.iter().flatten().map(born).sum::<usize>().saturating_sub(self.dead.len())
     }
 
     /// The rows of one chunk, restricted to some columns; `None` if it has none. Chunks without dead rows are not copied.
@@ -230,4 +274,62 @@ fn image_batch(schema: &SchemaRef, chunk: &ChunkImage, projection: Option<&[usiz
         }
     };
     Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::{DataType, Int64Type};
+    use millstream_types::delta::schema_of;
+
+    use super::*;
+    use crate::{Arrangement, ArrangementSpec};
+
+    /// Values by weight, added up over deltas.
+    fn sums(deltas: &[Delta]) -> Vec<(i64, i64)> {
+        let mut sums = std::collections::BTreeMap::new();
+        for delta in deltas {
+            let values = delta.columns()[0].as_primitive::<Int64Type>();
+            (0..delta.n_rows()).for_each(|i| *sums.entry(values.value(i)).or_default() += delta.weight(i));
+        }
+        sums.into_iter().filter(|(_, w)| *w != 0).collect()
+    }
+
+    fn delta(rows: &[(i64, i64)]) -> Delta {
+        let values: Int64Array = rows.iter().map(|r| Some(r.0)).collect();
+        let batch = RecordBatch::try_new(schema_of(&[("v", DataType::Int64)]), vec![Arc::new(values)]);
+        Delta::new(batch.expect("one column"), Some(rows.iter().map(|r| r.1).collect()))
+    }
+
+    #[test]
+    fn changes_are_the_difference_of_two_snapshots() {
+        let spec =
+            ArrangementSpec { schema: schema_of(&[("v", DataType::Int64)]), identity: Some(vec![0]), indexes: vec![] };
+        let mut arrangement = Arrangement::new(&spec).expect("a type that can be kept");
+        let reader = arrangement.reader();
+        let held = Epoch(3);
+        for epoch in 1..=60u64 {
+            let base = epoch as i64 * 1000;
+            let mut rows: Vec<(i64, i64)> = (base..base + 700).map(|v| (v, 1)).collect();
+            if epoch > 1 {
+                // Most of the last epoch's rows go, one comes twice.
+                rows.extend((base - 1000..base - 400).map(|v| (v, -1)));
+                rows.push((base, 1));
+            }
+            arrangement.apply(&delta(&rows)).expect("the rows are there");
+            arrangement.seal(Epoch(epoch), held.min(Epoch(epoch)));
+        }
+        for (from, to) in [(3, 3), (3, 4), (3, 60), (10, 40), (59, 60)] {
+            let (from, to) = (Epoch(from), Epoch(to));
+            let rows =
+                |epoch| reader.snapshot(epoch).batches().expect("it can be read").into_iter().map(Delta::inserts);
+            let expected: Vec<Delta> = rows(to).chain(rows(from).map(|d| d.negate())).collect();
+            let changes = reader.changes(from, to);
+            let found = changes.deltas().expect("it can be read");
+            assert_eq!(sums(&found), sums(&expected), "{from} to {to}");
+            let n_rows: usize = found.iter().map(Delta::n_rows).sum();
+            assert!(n_rows <= changes.n_rows_max());
+            assert_eq!(reader.snapshot(to).n_rows(), rows(to).map(|d| d.n_rows()).sum::<usize>());
+        }
+    }
 }

@@ -2,24 +2,23 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use millstream_operators::dataflow::split_by_hash;
 use millstream_planner::RelationId;
 use millstream_planner::catalog::Kind;
-use millstream_runtime::{Command, InstallDataflow, RelationInput, RelationSpec};
-use millstream_types::{Delta, Epoch, Result};
+use millstream_runtime::{Command, RelationInput, RelationSpec};
+use millstream_types::{Delta, Error, Result};
 use tokio::sync::oneshot;
 
 use super::resolve::Resolver;
-use super::{Base, Commit, Coordinator, Flow, Written, sources};
+use super::{Base, Commit, Coordinator, WriteOp, Written, sources};
 use crate::live::{Body, LiveRelation};
 
-/// Epochs that a dataflow may have in flight before its sources wait.
-pub(super) const IN_FLIGHT_MAX: usize = 3;
 /// Rows of a stream from which on a batch is spread over the workers.
 const SPREAD_ROWS_MIN: usize = 1 << 10;
 
-type Reply = oneshot::Sender<Result<Written>>;
+pub(super) type Reply = oneshot::Sender<Result<Written>>;
 type Answer = (Reply, Result<Written>);
 /// What changes in each relation.
 type Changes = HashMap<RelationId, Vec<Delta>>;
@@ -27,6 +26,7 @@ type Changes = HashMap<RelationId, Vec<Delta>>;
 impl Coordinator {
     /// Closes an epoch with these writes and what sources have; does nothing if there is neither.
     pub(super) fn close_epoch(&mut self, writes: Vec<(Commit, Reply)>) {
+        let writes = self.admit(writes);
         let offsets = if self.order.is_held() { vec![] } else { self.due_offsets() };
         if writes.is_empty() && offsets.is_empty() {
             return;
@@ -62,18 +62,69 @@ impl Coordinator {
         answers.into_iter().for_each(|(reply, written)| drop(reply.send(written)));
     }
 
-    /// Notes which relations an epoch changes, views on them included.
-    fn touch(&mut self, mut touched: HashSet<RelationId>, epoch: Epoch) {
-        for id in &touched {
-            self.bases[id].live.touch(epoch);
+    /// Of these writes and those that wait, the ones whose turn it is. A write waits while a dataflow over its relation
+    /// has as much in flight as it may, or does not catch up otherwise.
+    /// While one transaction has the write order, it alone may write.
+    fn admit(&mut self, writes: Vec<(Commit, Reply)>) -> Vec<(Commit, Reply)> {
+        let mut waiting = std::mem::take(&mut self.waiting_writes);
+        waiting.extend(writes);
+        if waiting.is_empty() {
+            return vec![];
         }
-        for flow in &mut self.flows {
-            if flow.imports.iter().any(|i| touched.contains(i)) {
-                touched.insert(flow.live.id);
-                flow.live.touch(epoch);
-                flow.in_flight.push_back(epoch);
+        let throttled = self.throttled();
+        let paces = self.paces();
+        let is_full = self.memory.is_over();
+        let mut admitted = Vec::new();
+        // What waits keeps its place before later writes to the same relation.
+        let mut behind: HashSet<RelationId> = HashSet::new();
+        for (commit, reply) in waiting {
+            if is_full && commit.ops.iter().any(WriteOp::adds_rows) {
+                // A writer that has gone does not want to know.
+                drop(reply.send(Err(Error::out_of_memory("the memory limit of the server was reached"))));
+                continue;
+            }
+            let waits = |id: RelationId| {
+                throttled.contains(&id) || behind.contains(&id) || self.is_paced(id, paces.get(&id).copied())
+            };
+            let has_order = self.order.is_holder(commit.order);
+            let is_shut_out = self.order.is_held() && !has_order;
+            if is_shut_out || !has_order && commit.ops.iter().map(WriteOp::relation).any(waits) {
+                behind.extend(commit.ops.iter().map(WriteOp::relation));
+                self.waiting_writes.push((commit, reply));
+            } else {
+                admitted.push((commit, reply));
             }
         }
+        if !paces.is_empty() {
+            for id in admitted.iter().flat_map(|(commit, _)| commit.ops.iter().map(WriteOp::relation)) {
+                if let Some(base) = self.bases.get_mut(&id) {
+                    base.last_written = Instant::now();
+                }
+            }
+        }
+        admitted
+    }
+
+    /// Whether a relation was written to too recently, for one that is slowed.
+    fn is_paced(&self, id: RelationId, pace: Option<u32>) -> bool {
+        pace.is_some_and(|pace| self.bases.get(&id).is_some_and(|b| b.last_written.elapsed() < interval(pace)))
+    }
+
+    /// Whether the first write that waits need not any more.
+    pub(super) fn has_write_to_admit(&mut self) -> bool {
+        let Some((first, _)) = self.waiting_writes.first().filter(|_| !self.order.is_held()) else { return false };
+        let relations: Vec<RelationId> = first.ops.iter().map(WriteOp::relation).collect();
+        let throttled = self.throttled();
+        let paces = self.paces();
+        !relations.iter().any(|id| throttled.contains(id) || self.is_paced(*id, paces.get(id).copied()))
+    }
+
+    /// When a write that waits should be looked at again; `None` if only something that is completed can let it go on.
+    pub(super) fn until_writes_are_due(&self) -> Option<Duration> {
+        if self.waiting_writes.is_empty() {
+            return None;
+        }
+        self.paces().into_values().min().map(interval)
     }
 
     /// Resolves transactions in order; gives each its answer, and for each relation what changes.
@@ -124,30 +175,27 @@ impl Coordinator {
             Body::Source { source, .. } => Some(sources::SourceState::new(Arc::clone(source))),
             _ => None,
         };
-        self.bases.insert(id, Base { live, next_row_id: 1, source, next_worker: 0 });
+        self.bases.insert(id, Base { live, next_row_id: 1, source, next_worker: 0, last_written: Instant::now() });
         let spec = Arc::new(spec);
         self.workers.send_all(|_| Command::CreateRelation(id, Arc::clone(&spec)));
     }
 
-    /// Starts a dataflow at an epoch of its own. `build` makes it from the epoch's header, once its inputs are held.
-    pub(crate) fn install(
-        &mut self,
-        live: Arc<LiveRelation>,
-        imports: Vec<RelationId>,
-        build: impl FnOnce(millstream_types::EpochHeader) -> InstallDataflow,
-    ) {
-        let header = self.next_header();
-        let epoch = header.epoch;
-        let install = Arc::new(build(header));
-        self.clock.relations.write().insert(live.id, Arc::clone(&live));
-        live.start(epoch);
-        self.flows.push(Flow { live, imports, in_flight: [epoch].into() });
-        self.workers.send_all(|_| Command::Install(Arc::clone(&install)));
-        self.publish(epoch);
+    /// Forgets a relation if it has rows or a dataflow. Whatever is built on it has been dropped before.
+    pub(crate) fn drop_if_running(&mut self, id: RelationId) {
+        if self.clock.relation(id).is_some() {
+            self.drop_relation(id);
+        }
     }
 
-    /// Forgets a relation. Whatever is built on it has been dropped before.
-    pub(crate) fn drop_relation(&mut self, id: RelationId) {
+    /// Forgets a dataflow that was to take a failed one's place.
+    pub(crate) fn put_back(&mut self, rebuilt: &LiveRelation, failed: Arc<LiveRelation>) {
+        if self.clock.relation(rebuilt.id).is_some_and(|live| std::ptr::eq(&*live, rebuilt)) {
+            self.drop_relation(rebuilt.id);
+            self.clock.relations.write().insert(failed.id, failed);
+        }
+    }
+
+    fn drop_relation(&mut self, id: RelationId) {
         if let Some(live) = self.clock.relations.write().remove(&id) {
             live.drop_it();
         }
@@ -170,4 +218,9 @@ fn pieces(delta: Delta, n_rows_max: usize) -> Vec<Delta> {
     }
     let n_rows = delta.n_rows();
     (0..n_rows).step_by(n_rows_max).map(|from| delta.slice(from, n_rows_max.min(n_rows - from))).collect()
+}
+
+/// The time between two epochs of a relation that is slowed by a power of two.
+pub(super) fn interval(pace: u32) -> Duration {
+    sources::TICK * (1 << pace)
 }

@@ -56,6 +56,15 @@ impl WriteOp {
         }
     }
 
+    /// Whether there are more rows afterwards, as far as is known before it is resolved.
+    pub(super) fn adds_rows(&self) -> bool {
+        let n_rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        match self {
+            WriteOp::Insert { .. } => true,
+            WriteOp::Merge { removed, added, .. } => n_rows(added) > n_rows(removed),
+        }
+    }
+
     /// The rows whose keys matter.
     fn rows(&self) -> Vec<&RecordBatch> {
         match self {

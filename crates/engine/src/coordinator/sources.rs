@@ -1,6 +1,6 @@
 //! Replayable sources: how far each may go in the next epoch.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use millstream_planner::RelationId;
 use millstream_runtime::Source;
 
-use super::epochs::IN_FLIGHT_MAX;
+use super::epochs::interval;
 use super::{Base, Coordinator};
 
 /// How often a source with a rate advances at most.
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// A source's place.
 pub(super) struct SourceState {
@@ -37,34 +37,21 @@ impl SourceState {
         by_rate.min(self.position + epoch_offsets_max).min(self.source.end().unwrap_or(u64::MAX))
     }
 
+    /// How long it has to wait before its next epoch, for one that is slowed by a power of two, or has a rate.
+    fn until_next_tick(&self, pace: Option<u32>) -> Duration {
+        let tick = match (pace, self.source.rate()) {
+            (None, None) => Duration::ZERO,
+            (pace, _) => interval(pace.unwrap_or(0)),
+        };
+        tick.saturating_sub(self.last_advanced.elapsed())
+    }
+
     fn is_ended(&self) -> bool {
         self.source.end().is_some_and(|end| self.position >= end)
     }
 }
 
 impl Coordinator {
-    /// The sources whose followers have as much in flight as they may.
-    fn throttled(&mut self) -> HashSet<RelationId> {
-        let mut throttled = HashSet::new();
-        // Views come after what they are built on, so back to front a view's followers are known before it.
-        for flow in self.flows.iter_mut().rev() {
-            let sealed = flow.live.sealed();
-            while flow.in_flight.front().is_some_and(|e| *e <= sealed) {
-                flow.in_flight.pop_front();
-            }
-            let has_failed = flow.live.failure().is_some();
-            if !has_failed && (flow.in_flight.len() >= IN_FLIGHT_MAX || throttled.contains(&flow.live.id)) {
-                throttled.extend(flow.imports.iter().copied());
-            }
-        }
-        throttled
-    }
-
-    fn followed(&self) -> HashSet<RelationId> {
-        let alive = self.flows.iter().filter(|f| f.live.failure().is_none());
-        alive.flat_map(|f| f.imports.iter().copied()).collect()
-    }
-
     /// Offsets to bind to the epoch that is being closed, and notes them as taken.
     pub(super) fn due_offsets(&mut self) -> Vec<(RelationId, Range<u64>)> {
         if !self.bases.values().any(|b| b.source.is_some()) {
@@ -72,7 +59,7 @@ impl Coordinator {
         }
         let throttled = self.throttled();
         let followed = self.followed();
-        let epoch_offsets_max = self.epoch_offsets_max;
+        let paces = self.paces();
         let mut due = Vec::new();
         for (&id, base) in &mut self.bases {
             let Some(state) = &mut base.source else { continue };
@@ -80,10 +67,11 @@ impl Coordinator {
             if throttled.contains(&id) || unlimited && !followed.contains(&id) {
                 continue;
             }
-            if !unlimited && state.last_advanced.elapsed() < TICK {
+            if state.until_next_tick(paces.get(&id).copied()) > Duration::ZERO {
                 continue;
             }
-            let to = state.available(epoch_offsets_max);
+            let pace = paces.get(&id).copied().unwrap_or(0);
+            let to = state.available((self.epoch_offsets_max >> pace).max(1));
             if to > state.position {
                 due.push((id, state.position..to));
                 state.position = to;
@@ -100,14 +88,15 @@ impl Coordinator {
         }
         let throttled = self.throttled();
         let followed = self.followed();
+        let paces: HashMap<RelationId, u32> = self.paces();
         let wait = |(id, base): (&RelationId, &Base)| {
             let state = base.source.as_ref().filter(|s| !s.is_ended() && !throttled.contains(id))?;
+            let tick = state.until_next_tick(paces.get(id).copied());
             match state.source.rate() {
-                None => followed.contains(id).then_some(Duration::ZERO),
+                None => followed.contains(id).then_some(tick),
                 Some(rate) => {
                     let next = Duration::try_from_secs_f64((state.position + 1) as f64 / rate).ok()?;
-                    let by_rate = next.saturating_sub(state.started.elapsed());
-                    Some(by_rate.max(TICK.saturating_sub(state.last_advanced.elapsed())))
+                    Some(next.saturating_sub(state.started.elapsed()).max(tick))
                 }
             }
         };

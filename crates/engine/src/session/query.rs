@@ -1,6 +1,7 @@
 //! `SELECT`, `SUBSCRIBE`, `EXPLAIN`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
 use datafusion::common::ScalarValue;
@@ -13,6 +14,7 @@ use millstream_planner::dml::{bind_delete, bind_insert, bind_update};
 use millstream_planner::errors::from_datafusion;
 use millstream_planner::parser::Parsed;
 use millstream_planner::{BoundQuery, Purpose, bind_query, optimize, streaming};
+use millstream_runtime::{DataflowMetrics, NodeMetrics};
 use millstream_types::{Error, Result, SqlState, SqlType};
 
 use super::{Session, rows_of};
@@ -113,9 +115,14 @@ impl Session {
             ExplainTarget::MaterializedView(name) => {
                 let relation = catalog.resolve_kind(name, ast::RelationKind::MaterializedView)?;
                 match self.engine.clock.relation(relation.id).as_deref().map(|l| &l.body) {
+                    Some(Body::Dataflow { operators, metrics, .. }) if explain.analyze => analyzed(operators, metrics),
                     Some(Body::Dataflow { explain, .. }) => explain.clone(),
                     _ => return Err(Error::internal("a materialized view without a dataflow")),
                 }
+            }
+            ExplainTarget::Statement(_) if explain.analyze => {
+                return Err(Error::not_supported("EXPLAIN ANALYZE of a statement is not supported yet")
+                    .with_hint("EXPLAIN ANALYZE MATERIALIZED VIEW shows the live figures of a view."));
             }
             ExplainTarget::Statement(statement) => match statement.as_ref() {
                 Statement::Query(query) => {
@@ -131,6 +138,27 @@ impl Session {
         let text: ArrayRef = Arc::new(lines.iter().map(|l| Some(l.as_str())).collect::<StringViewArray>());
         rows_of(RowsTag::Explain, vec![column], vec![text])
     }
+}
+
+/// A dataflow's operators with what they have done on all workers, the root first.
+fn analyzed(operators: &[(String, String)], metrics: &DataflowMetrics) -> Vec<String> {
+    let line = |node: usize, (name, about): &(String, String)| {
+        let sum = |of: fn(&NodeMetrics) -> &AtomicU64| -> u64 {
+            metrics.workers.iter().map(|nodes| of(&nodes[node]).load(Ordering::Relaxed)).sum()
+        };
+        let space = if about.is_empty() { "" } else { " " };
+        format!(
+            "#{node} {name}{space}{about} [rows in {}, out {}; batches in {}, out {}; busy {:.3} ms; state {} bytes, {} entries]",
+            sum(|m| &m.rows_in),
+            sum(|m| &m.rows_out),
+            sum(|m| &m.batches_in),
+            sum(|m| &m.batches_out),
+            sum(|m| &m.busy_ns) as f64 / 1e6,
+            sum(|m| &m.state_bytes),
+            sum(|m| &m.state_entries),
+        )
+    };
+    operators.iter().enumerate().rev().map(|(node, operator)| line(node, operator)).collect()
 }
 
 fn result_columns(bound: &BoundQuery) -> Vec<ResultColumn> {

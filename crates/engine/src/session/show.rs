@@ -21,7 +21,7 @@ impl Session {
             Show::Relations(_) => text(&["name", "schema"]),
             Show::Databases | Show::Schemas => text(&["name"]),
             Show::Create(..) => text(&["name", "definition"]),
-            Show::Jobs => text(&["name", "kind", "state"]),
+            Show::Jobs => text(&["name", "kind", "state", "progress"]),
         })
     }
 
@@ -62,12 +62,12 @@ impl Session {
     fn shown_jobs(&self) -> Vec<Vec<Option<String>>> {
         let relations = self.engine.clock.relations.read();
         let jobs = relations.values().filter(|r| matches!(r.body, crate::live::Body::Dataflow { .. }));
-        let mut rows: Vec<_> = jobs
-            .map(|r| {
-                let state = if r.failure().is_some() { "failed" } else { "running" };
-                vec![Some(r.relation.name.clone()), Some(r.relation.kind.noun().to_owned()), Some(state.to_owned())]
-            })
-            .collect();
+        let row = |r: &std::sync::Arc<crate::live::LiveRelation>| {
+            let (state, progress) = crate::system::job_state(r);
+            let kind = r.relation.kind.noun().to_owned();
+            vec![Some(r.relation.name.clone()), Some(kind), Some(state.to_owned()), progress]
+        };
+        let mut rows: Vec<_> = jobs.map(row).collect();
         rows.sort();
         rows
     }

@@ -1,118 +1,260 @@
 //! Feeding dataflows: each import gets its epochs in order, each as soon as it can be had.
+//!
+//! What is large comes in pieces: a piece when the dataflow can take one, and after about a millisecond others get their
+//! turn.
 
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use millstream_operators::RelationId;
 use millstream_types::{Delta, Epoch, Result};
 
-use super::{Installed, WorkerState, project};
+use super::state::{ImportState, Installed, WorkerState};
 use crate::chunk::Chunk;
+use crate::metrics::NodeMetrics;
 use crate::relation::{Arriving, Part, Relation};
 
 /// Offsets of a source that are read at once.
 const PIECE_OFFSETS: u64 = 1 << 14;
-/// Chunks of a snapshot that are fed at once.
+/// Chunks of a snapshot or difference that are fed at once.
 const PIECE_CHUNKS: usize = 2;
+/// Feeding after which operators and commands get their turn.
+const TURN: Duration = Duration::from_millis(1);
+
+/// Dataflows to feed, in turn, each once.
+#[derive(Default)]
+pub(super) struct FeedQueue {
+    order: VecDeque<RelationId>,
+    members: HashSet<RelationId>,
+}
+
+impl FeedQueue {
+    pub(super) fn push(&mut self, id: RelationId) {
+        if self.members.insert(id) {
+            self.order.push_back(id);
+        }
+    }
+
+    fn pop(&mut self) -> Option<RelationId> {
+        let id = self.order.pop_front()?;
+        self.members.remove(&id);
+        Some(id)
+    }
+
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+}
+
+/// What feeding came to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fed {
+    /// All that can be had now was fed.
+    All,
+    /// There is more, when the dataflow can take it.
+    BackedUp,
+    /// There is more.
+    More,
+}
 
 /// What one attempt to feed an import came to.
-enum Fed {
+enum Step {
     /// The epoch is fed whole.
     Epoch,
     /// Some of it; there is more.
     Piece,
+    /// There is more, when the dataflow can take it.
+    BackedUp,
     /// Nothing can be fed now.
     Nothing,
 }
 
-impl WorkerState<'_> {
-    /// Feeds what can be fed, at most a piece of a large epoch to each import; returns whether there is more.
-    pub(super) fn feed_all(&mut self) -> bool {
-        if self.to_feed.is_empty() {
-            return false;
-        }
-        let dataflows: Vec<RelationId> = self.to_feed.drain().collect();
-        for id in dataflows {
+impl WorkerState {
+    /// Feeds what can be fed, for about a millisecond.
+    pub(super) fn feed_all(&mut self) -> Fed {
+        let mut fed = Fed::All;
+        let start = Instant::now();
+        for _ in 0..self.to_feed.len() {
+            let Some(id) = self.to_feed.pop() else { break };
             let Some(mut installed) = self.dataflows.remove(&id) else { continue };
-            if self.feed(&mut installed) {
-                self.to_feed.insert(id);
-            }
+            let one = self.feed(&mut installed, start);
             self.dataflows.insert(id, installed);
+            if one > Fed::All {
+                self.to_feed.push(id);
+                fed = fed.max(one);
+            }
+            if start.elapsed() >= TURN {
+                return if self.to_feed.len() > 0 { Fed::More } else { Fed::All };
+            }
         }
-        !self.to_feed.is_empty()
+        fed
     }
 
-    fn feed(&mut self, installed: &mut Installed) -> bool {
-        let mut goes_on = false;
+    fn feed(&self, installed: &mut Installed, start: Instant) -> Fed {
+        let mut fed = Fed::All;
         for i in 0..installed.imports.len() {
-            loop {
+            while let Some(&(epoch, _)) = installed.imports[i].arrivals.front() {
+                if epoch > installed.round && installed.sealed < installed.round {
+                    break;
+                }
                 let failure = installed.built.context.failure.clone();
-                let epoch = installed.imports[i].arrivals.front().map_or(Epoch::ZERO, |(epoch, _)| *epoch);
+                if failure.has_failed() {
+                    break;
+                }
+                if epoch == installed.round {
+                    // A round may be large: what other imports bring of it need not wait for this one.
+                    installed.built.inputs[i].advance_to(epoch.0);
+                }
                 match failure.guard(epoch, || self.feed_import(installed, i)) {
-                    Some(Fed::Epoch) => {
+                    Some(Step::Epoch) => {
                         installed.imports[i].arrivals.pop_front();
                         installed.built.inputs[i].advance_to(epoch.next().0);
                     }
-                    Some(Fed::Piece) => {
-                        goes_on = true;
+                    Some(Step::Piece) if start.elapsed() < TURN => {}
+                    Some(Step::Piece) => {
+                        fed = Fed::More;
                         break;
                     }
-                    Some(Fed::Nothing) | None => break,
+                    Some(Step::BackedUp) => {
+                        fed = fed.max(Fed::BackedUp);
+                        break;
+                    }
+                    Some(Step::Nothing) | None => break,
                 }
             }
         }
-        goes_on
+        fed
     }
 
-    fn feed_import(&self, installed: &mut Installed, i: usize) -> Result<Fed> {
-        let import = &mut installed.imports[i];
-        let input = &mut installed.built.inputs[i];
-        let Some((epoch, arriving)) = import.arrivals.pop_front() else { return Ok(Fed::Nothing) };
-        let mut send = |delta: Delta| {
-            if !delta.is_empty() {
-                // Each import's input stands at the epoch that it gets next.
-                input.advance_to(epoch.0);
-                input.send_batch(&mut Chunk(Some(delta)));
-            }
+    fn feed_import(&self, installed: &mut Installed, i: usize) -> Result<Step> {
+        let node = installed.imports[i].node;
+        let Some((epoch, arriving)) = installed.imports[i].arrivals.pop_front() else { return Ok(Step::Nothing) };
+        let is_large = !matches!(arriving, Arriving::Awaited | Arriving::Ready(_));
+        let (step, rest) = if is_large && installed.built.context.pressure.is_backed_up(node) {
+            (Step::BackedUp, arriving)
+        } else {
+            self.feed_piece(installed, i, epoch, arriving)?
         };
-        let relation = self.relations.get(&import.relation);
-        let (fed, rest) = match arriving {
-            Arriving::Awaited => (Fed::Nothing, Arriving::Awaited),
+        installed.imports[i].arrivals.push_front((epoch, rest));
+        Ok(step)
+    }
+
+    /// Feeds a piece of what arrives in an epoch; gives what is left of it.
+    fn feed_piece(
+        &self,
+        installed: &mut Installed,
+        i: usize,
+        epoch: Epoch,
+        arriving: Arriving,
+    ) -> Result<(Step, Arriving)> {
+        let relation = self.relations.get(&installed.imports[i].relation);
+        // What the relation's own dataflow was sent before must be in it.
+        let upstream = self.dataflows.get(&installed.imports[i].relation);
+        let has_sealed = |needs: Epoch| upstream.is_none_or(|d| d.sealed >= needs);
+        let reader = || relation.and_then(Relation::arrangement).map(|a| a.borrow().reader());
+        let mut feeder = Feeder { worker: self.index, epoch, i, installed };
+        Ok(match arriving {
+            Arriving::Awaited => (Step::Nothing, Arriving::Awaited),
             Arriving::Ready(deltas) => {
                 for delta in deltas {
-                    send(project(&delta, import)?);
+                    let columns = feeder.import().projection.iter().map(|&c| delta.columns()[c].clone()).collect();
+                    feeder.send(&delta, columns)?;
                 }
-                (Fed::Epoch, Arriving::Ready(vec![]))
+                (Step::Epoch, Arriving::Ready(vec![]))
             }
             Arriving::Offsets(mut offsets) => {
-                if let Some(batch) = read_piece(relation, &mut offsets, &import.projection)? {
+                feeder.took((offsets.end - offsets.start).min(PIECE_OFFSETS));
+                if let Some(batch) = read_piece(relation, &mut offsets, &feeder.import().projection)? {
                     let columns = batch.columns().to_vec();
-                    send(Delta::inserts(batch).with_columns(import.schema.clone(), columns)?);
+                    feeder.send(&Delta::inserts(batch), columns)?;
                 }
-                (if offsets.is_empty() { Fed::Epoch } else { Fed::Piece }, Arriving::Offsets(offsets))
+                (if offsets.is_empty() { Step::Epoch } else { Step::Piece }, Arriving::Offsets(offsets))
             }
             Arriving::Snapshot { needs, mut snapshot, mut next_chunk } => {
-                // What the relation's own dataflow was sent before must be in it.
-                let is_there = self.dataflows.get(&import.relation).is_none_or(|d| d.sealed >= needs);
-                let arrangement = relation.and_then(Relation::arrangement);
-                let mut fed = Fed::Nothing;
-                if let Some(arrangement) = arrangement.filter(|_| is_there) {
-                    let rows = snapshot.get_or_insert_with(|| arrangement.borrow().reader().snapshot(epoch));
+                let mut step = Step::Nothing;
+                if let Some(reader) = reader().filter(|_| has_sealed(needs)) {
+                    let rows = snapshot.get_or_insert_with(|| {
+                        let rows = reader.snapshot(epoch);
+                        feeder.installed.install.intake.expect(rows.n_rows() as u64);
+                        rows
+                    });
                     let to = rows.n_chunks().min(next_chunk + PIECE_CHUNKS);
                     for chunk in next_chunk..to {
-                        if let Some(batch) = rows.chunk(chunk, Some(&import.projection))? {
-                            let columns = batch.columns().to_vec();
-                            send(Delta::inserts(batch).with_columns(import.schema.clone(), columns)?);
-                        }
+                        let rows = rows.chunk(chunk, Some(&feeder.import().projection))?;
+                        feeder.send_all(rows.map(Delta::inserts))?;
                     }
                     next_chunk = to;
-                    fed = if to == rows.n_chunks() { Fed::Epoch } else { Fed::Piece };
+                    step = if to == rows.n_chunks() { Step::Epoch } else { Step::Piece };
                 }
-                (fed, Arriving::Snapshot { needs, snapshot, next_chunk })
+                (step, Arriving::Snapshot { needs, snapshot, next_chunk })
             }
-        };
-        import.arrivals.push_front((epoch, rest));
-        Ok(fed)
+            Arriving::Changes { needs, from, mut changes, mut next_chunk } => {
+                let mut step = Step::Nothing;
+                if let Some(reader) = reader().filter(|_| has_sealed(needs)) {
+                    let rows = changes.get_or_insert_with(|| {
+                        let rows = reader.changes(from, epoch);
+                        feeder.installed.install.intake.expect(rows.n_rows_max() as u64);
+                        rows
+                    });
+                    let to = rows.n_chunks().min(next_chunk + PIECE_CHUNKS);
+                    for chunk in next_chunk..to {
+                        feeder.send_all(rows.chunk(chunk, Some(&feeder.import().projection))?)?;
+                    }
+                    next_chunk = to;
+                    step = if to == rows.n_chunks() { Step::Epoch } else { Step::Piece };
+                }
+                (step, Arriving::Changes { needs, from, changes, next_chunk })
+            }
+        })
+    }
+}
+
+/// The end of an import at which rows are put in.
+struct Feeder<'a> {
+    worker: usize,
+    epoch: Epoch,
+    i: usize,
+    installed: &'a mut Installed,
+}
+
+impl Feeder<'_> {
+    fn import(&self) -> &ImportState {
+        &self.installed.imports[self.i]
+    }
+
+    /// Counts rows or offsets as taken in, if they belong to a round.
+    fn took(&self, n: u64) {
+        if self.epoch == self.installed.round {
+            self.installed.install.intake.took(n);
+        }
+    }
+
+    /// Sends rows of a round that have the wanted columns already.
+    fn send_all(&mut self, delta: Option<Delta>) -> Result<()> {
+        let Some(delta) = delta else { return Ok(()) };
+        self.took(delta.n_rows() as u64);
+        let columns = delta.columns().to_vec();
+        self.send(&delta, columns)
+    }
+
+    /// Sends rows under the import's schema.
+    fn send(&mut self, delta: &Delta, columns: Vec<arrow::array::ArrayRef>) -> Result<()> {
+        if delta.is_empty() {
+            return Ok(());
+        }
+        let delta = delta.with_columns(self.import().schema.clone(), columns)?;
+        let node = self.import().node;
+        let metrics = &self.installed.install.metrics.workers[self.worker][node];
+        NodeMetrics::add(&metrics.rows_out, delta.n_rows());
+        NodeMetrics::add(&metrics.batches_out, 1);
+        self.installed.built.context.pressure.sent(self.worker, node, delta.n_rows());
+        let input = &mut self.installed.built.inputs[self.i];
+        // Each import's input stands at the epoch that it gets next.
+        input.advance_to(self.epoch.0);
+        input.send_batch(&mut Chunk(Some(delta)));
+        Ok(())
     }
 }
 

@@ -1,0 +1,374 @@
+//! Dataflows as the coordinator drives them: which follow their inputs, which catch up in rounds, which have failed.
+//!
+//! A new dataflow takes its inputs as of an epoch and queues nothing meanwhile: its inputs are held at that epoch. When
+//! it is done it takes what has changed since, as one epoch of its own, and so on, until a round is short; the last round
+//! and the first epoch that it follows are sent between the same two epochs, so that nothing falls between. A dataflow
+//! that has fallen behind is set aside: what it was sent it still does, and then goes through the same rounds.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millstream_planner::RelationId;
+use millstream_runtime::{Command, InstallDataflow, Round};
+use millstream_state::Hold;
+use millstream_types::{Epoch, EpochHeader, Error, Result, SqlState};
+
+use super::Coordinator;
+use crate::live::{Body, Failed, LiveRelation, Stage};
+
+/// Epochs that a dataflow may have in flight before its sources and writers wait.
+pub(super) const IN_FLIGHT_MAX: usize = 3;
+/// A round that took no longer is the last but one.
+const SHORT_ROUND: Duration = Duration::from_millis(100);
+/// How much its sources are slowed at most: by this power of two.
+const PACE_MAX: u32 = 7;
+
+/// A dataflow as the coordinator knows it.
+pub(super) struct Flow {
+    pub(super) live: Arc<LiveRelation>,
+    /// In the order of the dataflow's imports.
+    pub(super) imports: Vec<RelationId>,
+    /// Epochs that were sent to it and are not complete.
+    in_flight: VecDeque<Epoch>,
+    /// Since when the first of them is that.
+    open_since: Option<(Epoch, Instant)>,
+    /// Since when it keeps it open although the others have completed it.
+    stalls_since: Option<(Epoch, Instant)>,
+    /// If it does not follow its inputs, or not yet.
+    catching_up: Option<CatchUp>,
+}
+
+/// How far a dataflow is that does not follow its inputs.
+struct CatchUp {
+    /// The epoch up to which it was sent its inputs.
+    upto: Epoch,
+    /// For each import, the position at that epoch if it is a source.
+    positions: Vec<Option<u64>>,
+    /// Its inputs, held at the epoch up to which it has them.
+    holds: Vec<Hold>,
+    began: Instant,
+    last_round: Option<Duration>,
+    /// Its sources are slowed by this power of two, because rounds do not become shorter.
+    pace: u32,
+    /// This round is the last: it gets the epochs after it.
+    joins: bool,
+}
+
+impl Flow {
+    /// Whether it is sent the epochs that touch its inputs.
+    pub(super) fn follows(&self) -> bool {
+        self.catching_up.as_ref().is_none_or(|c| c.joins)
+    }
+
+    fn note_completed(&mut self) {
+        let sealed = self.live.sealed();
+        while self.in_flight.front().is_some_and(|e| *e <= sealed) {
+            self.in_flight.pop_front();
+        }
+    }
+
+    /// Whether all that it was sent is complete.
+    fn is_done(&self) -> bool {
+        let sent = self.catching_up.as_ref().map_or(Epoch::MAX, |c| c.upto);
+        self.live.sealed() >= sent.min(self.live.last_touched())
+    }
+}
+
+impl Coordinator {
+    /// Starts a dataflow at an epoch of its own. `build` makes it from the epoch's header and the offsets that imports of
+    /// sources start from.
+    ///
+    /// # Errors
+    /// 55000 if an input cannot be read now, 42P01 if it is gone.
+    pub(crate) fn install(
+        &mut self,
+        live: Arc<LiveRelation>,
+        imports: Vec<RelationId>,
+        build: impl FnOnce(EpochHeader, Vec<Option<Range<u64>>>) -> InstallDataflow,
+    ) -> Result<()> {
+        for &id in &imports {
+            let input = self.clock.relation(id);
+            let input = input.ok_or_else(|| Error::user(SqlState::UNDEFINED_TABLE, "a relation was dropped"))?;
+            input.check()?;
+            if input.stage() != Stage::Following {
+                return Err(input.not_readable());
+            }
+        }
+        let holds = self.hold(&imports, self.clock.last_closed())?;
+        let positions: Vec<Option<u64>> = imports.iter().map(|id| self.source_position(*id)).collect();
+        let header = self.next_header();
+        let epoch = header.epoch;
+        let install = Arc::new(build(header, positions.iter().map(|p| p.map(|to| 0..to)).collect()));
+        self.clock.relations.write().insert(live.id, Arc::clone(&live));
+        live.touch(epoch);
+        let (began, last_round) = (Instant::now(), None);
+        let catching_up = CatchUp { upto: epoch, positions, holds, began, last_round, pace: 0, joins: false };
+        self.flows.push(Flow {
+            live,
+            imports,
+            in_flight: [epoch].into(),
+            open_since: None,
+            stalls_since: None,
+            catching_up: Some(catching_up),
+        });
+        self.workers.send_all(|_| Command::Install(Arc::clone(&install)));
+        self.publish(epoch);
+        Ok(())
+    }
+
+    fn hold(&self, imports: &[RelationId], epoch: Epoch) -> Result<Vec<Hold>> {
+        let holds = imports.iter().filter_map(|id| self.clock.relation(*id)).map(|input| {
+            let held = input.shared.holds.acquire(epoch);
+            held.map_err(|since| Error::internal(format!("epoch {epoch} cannot be held after {since}")))
+        });
+        holds.collect()
+    }
+
+    /// Notes which relations an epoch changes, views on them included.
+    pub(super) fn touch(&mut self, mut touched: HashSet<RelationId>, epoch: Epoch) {
+        for id in &touched {
+            self.bases[id].live.touch(epoch);
+        }
+        for flow in &mut self.flows {
+            if flow.follows() && flow.imports.iter().any(|i| touched.contains(i)) {
+                touched.insert(flow.live.id);
+                flow.live.touch(epoch);
+                flow.in_flight.push_back(epoch);
+            }
+        }
+    }
+
+    /// Brings dataflows that do not follow their inputs one step further, where they are done with the last.
+    pub(super) fn drive_flows(&mut self) {
+        for i in 0..self.flows.len() {
+            let flow = &mut self.flows[i];
+            flow.note_completed();
+            let is_done = flow.is_done();
+            let Some(catching_up) = flow.catching_up.as_mut().filter(|_| is_done) else { continue };
+            let upto = catching_up.upto;
+            catching_up.holds.iter_mut().for_each(|hold| hold.advance(upto));
+            if catching_up.joins {
+                flow.catching_up = None;
+                flow.live.follow_from(upto);
+            } else if self.inputs_follow(i) {
+                self.next_round(i);
+            }
+        }
+    }
+
+    /// Whether some dataflow could be brought a step further.
+    pub(super) fn has_flow_to_drive(&self) -> bool {
+        let mut behind = self.flows.iter().enumerate().filter(|(_, f)| f.catching_up.is_some());
+        behind.any(|(i, f)| f.is_done() && (f.follows() || self.inputs_follow(i)))
+    }
+
+    /// Whether a dataflow catches up with its inputs, and so waits for what workers complete.
+    pub(super) fn has_flow_behind(&self) -> bool {
+        self.flows.iter().any(|f| f.catching_up.is_some())
+    }
+
+    fn inputs_follow(&self, flow_idx: usize) -> bool {
+        let imports = &self.flows[flow_idx].imports;
+        self.flows[..flow_idx].iter().all(|f| f.follows() || !imports.contains(&f.live.id))
+    }
+
+    fn next_round(&mut self, flow_idx: usize) {
+        let flow = &self.flows[flow_idx];
+        let imports = flow.imports.clone();
+        let id = flow.live.id;
+        let Some(CatchUp { upto: from, began, last_round, .. }) = flow.catching_up else { return };
+        let is_changed = |input: &RelationId| self.clock.relation(*input).is_some_and(|r| r.last_touched() > from);
+        if !imports.iter().any(is_changed) {
+            self.workers.send_all(|_| Command::Follow(id));
+            let flow = &mut self.flows[flow_idx];
+            flow.catching_up = None;
+            flow.live.follow_from(from);
+            return;
+        }
+        let now: Vec<Option<u64>> = imports.iter().map(|id| self.source_position(*id)).collect();
+        let header = self.next_header();
+        let epoch = header.epoch;
+        let took = began.elapsed();
+        let joins = took <= SHORT_ROUND;
+        let flow = &mut self.flows[flow_idx];
+        let Some(catching_up) = &mut flow.catching_up else { return };
+        let was = std::mem::replace(&mut catching_up.positions, now.clone());
+        let offsets = was.iter().zip(&now).map(|(was, now)| was.zip(*now).map(|(was, now)| was..now)).collect();
+        if last_round.is_some_and(|last| took * 5 > last * 4) {
+            catching_up.pace = PACE_MAX.min(catching_up.pace + 1);
+        }
+        (catching_up.upto, catching_up.began, catching_up.joins) = (epoch, Instant::now(), joins);
+        catching_up.last_round = Some(took);
+        if let Body::Dataflow { intake, .. } = &flow.live.body {
+            intake.restart();
+        }
+        flow.live.touch(epoch);
+        flow.in_flight.push_back(epoch);
+        tracing::debug!(relation = %id, %from, %epoch, ?took, joins, "a round begins");
+        let round = Arc::new(Round { id, header, from, offsets, follows: joins });
+        self.workers.send_all(|_| Command::Round(Arc::clone(&round)));
+        self.publish(epoch);
+    }
+
+    /// The relations whose followers have as much in flight as they may.
+    pub(super) fn throttled(&mut self) -> HashSet<RelationId> {
+        let mut throttled = HashSet::new();
+        // Views come after what they are built on, so back to front a view's followers are known before it.
+        for flow in self.flows.iter_mut().rev() {
+            flow.note_completed();
+            if flow.follows() && (flow.in_flight.len() >= IN_FLIGHT_MAX || throttled.contains(&flow.live.id)) {
+                throttled.extend(flow.imports.iter().copied());
+            }
+        }
+        throttled
+    }
+
+    /// The relations that are to be slowed, by which power of two, because a dataflow does not catch up with them.
+    pub(super) fn paces(&self) -> HashMap<RelationId, u32> {
+        let mut paces: HashMap<RelationId, u32> = HashMap::new();
+        for flow in self.flows.iter().rev() {
+            let own = flow.catching_up.as_ref().map_or(0, |c| c.pace);
+            let pace = own.max(paces.get(&flow.live.id).copied().unwrap_or(0));
+            if pace > 0 {
+                flow.imports.iter().for_each(|&id| {
+                    let slowed = paces.entry(id).or_default();
+                    *slowed = pace.max(*slowed);
+                });
+            }
+        }
+        paces
+    }
+
+    /// The relations that some dataflow follows.
+    pub(super) fn followed(&self) -> HashSet<RelationId> {
+        self.flows.iter().filter(|f| f.follows()).flat_map(|f| f.imports.iter().copied()).collect()
+    }
+
+    /// Whether something is in flight, so that it may stall.
+    pub(super) fn has_epochs_in_flight(&mut self) -> bool {
+        self.flows.iter_mut().any(|flow| {
+            flow.note_completed();
+            flow.follows() && !flow.in_flight.is_empty()
+        })
+    }
+
+    /// Sets aside the dataflows that have kept an epoch open for too long after all others had completed it.
+    pub(super) fn set_stalled_aside(&mut self) {
+        for flow in &mut self.flows {
+            flow.note_completed();
+            let front = flow.in_flight.front().copied().filter(|_| flow.follows());
+            flow.open_since = since(front, flow.open_since);
+        }
+        let mut stalled = Vec::new();
+        for i in 0..self.flows.len() {
+            // Most epochs are complete before it is worth a look at all the others.
+            let open = self.flows[i].open_since.filter(|(_, since)| since.elapsed() >= self.max_stall / 8);
+            let stalls = open.map(|(epoch, _)| epoch).filter(|epoch| self.others_have_completed(i, *epoch));
+            let flow = &mut self.flows[i];
+            flow.stalls_since = since(stalls, flow.stalls_since);
+            if flow.stalls_since.is_some_and(|(_, since)| since.elapsed() >= self.max_stall) {
+                stalled.push(flow.live.id);
+            }
+        }
+        stalled.into_iter().for_each(|id| self.set_aside(id));
+    }
+
+    /// Whether all other dataflows have completed an epoch, but those built on this one and those that are stuck as well.
+    fn others_have_completed(&self, flow_idx: usize, epoch: Epoch) -> bool {
+        let mut above = HashSet::from([self.flows[flow_idx].live.id]);
+        let imports = &self.flows[flow_idx].imports;
+        self.flows.iter().enumerate().all(|(i, flow)| {
+            if i == flow_idx {
+                return true;
+            }
+            if flow.imports.iter().any(|id| above.contains(id)) {
+                above.insert(flow.live.id);
+                return true;
+            }
+            let is_stuck = flow.open_since.is_some_and(|(_, since)| since.elapsed() >= self.max_stall);
+            !flow.follows()
+                || is_stuck && !imports.contains(&flow.live.id)
+                || flow.live.sealed() >= epoch.min(flow.live.last_touched())
+        })
+    }
+
+    /// A dataflow, and those built on it, get no more epochs: they catch up in rounds.
+    fn set_aside(&mut self, id: RelationId) {
+        let epoch = self.clock.last_closed();
+        let mut aside = HashSet::from([id]);
+        for i in 0..self.flows.len() {
+            let flow = &self.flows[i];
+            let is_meant = flow.live.id == id || flow.imports.iter().any(|i| aside.contains(i));
+            if !is_meant || !flow.follows() {
+                continue;
+            }
+            let (id, imports) = (flow.live.id, flow.imports.clone());
+            aside.insert(id);
+            let mut holds = match self.hold(&imports, epoch) {
+                Ok(holds) => holds,
+                Err(error) => {
+                    tracing::error!(relation = %id, %error, "a dataflow that stalls cannot be set aside");
+                    continue;
+                }
+            };
+            tracing::warn!(relation = %self.flows[i].live.relation.name, %epoch, "a dataflow stalls and is set aside");
+            let positions = imports.iter().map(|id| self.source_position(*id)).collect();
+            let (began, last_round) = (Instant::now(), None);
+            let flow = &mut self.flows[i];
+            flow.stalls_since = None;
+            // A last round that it has not taken in yet needs what it held until now.
+            holds.extend(flow.catching_up.take().into_iter().flat_map(|c| c.holds));
+            flow.catching_up =
+                Some(CatchUp { upto: epoch, positions, holds, began, last_round, pace: 0, joins: false });
+            flow.live.set_aside();
+            self.workers.send_all(|_| Command::SetAside(id));
+        }
+    }
+
+    /// A dataflow has failed: its state and that of all built on it is freed, and all say why.
+    pub(super) fn fail_flow(&mut self, id: RelationId, epoch: Epoch, cause: &Error) {
+        let Some(origin) = self.clock.relation(id) else { return };
+        let mut failed = HashSet::from([id]);
+        let mut ended = vec![Arc::clone(&origin)];
+        for flow in self.flows.iter().filter(|f| f.live.id != id) {
+            if flow.imports.iter().any(|i| failed.contains(i)) {
+                failed.insert(flow.live.id);
+                ended.push(Arc::clone(&flow.live));
+            }
+        }
+        self.flows.retain(|f| !failed.contains(&f.live.id));
+        for live in ended {
+            let id = live.id;
+            let origin = (id != origin.id).then(|| Arc::clone(&origin.relation));
+            live.fail(Failed { epoch, cause: cause.clone(), origin });
+            self.workers.send_all(|_| Command::Drop(id));
+            live.shared.forget_readers();
+        }
+    }
+
+    /// All state together has passed its limit: the largest dataflow fails.
+    pub(super) fn relieve_memory(&mut self, epoch: Epoch) {
+        if !self.memory.is_over() {
+            return;
+        }
+        let largest = self.flows.iter().max_by_key(|f| f.live.shared.account.used());
+        let Some(largest) = largest.map(|f| Arc::clone(&f.live)) else { return };
+        let detail = format!(
+            "All state takes {} bytes, and its limit is {} bytes; this view's takes {} bytes, more than any other's.",
+            self.memory.used(),
+            self.memory.limit().unwrap_or(usize::MAX),
+            largest.shared.account.used()
+        );
+        let cause = Error::out_of_memory("the memory limit of the server was reached").with_detail(detail);
+        tracing::error!(relation = %largest.relation.name, error = %cause, "a dataflow has failed");
+        self.fail_flow(largest.id, epoch, &cause);
+    }
+}
+
+/// Since when something is so that is so now, if it is; told apart by the epoch that it is about.
+fn since(now: Option<Epoch>, before: Option<(Epoch, Instant)>) -> Option<(Epoch, Instant)> {
+    let epoch = now?;
+    before.filter(|(e, _)| *e == epoch).or_else(|| Some((epoch, Instant::now())))
+}

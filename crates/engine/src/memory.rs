@@ -1,0 +1,92 @@
+//! Limits of memory: what the machine has, and the shares of it that state and queries may take.
+
+use std::fs;
+
+use millstream_types::{Error, Result, SqlState};
+
+/// What is assumed of a machine that does not tell.
+const UNKNOWN_MACHINE: usize = 4 << 30;
+
+/// Bytes that may be in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// By the state of all tables, streams, views and sinks.
+    pub state: usize,
+    /// By one view that names no limit of its own.
+    pub view: usize,
+    /// By all queries that run.
+    pub queries: usize,
+}
+
+impl MemoryLimits {
+    /// Shares of what the process may use: the rest is for rows on their way, connections and the allocator.
+    pub fn of_total(total: usize) -> Self {
+        let share = |percent: usize| total / 100 * percent;
+        MemoryLimits { state: share(60), view: share(40), queries: share(15) }
+    }
+
+    /// Shares of the machine, or of the control group that the process runs in.
+    pub fn of_machine() -> Self {
+        Self::of_total(machine_memory())
+    }
+}
+
+/// Bytes that the process may use at most.
+fn machine_memory() -> usize {
+    let number = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<usize>().ok());
+    let control_group =
+        number("/sys/fs/cgroup/memory.max").or_else(|| number("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kib| kib << 10)
+    });
+    let machine = machine.unwrap_or(UNKNOWN_MACHINE);
+    control_group.map_or(machine, |group| group.min(machine))
+}
+
+/// A number of bytes as Postgres writes memory: `512MB`, `2GB`, or a plain number.
+///
+/// # Errors
+/// 22023 if it is none.
+pub fn parse_bytes(text: &str) -> Result<usize> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "kB" | "KB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        "TB" => 40,
+        _ => return Err(invalid(text)),
+    };
+    let bytes = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(1 << shift)).filter(|&n| n > 0);
+    bytes.ok_or_else(|| invalid(text))
+}
+
+fn invalid(text: &str) -> Error {
+    Error::user(SqlState::INVALID_PARAMETER_VALUE, format!("invalid amount of memory: \"{text}\""))
+        .with_hint("Valid units are \"B\", \"kB\", \"MB\", \"GB\" and \"TB\".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_have_units() {
+        assert_eq!(parse_bytes("4096"), Ok(4096));
+        assert_eq!(parse_bytes("16 MB"), Ok(16 << 20));
+        assert_eq!(parse_bytes("2GB"), Ok(2 << 30));
+        for wrong in ["", "0", "12 parsecs", "-1MB", "99999999999999999999"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares_leave_something() {
+        let limits = MemoryLimits::of_total(1 << 30);
+        assert!(limits.state + limits.queries < 1 << 30 && limits.view < limits.state);
+        assert!(MemoryLimits::of_machine().state > 0);
+    }
+}

@@ -1,0 +1,351 @@
+//! Materialized views and sinks: planned, started, waited for, rebuilt.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use millstream_connectors::SinkKind;
+use millstream_operators::{Dataflow, Node};
+use millstream_planner::ast::{self, CreateSink, CreateView, Refresh, RelationKind, SinkInput};
+use millstream_planner::catalog::{Column, Kind, NewRelation, Relation, View};
+use millstream_planner::streaming::{self, StreamingPlan};
+use millstream_planner::{Catalog, Purpose, RelationId, bind_query, optimize};
+use millstream_runtime::{
+    DataflowMetrics, InstallDataflow, Intake, Pressure, RelationShared, Root, RowErrorLog, Sink, SinkWriter,
+};
+use millstream_types::{Delta, Epoch, Error, Result, SqlState, SqlType};
+
+use super::ddl::named_columns;
+use super::{Session, done};
+use crate::api::Response;
+use crate::engine::EngineState;
+use crate::live::{Body, LiveRelation};
+use crate::memory::parse_bytes;
+
+/// Options of a materialized view.
+struct ViewOptions {
+    memory_limit: Option<usize>,
+    /// Whether the statement waits until the view follows its inputs.
+    wait: bool,
+}
+
+impl ViewOptions {
+    fn of(options: &[(String, String)]) -> Result<Self> {
+        let mut parsed = ViewOptions { memory_limit: None, wait: true };
+        for (name, value) in options {
+            match (name.as_str(), value.as_str()) {
+                ("memory_limit", value) => parsed.memory_limit = Some(parse_bytes(value)?),
+                ("wait", "true") => parsed.wait = true,
+                ("wait", "false") => parsed.wait = false,
+                ("wait", _) => {
+                    let message = format!("invalid value for option \"wait\": \"{value}\"");
+                    return Err(Error::user(SqlState::INVALID_PARAMETER_VALUE, message));
+                }
+                _ => {
+                    let message = format!("option \"{name}\" of a materialized view is not supported yet");
+                    return Err(Error::not_supported(message));
+                }
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+impl Session {
+    /// Makes a view and waits until it follows its inputs, without standing in anybody's way meanwhile.
+    pub(super) async fn create_materialized_view(&mut self, create: &CreateView) -> Result<Response> {
+        let engine = Arc::clone(&self.engine);
+        let options = ViewOptions::of(&create.options)?;
+        let ddl = engine.ddl.lock().await;
+        let mut catalog = self.catalog();
+        let bound = bind_query(&catalog, &create.query, &[], Purpose::View)?;
+        let columns = named_columns(&bound.columns, create)?;
+        let names = columns.iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect::<Vec<_>>();
+        let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names)?;
+        let created = catalog.create_view(create, RelationKind::MaterializedView, columns, bound.relations)?;
+        let Some(relation) = self.made(created) else { return Ok(done("CREATE MATERIALIZED VIEW")) };
+        catalog.set_facts(relation.id, plan.result.append_only, plan.result.key.clone());
+        let live = self.install_view(relation, plan, options.memory_limit).await?;
+        *engine.catalog.write() = catalog;
+        drop(ddl);
+        if options.wait {
+            self.wait_or_drop(&live).await?;
+        }
+        Ok(done("CREATE MATERIALIZED VIEW"))
+    }
+
+    async fn install_view(
+        &self,
+        relation: Arc<Relation>,
+        plan: StreamingPlan,
+        memory_limit: Option<usize>,
+    ) -> Result<Arc<LiveRelation>> {
+        let limit = memory_limit.unwrap_or(self.engine.config.memory.view);
+        let account = self.engine.memory.part(Some(limit));
+        let shared = Arc::new(RelationShared::new(self.engine.config.workers, account));
+        let root = Root::Materialize { spec: plan.result.clone(), shared: Arc::clone(&shared) };
+        self.install(relation, shared, plan, root).await
+    }
+
+    /// Waits until a new dataflow follows its inputs. If it fails, or the statement is cancelled or its client has gone,
+    /// the dataflow is dropped.
+    async fn wait_or_drop(&mut self, live: &Arc<LiveRelation>) -> Result<()> {
+        let unfinished = Unfinished { engine: Arc::clone(&self.engine), live: Some(Arc::clone(live)) };
+        let cancel = self.cancel.clone();
+        let outcome = tokio::select! {
+            outcome = live.follows() => outcome,
+            () = cancel.cancelled() => Err(Error::cancelled()),
+        };
+        match outcome {
+            Ok(()) => {
+                unfinished.forget();
+                Ok(())
+            }
+            Err(error) => {
+                unfinished.drop_now().await;
+                Err(live.failure().map_or(error, |failed| failed.cause.clone()))
+            }
+        }
+    }
+
+    pub(super) async fn create_sink(&mut self, create: &CreateSink) -> Result<Response> {
+        let engine = Arc::clone(&self.engine);
+        let _ddl = engine.ddl.lock().await;
+        let connector = create.options.iter().find(|(name, _)| name == "connector").map(|(_, v)| v.as_str());
+        let connector = connector
+            .ok_or_else(|| Error::user(SqlState::INVALID_PARAMETER_VALUE, "a sink needs option \"connector\""))?;
+        let SinkKind::Blackhole = SinkKind::of_connector(connector)?;
+        let mut catalog = self.catalog();
+        let (query, text) = match &create.input {
+            SinkInput::Query(query, text) => (query.clone(), Some(text.clone())),
+            SinkInput::Relation(name) => (all_of(catalog.resolve(name)?)?, None),
+        };
+        let bound = bind_query(&catalog, &query, &[], Purpose::View)?;
+        let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &bound.columns)?;
+        let columns = bound.columns.iter().map(|(name, t)| Column::new(name, t.clone())).collect();
+        let new = NewRelation {
+            options: create.options.clone(),
+            depends_on: bound.relations,
+            ..NewRelation::new(Kind::Sink(text.map(|text| View { text })), columns)
+        };
+        let created = catalog.create(&create.name, create.if_not_exists, new)?;
+        let Some(relation) = self.made(created) else { return Ok(done("CREATE SINK")) };
+        self.install_sink(relation, plan).await?;
+        *engine.catalog.write() = catalog;
+        Ok(done("CREATE SINK"))
+    }
+
+    async fn install_sink(&self, relation: Arc<Relation>, plan: StreamingPlan) -> Result<Arc<LiveRelation>> {
+        let account = self.engine.memory.part(Some(self.engine.config.memory.view));
+        let shared = Arc::new(RelationShared::new(self.engine.config.workers, account));
+        shared.mark_unstored();
+        self.install(relation, shared, plan, Root::Sink(Arc::new(Blackhole))).await
+    }
+
+    /// Starts a dataflow on all workers.
+    async fn install(
+        &self,
+        relation: Arc<Relation>,
+        shared: Arc<RelationShared>,
+        plan: StreamingPlan,
+        root: Root,
+    ) -> Result<Arc<LiveRelation>> {
+        let n_workers = self.engine.config.workers;
+        let dataflow = plan.dataflow;
+        let metrics = DataflowMetrics::new(n_workers, dataflow.nodes.len());
+        let errors = Arc::new(RowErrorLog::default());
+        let pressure = Arc::new(Pressure::new(&dataflow, n_workers));
+        let intake = Arc::new(Intake::default());
+        let account = Arc::clone(&shared.account);
+        let body = Body::Dataflow {
+            metrics: metrics.clone(),
+            pressure: Arc::clone(&pressure),
+            intake: Arc::clone(&intake),
+            errors: Arc::clone(&errors),
+            explain: dataflow.explain(),
+            operators: operators_of(&dataflow, &root),
+        };
+        let hook = self.engine.config.operator_hook.clone();
+        let live = Arc::new(LiveRelation::new(Arc::clone(&relation), shared, body, n_workers));
+        let started = Arc::clone(&live);
+        let imports: Vec<RelationId> = dataflow.imports().map(|(_, id, _)| id).collect();
+        let install = move |start, offsets| InstallDataflow {
+            id: relation.id,
+            name: relation.name.clone(),
+            dataflow,
+            root,
+            start,
+            offsets,
+            metrics,
+            pressure,
+            intake,
+            account,
+            errors,
+            hook,
+        };
+        self.engine.clock.between_epochs(move |coordinator| coordinator.install(live, imports, install)).await??;
+        Ok(started)
+    }
+
+    /// Rebuilds a view that has failed, and with `CASCADE` those built on it that have failed with it.
+    pub(super) async fn refresh(&mut self, refresh: &Refresh) -> Result<Response> {
+        let engine = Arc::clone(&self.engine);
+        let catalog = self.catalog();
+        let target = catalog.resolve_kind(&refresh.name, RelationKind::MaterializedView)?.clone();
+        let mut targets = vec![Arc::clone(&target)];
+        if refresh.cascade {
+            targets.extend(dependent_views(&catalog, &target));
+        }
+        let mut n_rebuilt = 0;
+        for relation in targets {
+            let Some(failed) = engine.clock.relation(relation.id).filter(|live| live.failure().is_some()) else {
+                continue;
+            };
+            self.rebuild(&relation, failed).await?;
+            n_rebuilt += 1;
+        }
+        if n_rebuilt == 0 {
+            self.notice_of(&format!("materialized view \"{}\" is up to date, nothing to refresh", target.name));
+        }
+        let waits = dependent_views(&catalog, &target);
+        let waits = waits.iter().filter(|r| engine.clock.relation(r.id).is_some_and(|l| l.failure().is_some()));
+        for relation in waits {
+            let what = format!("{} \"{}\" has still to be refreshed", relation.kind.noun(), relation.name);
+            self.notice_of(&what);
+        }
+        Ok(done("REFRESH MATERIALIZED VIEW"))
+    }
+
+    /// Builds a failed view anew, in the place of the old one; if that comes to nothing the failed one is put back.
+    async fn rebuild(&mut self, relation: &Arc<Relation>, failed: Arc<LiveRelation>) -> Result<()> {
+        let engine = Arc::clone(&self.engine);
+        let ddl = engine.ddl.lock().await;
+        let catalog = self.catalog();
+        let Some(relation) = catalog.get(relation.id).cloned() else { return Ok(()) };
+        let plan = replan(&catalog, &relation)?;
+        let limit = relation.option("memory_limit").map(parse_bytes).transpose()?;
+        let is_sink = matches!(relation.kind, Kind::Sink(_));
+        let live = if is_sink {
+            self.install_sink(relation, plan).await?
+        } else {
+            self.install_view(relation, plan, limit).await?
+        };
+        drop(ddl);
+        let cancel = self.cancel.clone();
+        let outcome = tokio::select! {
+            outcome = live.follows() => outcome,
+            () = cancel.cancelled() => Err(Error::cancelled()),
+        };
+        if outcome.is_err() && live.failure().is_none() {
+            let rebuilt = Arc::clone(&live);
+            engine.clock.between_epochs(move |c| c.put_back(&rebuilt, failed)).await?;
+        }
+        outcome.map_err(|error| live.failure().map_or(error, |failed| failed.cause.clone()))
+    }
+}
+
+/// The views built on a view, each after those that it is built on.
+fn dependent_views(catalog: &Catalog, view: &Relation) -> Vec<Arc<Relation>> {
+    let mut above: HashSet<RelationId> = HashSet::from([view.id]);
+    let mut views = Vec::new();
+    // Relations come in the order in which they were made, so what a view is built on comes before it.
+    for relation in catalog.relations() {
+        if relation.depends_on.iter().any(|id| above.contains(id)) && above.insert(relation.id) {
+            let is_dataflow = matches!(relation.kind, Kind::MaterializedView(_) | Kind::Sink(_));
+            views.extend(is_dataflow.then(|| Arc::clone(relation)));
+        }
+    }
+    views
+}
+
+/// The plan of a view or sink that exists.
+fn replan(catalog: &Catalog, relation: &Relation) -> Result<StreamingPlan> {
+    let query = match (relation.query_text(), relation.depends_on.first().and_then(|id| catalog.get(*id))) {
+        (Some(text), _) => millstream_planner::parser::parse_query(text)?,
+        (None, Some(input)) => all_of(input)?,
+        (None, None) => return Err(Error::internal("a dataflow without a query")),
+    };
+    let bound = bind_query(catalog, &query, &[], Purpose::View)?;
+    let names: Vec<(String, SqlType)> =
+        relation.visible_columns().iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect();
+    streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names)
+}
+
+/// The query for all rows of a relation.
+fn all_of(relation: &Relation) -> Result<Box<ast::Query>> {
+    let quoted = |part: &str| format!("\"{}\"", part.replace('"', "\"\""));
+    let text = format!("SELECT * FROM {}.{}", quoted(&relation.schema), quoted(&relation.name));
+    millstream_planner::parser::parse_query(&text)
+}
+
+/// A dataflow that somebody waits for; dropped with the wait, unless it came to an end.
+struct Unfinished {
+    engine: Arc<EngineState>,
+    live: Option<Arc<LiveRelation>>,
+}
+
+impl Unfinished {
+    fn forget(mut self) {
+        self.live = None;
+    }
+
+    async fn drop_now(mut self) {
+        if let Some(live) = self.live.take() {
+            drop_unfinished(&self.engine, &live).await;
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(live) = self.live.take() {
+            let engine = Arc::clone(&self.engine);
+            // The client has gone; nobody waits for this.
+            self.engine.query_runtime().spawn(async move { drop_unfinished(&engine, &live).await });
+        }
+    }
+}
+
+/// Drops a dataflow with what has been built on it meanwhile.
+async fn drop_unfinished(engine: &EngineState, live: &LiveRelation) {
+    let _ddl = engine.ddl.lock().await;
+    let mut catalog = engine.catalog.read().clone();
+    let Some(relation) = catalog.get(live.id).cloned() else { return };
+    let name = ast::Name { schema: Some(relation.schema.clone()), name: relation.name.clone(), position: 0 };
+    let (kind, behavior) = (RelationKind::MaterializedView, ast::DropBehavior::Cascade);
+    let drop = ast::Drop { kind, names: vec![name], if_exists: true, behavior };
+    let Ok(dropped) = catalog.drop(&drop) else { return };
+    *engine.catalog.write() = catalog;
+    let ids: Vec<RelationId> = dropped.relations.iter().map(|r| r.id).collect();
+    // The engine may be ending; then everything is dropped.
+    let _ = engine.clock.between_epochs(move |c| ids.into_iter().for_each(|id| c.drop_if_running(id))).await;
+}
+
+/// Names and particulars of a dataflow's nodes, the root last.
+fn operators_of(dataflow: &Dataflow, root: &Root) -> Vec<(String, String)> {
+    let about = |node: &Node| match node {
+        Node::Import { name, .. } => ("Import".to_owned(), name.clone()),
+        Node::Operator { spec, .. } => (spec.name().to_owned(), spec.describe()),
+    };
+    let root = match root {
+        Root::Materialize { .. } => "Materialize",
+        Root::Sink(_) => "Sink",
+    };
+    dataflow.nodes.iter().map(about).chain([(root.to_owned(), String::new())]).collect()
+}
+
+/// Takes everything and keeps nothing.
+struct Blackhole;
+
+impl Sink for Blackhole {
+    fn open(&self, _: usize) -> Result<Box<dyn SinkWriter>> {
+        Ok(Box::new(BlackholeWriter))
+    }
+}
+
+struct BlackholeWriter;
+
+impl SinkWriter for BlackholeWriter {
+    fn write(&mut self, _: Epoch, _: Vec<Delta>) -> Result<()> {
+        Ok(())
+    }
+}

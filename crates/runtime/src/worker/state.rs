@@ -1,0 +1,384 @@
+//! What a worker keeps: its part of every relation, its copy of every dataflow, and the commands it has still to do.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use millstream_operators::{NodeId, RelationId};
+use millstream_state::{Arrangement, Matches};
+use millstream_types::hash::hash_columns;
+use millstream_types::{Delta, Epoch, Error, Result};
+use timely::worker::Worker;
+
+use super::feed::FeedQueue;
+use crate::adapter::SMALL_STATE;
+use crate::command::{
+    Command, EpochWork, Events, InstallDataflow, Lookup, LookupReply, RelationInput, RelationSpec, Root, Round,
+};
+use crate::dataflow::{Built, Outbox, build};
+use crate::failure::Failure;
+use crate::memory::Charge;
+use crate::quanta::Quanta;
+use crate::relation::{Arrivals, Arriving, Part, Relation};
+
+/// Rows applied to a store after which its size is looked at.
+const CHARGED_ROWS: usize = 1 << 12;
+
+/// A dataflow on this worker.
+pub(super) struct Installed {
+    pub(super) built: Built,
+    pub(super) install: Arc<InstallDataflow>,
+    pub(super) imports: Vec<ImportState>,
+    /// The last epoch in which it gets something.
+    last_ticked: Epoch,
+    /// All epochs up to this one are complete here.
+    pub(super) sealed: Epoch,
+    /// The last round, or the start: nothing after it is fed before it is complete on all workers, so that whoever waits
+    /// for the dataflow to take more never waits for rows of a later epoch.
+    pub(super) round: Epoch,
+    /// It gets the epochs that touch its inputs.
+    follows: bool,
+}
+
+/// An import of a dataflow, and what is still to be fed to it.
+pub(super) struct ImportState {
+    pub(super) node: NodeId,
+    pub(super) relation: RelationId,
+    pub(super) projection: Vec<usize>,
+    pub(super) schema: arrow::datatypes::SchemaRef,
+    pub(super) arrivals: Arrivals,
+}
+
+pub(super) struct WorkerState {
+    pub(super) index: usize,
+    n_workers: usize,
+    events: Arc<dyn Events>,
+    commands: Receiver<Command>,
+    /// Commands that were received and must wait for the end of a step.
+    pending: VecDeque<Command>,
+    pub(super) relations: HashMap<RelationId, Relation>,
+    pub(super) dataflows: HashMap<RelationId, Installed>,
+    /// Dataflows in the order in which they were installed: views come after what they are built on.
+    order: Vec<RelationId>,
+    outbox: Outbox,
+    /// Dataflows that may be able to take something in.
+    pub(super) to_feed: FeedQueue,
+    quanta: Quanta,
+}
+
+impl WorkerState {
+    pub(super) fn new(
+        index: usize,
+        n_workers: usize,
+        events: Arc<dyn Events>,
+        commands: Receiver<Command>,
+        quanta: Quanta,
+    ) -> Self {
+        WorkerState {
+            index,
+            n_workers,
+            events,
+            commands,
+            pending: VecDeque::new(),
+            relations: HashMap::new(),
+            dataflows: HashMap::new(),
+            order: Vec::new(),
+            outbox: Outbox::default(),
+            to_feed: FeedQueue::default(),
+            quanta,
+        }
+    }
+
+    /// The next command, if there is one.
+    pub(super) fn next_command(&mut self) -> Option<Command> {
+        if let Some(command) = self.pending.pop_front() {
+            return Some(command);
+        }
+        match self.commands.try_recv() {
+            Ok(command) => Some(command),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Command::Shutdown),
+        }
+    }
+
+    /// Within a step: does the commands that need no more than this state; returns whether one waits that needs more.
+    pub(super) fn serve(&mut self) -> bool {
+        while let Some(command) = self.next_command() {
+            if let Err(command) = self.handle_within_step(command) {
+                self.pending.push_front(command);
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(super) fn handle(&mut self, timely: &mut Worker, command: Command) {
+        match self.handle_within_step(command) {
+            Err(Command::Install(install)) => self.install(timely, install),
+            Err(Command::Drop(id)) => self.drop_dataflow(timely, id),
+            Err(Command::Run(work)) => work(),
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// Does a command; gives it back if it adds or takes away a dataflow, or is no matter of this state.
+    fn handle_within_step(&mut self, command: Command) -> std::result::Result<(), Command> {
+        match command {
+            Command::CreateRelation(id, spec) => self.create_relation(id, &spec),
+            Command::DropRelation(id) => {
+                self.relations.remove(&id);
+            }
+            Command::CreateIndex(id, columns) => {
+                let relation = self.relations.get(&id);
+                if let Some(mut arrangement) = relation.and_then(|r| r.arrangement()).map(|a| a.borrow_mut())
+                    && arrangement.index_on(&columns).is_none()
+                {
+                    arrangement.add_index(&columns);
+                }
+            }
+            Command::Round(round) => self.round(&round),
+            Command::Follow(id) => self.set_follows(id, true),
+            Command::SetAside(id) => self.set_follows(id, false),
+            Command::Epoch(work) => self.epoch(work),
+            Command::Lookup(lookup) => self.lookup(lookup),
+            Command::Tap(id, tap) => {
+                if let Some(relation) = self.relations.get_mut(&id) {
+                    relation.taps.push(tap);
+                }
+                self.note_followers(id);
+            }
+            other => return Err(other),
+        }
+        Ok(())
+    }
+
+    fn create_relation(&mut self, id: RelationId, spec: &RelationSpec) {
+        let part = match spec {
+            RelationSpec::Source { source, .. } => Part::Source(Arc::clone(source)),
+            RelationSpec::Stored { arrangement, shared } => match Arrangement::new(arrangement) {
+                Ok(arrangement) => {
+                    shared.set_reader(self.index, arrangement.reader());
+                    Part::Stored(Rc::new(arrangement.into()))
+                }
+                Err(error) => return self.events.failed(id, Epoch::ZERO, error),
+            },
+        };
+        let shared = Arc::clone(spec.shared());
+        let charge = Some(Charge::new(&shared.account));
+        let (importers, taps) = (Vec::new(), Vec::new());
+        self.relations.insert(id, Relation { part, shared, importers, taps, charge, n_uncharged: 0 });
+    }
+
+    fn install(&mut self, timely: &mut Worker, install: Arc<InstallDataflow>) {
+        let failure = Failure::new(install.id, Arc::clone(&self.events));
+        let built = match build(timely, &install, failure, self.quanta.clone(), &self.outbox) {
+            Ok(built) => built,
+            Err(error) => return self.events.failed(install.id, install.start.epoch, error),
+        };
+        let start = install.start.epoch;
+        let mut imports = Vec::new();
+        for (i, (node, relation, projection)) in install.dataflow.imports().enumerate() {
+            let arriving = match &install.offsets[i] {
+                Some(offsets) => self.offsets(&install, offsets),
+                None => Arriving::Snapshot { needs: self.last_ticked(relation), next_chunk: 0, snapshot: None },
+            };
+            imports.push(ImportState {
+                node,
+                relation,
+                projection: projection.to_vec(),
+                schema: install.dataflow.schema(node),
+                arrivals: VecDeque::from([(start, arriving)]),
+            });
+            if let Some(imported) = self.relations.get_mut(&relation) {
+                imported.importers.push((install.id, i));
+            }
+        }
+        if let Root::Materialize { shared, .. } = &install.root {
+            let arrangement = built.arrangement.clone().expect("a view has an arrangement");
+            let (importers, taps, shared) = (Vec::new(), Vec::new(), Arc::clone(shared));
+            let part = Part::View(arrangement);
+            self.relations.insert(install.id, Relation { part, shared, importers, taps, charge: None, n_uncharged: 0 });
+        }
+        self.order.push(install.id);
+        self.to_feed.push(install.id);
+        let (sealed, last_ticked, round) = (start.prev(), start, start);
+        let installed = Installed { built, imports, last_ticked, sealed, round, follows: false, install };
+        self.dataflows.insert(installed.install.id, installed);
+    }
+
+    /// This worker's part of a range of offsets, as a part of a round.
+    fn offsets(&self, install: &InstallDataflow, offsets: &std::ops::Range<u64>) -> Arriving {
+        let (index, n) = (self.index as u64, self.n_workers as u64);
+        let len = offsets.end - offsets.start;
+        let share = offsets.start + len * index / n..offsets.start + len * (index + 1) / n;
+        install.intake.expect(share.end - share.start);
+        Arriving::Offsets(share)
+    }
+
+    /// The epoch that a relation has to complete before all that was sent to it so far is in it.
+    fn last_ticked(&self, relation: RelationId) -> Epoch {
+        self.dataflows.get(&relation).map_or(Epoch::ZERO, |d| d.last_ticked)
+    }
+
+    fn round(&mut self, round: &Round) {
+        let Some(mut installed) = self.dataflows.remove(&round.id) else { return };
+        let epoch = round.header.epoch;
+        installed.built.context.open(&round.header);
+        (installed.last_ticked, installed.round) = (epoch, epoch);
+        for (import, offsets) in installed.imports.iter_mut().zip(&round.offsets) {
+            let arriving = match offsets {
+                Some(offsets) => self.offsets(&installed.install, offsets),
+                None => {
+                    let needs = self.last_ticked(import.relation);
+                    Arriving::Changes { needs, from: round.from, changes: None, next_chunk: 0 }
+                }
+            };
+            import.arrivals.push_back((epoch, arriving));
+        }
+        self.dataflows.insert(round.id, installed);
+        self.to_feed.push(round.id);
+        self.set_follows(round.id, round.follows);
+    }
+
+    fn set_follows(&mut self, id: RelationId, follows: bool) {
+        let Some(installed) = self.dataflows.get_mut(&id) else { return };
+        installed.follows = follows;
+        let inputs: Vec<RelationId> = installed.imports.iter().map(|i| i.relation).collect();
+        inputs.into_iter().for_each(|input| self.note_followers(input));
+    }
+
+    /// Tells a dataflow whether somebody takes its changes.
+    fn note_followers(&mut self, id: RelationId) {
+        let Some(relation) = self.relations.get(&id) else { return };
+        // One that was set aside has still to get the changes of the epochs that it was sent.
+        let takes = |d: &Installed, import: usize| {
+            d.follows || d.imports[import].arrivals.iter().any(|(_, a)| matches!(a, Arriving::Awaited))
+        };
+        let is_taken = |(id, import): &(RelationId, usize)| self.dataflows.get(id).is_some_and(|d| takes(d, *import));
+        let is_followed = !relation.taps.is_empty() || relation.importers.iter().any(is_taken);
+        if let Some(installed) = self.dataflows.get(&id) {
+            installed.built.context.is_followed.set(is_followed);
+        }
+    }
+
+    fn drop_dataflow(&mut self, timely: &mut Worker, id: RelationId) {
+        if let Some(installed) = self.dataflows.remove(&id) {
+            timely.drop_dataflow(installed.built.timely_index);
+        }
+        self.order.retain(|d| *d != id);
+        self.relations.remove(&id);
+        for relation in self.relations.values_mut() {
+            relation.importers.retain(|(dataflow, _)| *dataflow != id);
+        }
+        let rest: Vec<RelationId> = self.order.clone();
+        rest.into_iter().for_each(|id| self.note_followers(id));
+    }
+
+    pub(super) fn forget_dataflows(&mut self) {
+        self.dataflows.clear();
+    }
+
+    fn epoch(&mut self, work: EpochWork) {
+        let epoch = work.header.epoch;
+        let mut touched: HashMap<RelationId, RelationInput> = HashMap::new();
+        for (id, input) in work.inputs {
+            let Some(relation) = self.relations.get_mut(&id) else { continue };
+            if let RelationInput::Deltas(deltas) = &input {
+                apply(relation, self.index, epoch, deltas);
+            }
+            touched.insert(id, input);
+        }
+        let mut affected: HashSet<RelationId> = touched.keys().copied().collect();
+        for &id in &self.order {
+            let installed = self.dataflows.get_mut(&id).expect("an installed dataflow");
+            if !installed.follows || !installed.imports.iter().any(|i| affected.contains(&i.relation)) {
+                continue;
+            }
+            affected.insert(id);
+            installed.last_ticked = epoch;
+            installed.built.context.open(&work.header);
+            for import in &mut installed.imports {
+                let arriving = match touched.get(&import.relation) {
+                    Some(RelationInput::Deltas(deltas)) => Arriving::Ready(deltas.clone()),
+                    Some(RelationInput::Offsets(offsets)) => Arriving::Offsets(offsets.clone()),
+                    None if affected.contains(&import.relation) => Arriving::Awaited,
+                    None => Arriving::Ready(vec![]),
+                };
+                import.arrivals.push_back((epoch, arriving));
+            }
+            self.to_feed.push(id);
+        }
+        touched.keys().for_each(|&id| self.events.completed(id, self.index, epoch));
+    }
+
+    /// Hands on what roots have completed.
+    pub(super) fn take_outbox(&mut self) {
+        let sealed = std::mem::take(&mut *self.outbox.borrow_mut());
+        for sealed in sealed {
+            let Some(installed) = self.dataflows.get_mut(&sealed.relation) else { continue };
+            installed.sealed = sealed.upto;
+            if installed.imports.iter().any(|i| !i.arrivals.is_empty()) {
+                self.to_feed.push(sealed.relation);
+            }
+            if let Some(relation) = self.relations.get_mut(&sealed.relation) {
+                for (epoch, changes) in &sealed.changes {
+                    relation.taps.retain(|tap| (tap.follow)(self.index, *epoch, changes));
+                }
+                for (dataflow, import) in &relation.importers {
+                    let Some(importer) = self.dataflows.get_mut(dataflow) else { continue };
+                    for (epoch, arriving) in &mut importer.imports[*import].arrivals {
+                        if *epoch <= sealed.upto && matches!(arriving, Arriving::Awaited) {
+                            // An epoch in which nothing changed here is not among them.
+                            let changed = sealed.changes.iter().find(|(e, _)| e == epoch);
+                            *arriving = Arriving::Ready(changed.map(|(_, deltas)| deltas.clone()).unwrap_or_default());
+                        }
+                    }
+                    self.to_feed.push(*dataflow);
+                }
+            }
+            self.events.completed(sealed.relation, self.index, sealed.upto);
+        }
+    }
+
+    fn lookup(&mut self, lookup: Lookup) {
+        let found = self.find(&lookup);
+        (lookup.reply)(found);
+    }
+
+    fn find(&self, lookup: &Lookup) -> Result<LookupReply> {
+        let relation = self.relations.get(&lookup.relation);
+        let arrangement = relation.and_then(Relation::arrangement).ok_or_else(|| {
+            Error::internal(format!("a lookup in relation {}, which keeps no rows here", lookup.relation))
+        })?;
+        let arrangement = arrangement.borrow();
+        let index =
+            arrangement.index_on(&lookup.columns).ok_or_else(|| Error::internal("a lookup without an index"))?;
+        let mut hashes = Vec::new();
+        hash_columns(&lookup.keys, lookup.keys.first().map_or(0, |k| k.len()), &mut hashes);
+        let mut matches = Matches::default();
+        arrangement.probe(index, &lookup.keys, &hashes, lookup.at, &mut matches);
+        let rows = arrangement.gather(&matches.rows);
+        Ok(LookupReply { probes: matches.probes, rows })
+    }
+}
+
+/// Applies an epoch's changes to a table's or stream's store, and tells those who follow it.
+fn apply(relation: &mut Relation, worker: usize, epoch: Epoch, deltas: &[Delta]) {
+    let Part::Stored(arrangement) = &relation.part else { return };
+    let mut arrangement = arrangement.borrow_mut();
+    if let Err(error) = deltas.iter().try_for_each(|d| arrangement.apply(d)) {
+        // The coordinator resolved the write against this very store.
+        panic!("a resolved write does not fit its relation: {error}");
+    }
+    arrangement.seal(epoch, relation.shared.holds.advance(epoch));
+    relation.n_uncharged += deltas.iter().map(Delta::n_rows).sum::<usize>();
+    if let Some(charge) = &mut relation.charge
+        && (relation.n_uncharged >= CHARGED_ROWS || charge.bytes() < SMALL_STATE)
+    {
+        relation.n_uncharged = 0;
+        charge.set(arrangement.n_bytes());
+    }
+    drop(arrangement);
+    relation.taps.retain(|tap| (tap.follow)(worker, epoch, deltas));
+}
