@@ -112,7 +112,15 @@ impl ReadPoint {
 
     /// A table of a relation's rows under the schema of a scan.
     fn table(&self, id: RelationId, schema: &SchemaRef) -> Result<Arc<dyn TableProvider>> {
-        let live = &self.relations[&id];
+        let added = |own: &OwnWrites| -> Arc<dyn PartitionStream> {
+            Arc::new(AddedStream { schema: schema.clone(), batches: own.added.clone() })
+        };
+        let Some(live) = self.relations.get(&id) else {
+            // A relation that the transaction itself makes has no rows but its own.
+            let nothing = || AddedStream { schema: schema.clone(), batches: vec![] };
+            let rows = self.own.get(&id).map_or_else(|| Arc::new(nothing()) as Arc<dyn PartitionStream>, added);
+            return Ok(Arc::new(StreamingTable::try_new(schema.clone(), vec![rows]).map_err(from_datafusion)?));
+        };
         let hold = Arc::new(self.holds.clone());
         let partitions: Vec<Arc<dyn PartitionStream>> = match &live.body {
             Body::Source { source, .. } => vec![Arc::new(SourceStream {
@@ -127,9 +135,7 @@ impl ReadPoint {
                     let without = own.map(|own| Arc::clone(&own.removed));
                     Arc::new(SnapshotStream { schema: schema.clone(), snapshot, without, _hold: Arc::clone(&hold) })
                 };
-                let added = own.filter(|own| !own.added.is_empty()).map(|own| -> Arc<dyn PartitionStream> {
-                    Arc::new(AddedStream { schema: schema.clone(), batches: own.added.clone() })
-                });
+                let added = own.filter(|own| !own.added.is_empty()).map(added);
                 snapshots.map(partition).chain(added).collect()
             }
         };

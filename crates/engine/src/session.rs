@@ -1,5 +1,6 @@
 //! Sessions: what a front end calls, statement by statement.
 
+mod catalog_changes;
 mod dataflows;
 mod ddl;
 mod query;
@@ -14,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::Schema;
 use futures::{StreamExt, TryStreamExt};
-use millstream_planner::Catalog;
 use millstream_planner::ast::{self, Statement};
 use millstream_planner::parser::{Parsed, parse};
 use millstream_types::pg::FormatSettings;
@@ -22,6 +22,7 @@ use millstream_types::{Error, Result, SqlState, SqlType};
 
 use crate::api::{CancelHandle, Notice, Response, ResultColumn, Rows, RowsTag, Severity, TransactionStatus};
 use crate::engine::EngineState;
+use catalog_changes::Unpublished;
 use settings::Settings;
 use transaction::BlockState;
 
@@ -35,6 +36,8 @@ pub struct Session {
     settings: Settings,
     cancel: CancelHandle,
     block: BlockState,
+    /// The catalog while the changes of a transaction block are being made.
+    unpublished: Option<Unpublished>,
     /// A write is on its way to the coordinator: what becomes of it must be known.
     committing: Arc<AtomicBool>,
     notices: Vec<Notice>,
@@ -70,6 +73,7 @@ impl Session {
             settings: Settings::new(user, params),
             cancel: CancelHandle::default(),
             block: BlockState::default(),
+            unpublished: None,
             committing: Arc::default(),
             notices: Vec::new(),
         }
@@ -168,12 +172,18 @@ impl Session {
                 }
             }
         };
+        // What a cancelled commit has left is taken back.
+        self.unpublished = None;
         outcome.map_err(|e| shifted(e, parsed.offset)).inspect_err(|_| self.statement_failed())
     }
 
     async fn dispatch(&mut self, parsed: &Parsed, params: &[ArrayRef]) -> Result<Response> {
         self.check_not_failed(&parsed.statement)?;
         if let Some(what) = ddl_of(&parsed.statement) {
+            if self.is_in_block() {
+                self.check_writable(&what)?;
+                return self.change_catalog(&parsed.statement).await;
+            }
             self.before_ddl(&what).await?;
         }
         match &parsed.statement {
@@ -228,10 +238,6 @@ impl Session {
     /// How values are written and read now.
     pub fn format_settings(&self) -> FormatSettings {
         self.settings.format()
-    }
-
-    fn catalog(&self) -> Catalog {
-        self.engine.catalog.read().clone()
     }
 
     fn warn(&mut self, state: SqlState, message: &str) {

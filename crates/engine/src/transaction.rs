@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use millstream_planner::RelationId;
 use millstream_planner::catalog::{Kind, Relation};
 use millstream_state::Hold;
@@ -33,7 +33,9 @@ pub(crate) struct Transaction {
     staged: HashMap<RelationId, Staged>,
     /// Relations into which rows were put other than by a plain `INSERT`: there a taken key means that another decision
     /// would be made now.
-    decided: hashbrown::HashSet<RelationId>,
+    decided: HashSet<RelationId>,
+    /// Relations that it makes when it commits: they have no rows but its own.
+    unborn: HashSet<RelationId>,
     order: Option<OrderHold>,
 }
 
@@ -77,8 +79,8 @@ impl Transaction {
             }
         };
         let held = relations.into_iter().zip(holds).map(|(live, hold)| (live.id, (live, hold))).collect();
-        let (reads, staged, decided) = Default::default();
-        Ok(Transaction { epoch, held, reads, staged, decided, order })
+        let (reads, staged, decided, unborn) = Default::default();
+        Ok(Transaction { epoch, held, reads, staged, decided, unborn, order })
     }
 
     /// Whether nothing is staged.
@@ -92,10 +94,12 @@ impl Transaction {
         let mut holds = Vec::new();
         let mut own = HashMap::new();
         for &id in ids {
-            let (live, hold) = self.held(engine, id)?;
-            live.completed(self.epoch).await?;
-            relations.insert(id, live);
-            holds.push(hold);
+            if !self.unborn.contains(&id) {
+                let (live, hold) = self.held(engine, id)?;
+                live.completed(self.epoch).await?;
+                relations.insert(id, live);
+                holds.push(hold);
+            }
             if let Some(staged) = self.staged.get_mut(&id).filter(|s| !s.is_empty()) {
                 let (removed, added) = staged.parts()?;
                 own.insert(id, OwnWrites { removed, added });
@@ -110,7 +114,10 @@ impl Transaction {
             live.check()?;
             return Ok((Arc::clone(live), hold.clone()));
         }
-        let live = engine.clock.relation(id).ok_or_else(dropped)?;
+        let live = engine.clock.relation(id).ok_or_else(|| {
+            let message = "a materialized view cannot be read before the transaction that makes it has committed";
+            Error::user(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        })?;
         let hold = live.shared.holds.acquire(self.epoch).ok().filter(|_| live.started() <= self.epoch);
         let hold = hold.ok_or_else(|| {
             let what = format!("{} \"{}\"", live.relation.kind.noun(), live.relation.name);
@@ -189,12 +196,28 @@ impl Transaction {
         relation: &Arc<Relation>,
         rows: &RecordBatch,
     ) -> Result<KeyedRows> {
+        if self.unborn.contains(&relation.id) {
+            return Ok(KeyedRows::empty_of(relation));
+        }
         let (live, _) = self.held(engine, relation.id)?;
         live.completed(self.epoch).await?;
         let empty = KeyedRows::empty_of(relation);
         let found = look_up(&engine.workers, relation, &empty.keys_of(rows), self.epoch).await;
         // A relation that was dropped meanwhile says so itself.
         found.or_else(|error| live.check().and(Err(error)))
+    }
+
+    /// A relation is made by this very transaction.
+    pub(crate) fn add_unborn(&mut self, relation: &Relation) {
+        self.unborn.insert(relation.id);
+    }
+
+    /// Relations are dropped by this very transaction: what it wrote to them, and read of them, is nobody's concern.
+    pub(crate) fn forget(&mut self, ids: &[RelationId]) {
+        for id in ids {
+            self.unborn.remove(id);
+            self.staged.remove(id);
+        }
     }
 
     pub(crate) fn save_point(&self) -> SavePoint {

@@ -22,14 +22,14 @@ use crate::live::{Body, LiveRelation};
 use crate::memory::parse_bytes;
 
 /// Options of a materialized view.
-struct ViewOptions {
+pub(super) struct ViewOptions {
     memory_limit: Option<usize>,
     /// Whether the statement waits until the view follows its inputs.
     wait: bool,
 }
 
 impl ViewOptions {
-    fn of(options: &[(String, String)]) -> Result<Self> {
+    pub(super) fn of(options: &[(String, String)]) -> Result<Self> {
         let mut parsed = ViewOptions { memory_limit: None, wait: true };
         for (name, value) in options {
             match (name.as_str(), value.as_str()) {
@@ -55,7 +55,7 @@ impl Session {
     pub(super) async fn create_materialized_view(&mut self, create: &CreateView) -> Result<Response> {
         let engine = Arc::clone(&self.engine);
         let options = ViewOptions::of(&create.options)?;
-        let ddl = engine.ddl.lock().await;
+        let ddl = self.lock_catalog(&engine).await;
         let mut catalog = self.catalog();
         let bound = bind_query(&catalog, &create.query, &[], Purpose::View)?;
         let columns = named_columns(&bound.columns, create)?;
@@ -65,8 +65,12 @@ impl Session {
         let Some(relation) = self.made(created) else { return Ok(done("CREATE MATERIALIZED VIEW")) };
         catalog.set_facts(relation.id, plan.result.append_only, plan.result.key.clone());
         let live = self.install_view(relation, plan, options.memory_limit).await?;
-        *engine.catalog.write() = catalog;
+        self.publish(catalog);
         drop(ddl);
+        if let Some(unpublished) = &mut self.unpublished {
+            unpublished.wait_later(options.wait.then_some(live));
+            return Ok(done("CREATE MATERIALIZED VIEW"));
+        }
         if options.wait {
             self.wait_or_drop(&live).await?;
         }
@@ -109,7 +113,7 @@ impl Session {
 
     pub(super) async fn create_sink(&mut self, create: &CreateSink) -> Result<Response> {
         let engine = Arc::clone(&self.engine);
-        let _ddl = engine.ddl.lock().await;
+        let _ddl = self.lock_catalog(&engine).await;
         let connector = create.options.iter().find(|(name, _)| name == "connector").map(|(_, v)| v.as_str());
         let connector = connector
             .ok_or_else(|| Error::user(SqlState::INVALID_PARAMETER_VALUE, "a sink needs option \"connector\""))?;
@@ -130,7 +134,7 @@ impl Session {
         let created = catalog.create(&create.name, create.if_not_exists, new)?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE SINK")) };
         self.install_sink(relation, plan).await?;
-        *engine.catalog.write() = catalog;
+        self.publish(catalog);
         Ok(done("CREATE SINK"))
     }
 

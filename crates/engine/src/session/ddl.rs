@@ -17,7 +17,7 @@ use crate::live::{Body, LiveRelation};
 impl Session {
     pub(super) async fn create_table(&mut self, create: &CreateRelation) -> Result<Response> {
         let engine = Arc::clone(&self.engine);
-        let _ddl = engine.ddl.lock().await;
+        let _ddl = self.lock_catalog(&engine).await;
         if let Some((name, _)) = create.options.first() {
             return Err(Error::not_supported(format!("option \"{name}\" of a table is not supported yet")));
         }
@@ -30,7 +30,7 @@ impl Session {
 
     pub(super) async fn create_stream(&mut self, create: &CreateRelation) -> Result<Response> {
         let engine = Arc::clone(&self.engine);
-        let _ddl = engine.ddl.lock().await;
+        let _ddl = self.lock_catalog(&engine).await;
         if create.options.iter().any(|(name, _)| name == "connector") {
             return self.create_source(create).await;
         }
@@ -71,7 +71,7 @@ impl Session {
         let body = Body::Source { source, positions: parking_lot::RwLock::default() };
         let live = Arc::new(LiveRelation::new(relation, shared, body, n_workers));
         self.engine.clock.between_epochs(move |c| c.create_base(live, spec)).await?;
-        *self.engine.catalog.write() = catalog;
+        self.publish(catalog);
         Ok(done("CREATE STREAM"))
     }
 
@@ -86,25 +86,25 @@ impl Session {
         let made = Arc::clone(&live);
         self.engine.clock.between_epochs(move |c| c.create_base(live, spec)).await?;
         wait_until_made(&made).await?;
-        *self.engine.catalog.write() = catalog;
+        self.publish(catalog);
         Ok(())
     }
 
     pub(super) async fn create_view(&mut self, create: &CreateView) -> Result<Response> {
         let engine = Arc::clone(&self.engine);
-        let _ddl = engine.ddl.lock().await;
+        let _ddl = self.lock_catalog(&engine).await;
         let mut catalog = self.catalog();
         let bound = bind_query(&catalog, &create.query, &[], Purpose::AdHoc)?;
         let columns = named_columns(&bound.columns, create)?;
         let created = catalog.create_view(create, RelationKind::View, columns, bound.relations)?;
         self.made(created);
-        *self.engine.catalog.write() = catalog;
+        self.publish(catalog);
         Ok(done("CREATE VIEW"))
     }
 
     pub(super) async fn create_index(&mut self, create: &CreateIndex) -> Result<Response> {
         let engine = Arc::clone(&self.engine);
-        let _ddl = engine.ddl.lock().await;
+        let _ddl = self.lock_catalog(&engine).await;
         let mut catalog = self.catalog();
         let created = catalog.create_index(create)?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE INDEX")) };
@@ -113,18 +113,22 @@ impl Session {
             let index = move |_| Command::CreateIndex(id, columns.clone());
             self.engine.clock.between_epochs(move |c| c.workers.send_all(index)).await?;
         }
-        *self.engine.catalog.write() = catalog;
+        self.publish(catalog);
         Ok(done("CREATE INDEX"))
     }
 
     pub(super) async fn drop_relations(&mut self, drop: &ast::Drop) -> Result<Response> {
         let engine = Arc::clone(&self.engine);
-        let _ddl = engine.ddl.lock().await;
+        let _ddl = self.lock_catalog(&engine).await;
         let mut catalog = self.catalog();
         let dropped = catalog.drop(drop)?;
         dropped.notices.into_iter().for_each(|n| self.notice(n));
-        *self.engine.catalog.write() = catalog;
         let ids: Vec<RelationId> = dropped.relations.iter().map(|r| r.id).collect();
+        if let Some(unpublished) = &mut self.unpublished {
+            unpublished.drop_later(catalog, ids);
+            return Ok(Response::Done { tag: format!("DROP {}", drop.kind.keywords()) });
+        }
+        self.publish(catalog);
         self.engine.clock.between_epochs(move |c| ids.into_iter().for_each(|id| c.drop_if_running(id))).await?;
         Ok(Response::Done { tag: format!("DROP {}", drop.kind.keywords()) })
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use millstream_planner::ast::{Set, Statement, TransactionModes};
 use millstream_types::{Error, Result, SqlState};
 
+use super::catalog_changes::CatalogChanges;
 use super::{Session, done};
 use crate::api::{Response, TransactionStatus};
 use crate::coordinator::OrderHold;
@@ -37,7 +38,9 @@ pub(super) struct BlockState {
     read_only: bool,
     /// Begun by the first statement that reads or writes.
     transaction: Option<SharedTransaction>,
-    save_points: Vec<(String, SavePoint)>,
+    /// What it has done to the catalog.
+    pub(super) changes: Option<CatalogChanges>,
+    save_points: Vec<(String, SavePoint, Option<CatalogChanges>)>,
     /// Transactions in a row that ended in 40001.
     n_conflicts: u32,
 }
@@ -50,6 +53,7 @@ impl Default for BlockState {
             failed: false,
             read_only: false,
             transaction: None,
+            changes: None,
             save_points: Vec::new(),
             n_conflicts: 0,
         }
@@ -71,6 +75,7 @@ impl BlockState {
         self.failed = false;
         self.read_only = false;
         self.save_points.clear();
+        self.changes = None;
         self.transaction.take()
     }
 
@@ -164,21 +169,25 @@ impl Session {
     /// # Errors
     /// 40001 or 23505; the transaction is over in any case.
     async fn commit_block(&mut self) -> Result<()> {
+        let changes = self.block.changes.take();
         let transaction = self.block.end();
-        let outcome = self.commit_staged(transaction).await;
+        let outcome = match changes {
+            Some(changes) => self.commit_changes(changes, transaction).await,
+            None => self.commit_staged(transaction).await,
+        };
         self.settings.end_block(outcome.is_ok());
-        outcome
-    }
-
-    async fn commit_staged(&mut self, transaction: Option<SharedTransaction>) -> Result<()> {
-        let Some(transaction) = transaction else { return Ok(()) };
-        self.committing.store(true, Ordering::Release);
-        let outcome = transaction.lock().await.commit(&self.engine).await;
-        self.committing.store(false, Ordering::Release);
         match &outcome {
             Err(error) if error.state() == SqlState::SERIALIZATION_FAILURE => self.block.n_conflicts += 1,
             _ => self.block.n_conflicts = 0,
         }
+        outcome
+    }
+
+    pub(super) async fn commit_staged(&mut self, transaction: Option<SharedTransaction>) -> Result<()> {
+        let Some(transaction) = transaction else { return Ok(()) };
+        self.committing.store(true, Ordering::Release);
+        let outcome = transaction.lock().await.commit(&self.engine).await;
+        self.committing.store(false, Ordering::Release);
         outcome
     }
 
@@ -259,7 +268,7 @@ impl Session {
             Some(transaction) => transaction.lock().await.save_point(),
             None => return Err(Error::internal("a block without a transaction")),
         };
-        self.block.save_points.push((name.to_owned(), point));
+        self.block.save_points.push((name.to_owned(), point, self.block.changes.clone()));
         Ok(done("SAVEPOINT"))
     }
 
@@ -270,6 +279,7 @@ impl Session {
             transaction.lock().await.rollback_to(&self.block.save_points[at].1);
         }
         self.block.save_points.truncate(at + 1);
+        self.block.changes = self.block.save_points[at].2.clone();
         self.block.failed = false;
         Ok(done("ROLLBACK"))
     }
@@ -283,29 +293,24 @@ impl Session {
 
     /// The last savepoint of a name.
     fn save_point_at(&self, name: &str) -> Result<usize> {
-        let at = self.block.save_points.iter().rposition(|(n, _)| n == name);
+        let at = self.block.save_points.iter().rposition(|(n, ..)| n == name);
         at.ok_or_else(|| {
             Error::user(SqlState::INVALID_SAVEPOINT_SPECIFICATION, format!("savepoint \"{name}\" does not exist"))
         })
     }
 
-    /// A statement that changes the catalog comes: it is a transaction of its own.
+    /// Whether a transaction block has begun, whose end is still to come.
+    pub(super) fn is_in_block(&self) -> bool {
+        self.block.block == Block::Begun
+    }
+
+    /// A statement that changes the catalog comes, outside of a transaction block: it is a transaction of its own.
     ///
     /// # Errors
-    /// 0A000 after `BEGIN`; in a message, what the commit of the statements before gives.
+    /// 25006; in a message, what the commit of the statements before gives.
     pub(super) async fn before_ddl(&mut self, what: &str) -> Result<()> {
-        match self.block.block {
-            Block::Nothing => self.check_writable(what),
-            Block::Message => {
-                self.check_writable(what)?;
-                self.commit_block().await
-            }
-            Block::Begun => {
-                self.check_writable(what)?;
-                Err(Error::not_supported(format!("{what} in a transaction block is not supported yet"))
-                    .with_hint("COMMIT first, or run it before BEGIN."))
-            }
-        }
+        self.check_writable(what)?;
+        if self.block.block == Block::Message { self.commit_block().await } else { Ok(()) }
     }
 
     /// Statements follow that share a transaction unless they say otherwise: those of one query string, or those up to a

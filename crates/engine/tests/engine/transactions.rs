@@ -235,3 +235,34 @@ async fn a_conflicting_row_of_each_kind_is_resolved_in_order() {
     }
     engine.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_catalog_changes_with_the_transaction_or_not_at_all() {
+    let engine = engine(2);
+    let (mut a, mut b) = two_tables(&engine).await;
+    // What fails at the end takes the relations with it.
+    run(&mut a, "BEGIN").await;
+    run(&mut a, "CREATE TABLE w (id int PRIMARY KEY)").await;
+    run(&mut a, "CREATE MATERIALIZED VIEW ids AS SELECT w.id, t.x FROM w JOIN t ON t.id = w.id").await;
+    run(&mut a, "INSERT INTO w SELECT id FROM t").await;
+    assert_eq!(state(&mut a, "SELECT * FROM ids").await, "55000");
+    run(&mut a, "ROLLBACK; BEGIN; CREATE TABLE w (id int PRIMARY KEY)").await;
+    run(&mut a, "CREATE MATERIALIZED VIEW ids AS SELECT w.id, t.x FROM w JOIN t ON t.id = w.id").await;
+    run(&mut a, "INSERT INTO w SELECT id FROM t").await;
+    run(&mut b, "INSERT INTO t VALUES (4, 40)").await;
+    assert_eq!(state(&mut a, "COMMIT").await, "40001");
+    assert_eq!(state(&mut a, "SELECT * FROM w").await, "42P01");
+    // Somebody else changes the catalog first.
+    run(&mut a, "BEGIN; CREATE TABLE w (id int)").await;
+    run(&mut b, "CREATE TABLE w (other int)").await;
+    assert_eq!(state(&mut a, "COMMIT").await, "40001");
+    run(&mut b, "DROP TABLE w").await;
+    run(&mut a, "BEGIN; CREATE TABLE w (id int PRIMARY KEY); INSERT INTO w SELECT id FROM t").await;
+    run(&mut a, "CREATE MATERIALIZED VIEW ids AS SELECT w.id, t.x FROM w JOIN t ON t.id = w.id; COMMIT").await;
+    assert_eq!(rows(&mut b, "SELECT * FROM ids").await, "1 10, 2 20, 3 30, 4 40");
+    run(&mut b, "BEGIN; DROP MATERIALIZED VIEW ids; DELETE FROM w; COMMIT").await;
+    assert_eq!(rows(&mut a, "SELECT * FROM w").await, "");
+    assert_eq!(state(&mut a, "SELECT * FROM ids").await, "42P01");
+    assert_eq!(state(&mut a, "BEGIN; CREATE SINK s FROM t WITH (connector = 'blackhole')").await, "0A000");
+    engine.shutdown().await;
+}

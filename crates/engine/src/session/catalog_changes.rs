@@ -1,0 +1,247 @@
+//! Changes of the catalog within a transaction block: the transaction sees them at once, others when it commits.
+//!
+//! A statement is checked against the transaction's own version of the catalog and kept. At the commit, if nobody else
+//! has changed the catalog meanwhile, the statements are run for real, still under names that only the transaction
+//! knows; then its writes are committed, and with that the names are made known. Whatever fails takes all of it back.
+
+use std::sync::Arc;
+
+use millstream_planner::ast::{CreateRelation, CreateView, RelationKind, Statement};
+use millstream_planner::catalog::Created;
+use millstream_planner::{Catalog, Purpose, RelationId, bind_query, optimize, streaming};
+use millstream_types::{Error, Result, SqlState};
+
+use super::dataflows::ViewOptions;
+use super::ddl::named_columns;
+use super::{Session, ddl_of, done};
+use crate::api::Response;
+use crate::coordinator::{Coordinator, Request};
+use crate::engine::EngineState;
+use crate::live::LiveRelation;
+use crate::transaction::SharedTransaction;
+
+/// What a transaction block has done to the catalog.
+#[derive(Clone)]
+pub(super) struct CatalogChanges {
+    /// The version that it began with.
+    base_version: u64,
+    pub(super) catalog: Catalog,
+    statements: Vec<Statement>,
+}
+
+/// The catalog while the statements of a transaction are run for real. Dropping it takes back what they have made,
+/// unless it was made known.
+pub(super) struct Unpublished {
+    engine: Arc<EngineState>,
+    pub(super) catalog: Catalog,
+    /// Relations that go once the catalog is made known.
+    dropped: Vec<RelationId>,
+    /// Views that the statements wait for, once they are known.
+    hydrating: Vec<Arc<LiveRelation>>,
+    is_published: bool,
+}
+
+impl Unpublished {
+    fn new(engine: &Arc<EngineState>) -> Self {
+        let catalog = engine.catalog.read().clone();
+        let (dropped, hydrating) = (Vec::new(), Vec::new());
+        Unpublished { engine: Arc::clone(engine), catalog, dropped, hydrating, is_published: false }
+    }
+
+    pub(super) fn drop_later(&mut self, catalog: Catalog, ids: Vec<RelationId>) {
+        self.catalog = catalog;
+        self.dropped.extend(ids);
+    }
+
+    pub(super) fn wait_later(&mut self, view: Option<Arc<LiveRelation>>) {
+        self.hydrating.extend(view);
+    }
+
+    fn publish(&mut self) {
+        *self.engine.catalog.write() = self.catalog.clone();
+        self.is_published = true;
+    }
+}
+
+impl Drop for Unpublished {
+    fn drop(&mut self) {
+        let gone: Vec<RelationId> = if self.is_published {
+            std::mem::take(&mut self.dropped)
+        } else {
+            let known = self.engine.catalog.read().clone();
+            let made = self.catalog.relations().map(|r| r.id).filter(|id| known.get(*id).is_none());
+            // Views go before what they are built on.
+            made.collect::<Vec<_>>().into_iter().rev().collect()
+        };
+        if gone.is_empty() {
+            return;
+        }
+        let work = move |c: &mut Coordinator| gone.into_iter().for_each(|id| c.drop_if_running(id));
+        // Without a coordinator there is nothing to take back.
+        let _ = self.engine.clock.request(Request::BetweenEpochs(Box::new(work)));
+    }
+}
+
+impl Session {
+    /// Checks a statement that changes the catalog and keeps it for the commit.
+    ///
+    /// # Errors
+    /// Those of the statement; 0A000 for what reaches beyond the engine.
+    pub(super) async fn change_catalog(&mut self, statement: &Statement) -> Result<Response> {
+        let base_version = match &self.block.changes {
+            Some(changes) => changes.base_version,
+            None => self.engine.catalog.read().version(),
+        };
+        let mut catalog = self.catalog();
+        let made = match statement {
+            Statement::CreateTable(create) => {
+                check_no_options(create, "table")?;
+                let created = catalog.create_table(create)?;
+                self.made(created)
+            }
+            Statement::CreateStream(create) if create.options.is_empty() => {
+                let created = catalog.create_stream(create, None)?;
+                self.made(created)
+            }
+            Statement::CreateView(create) => {
+                let bound = bind_query(&catalog, &create.query, &[], Purpose::AdHoc)?;
+                let columns = named_columns(&bound.columns, create)?;
+                let created = catalog.create_view(create, RelationKind::View, columns, bound.relations)?;
+                self.made(created);
+                None
+            }
+            Statement::CreateMaterializedView(create) => {
+                let created = plan_view(&mut catalog, create)?;
+                self.made(created);
+                None
+            }
+            Statement::CreateIndex(create) => {
+                let created = catalog.create_index(create)?;
+                self.made(created);
+                None
+            }
+            Statement::Drop(drop) => {
+                let dropped = catalog.drop(drop)?;
+                dropped.notices.into_iter().for_each(|n| self.notice(n));
+                let ids: Vec<RelationId> = dropped.relations.iter().map(|r| r.id).collect();
+                if let Some(transaction) = self.open_transaction().await? {
+                    transaction.lock().await.forget(&ids);
+                }
+                None
+            }
+            other => {
+                let what = ddl_of(other).unwrap_or_default();
+                return Err(Error::not_supported(format!("{what} in a transaction block is not supported"))
+                    .with_hint("It reaches beyond what a transaction can take back: run it before BEGIN."));
+            }
+        };
+        if let (Some(relation), Some(transaction)) = (made, self.open_transaction().await?) {
+            transaction.lock().await.add_unborn(&relation);
+        }
+        let mut statements = self.block.changes.take().map(|c| c.statements).unwrap_or_default();
+        statements.push(statement.clone());
+        self.block.changes = Some(CatalogChanges { base_version, catalog, statements });
+        Ok(done(&ddl_of(statement).unwrap_or_default()))
+    }
+
+    /// Makes the changes of a transaction block, and commits what it has written, or neither.
+    ///
+    /// # Errors
+    /// 40001 if somebody else has changed the catalog meanwhile; those of the statements and of the commit.
+    pub(super) async fn commit_changes(
+        &mut self,
+        changes: CatalogChanges,
+        transaction: Option<SharedTransaction>,
+    ) -> Result<()> {
+        for view in self.make_and_publish(&changes, transaction).await? {
+            // The transaction has committed: a view that fails says so whenever it is read.
+            if let Err(error) = view.follows().await {
+                self.warn(error.state(), &error.fields().message.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the views that are still to take in what there is.
+    async fn make_and_publish(
+        &mut self,
+        changes: &CatalogChanges,
+        transaction: Option<SharedTransaction>,
+    ) -> Result<Vec<Arc<LiveRelation>>> {
+        let engine = Arc::clone(&self.engine);
+        let _ddl = engine.ddl.lock().await;
+        if engine.catalog.read().version() != changes.base_version {
+            let message = "could not serialize access due to a concurrent change of the catalog";
+            return Err(Error::user(SqlState::SERIALIZATION_FAILURE, message)
+                .with_hint("The transaction might succeed if retried."));
+        }
+        self.unpublished = Some(Unpublished::new(&engine));
+        let outcome = self.make_and_write(changes, transaction).await;
+        let unpublished = self.unpublished.take();
+        outcome?;
+        let mut unpublished = unpublished.ok_or_else(|| Error::internal("the catalog's new version is gone"))?;
+        unpublished.publish();
+        Ok(std::mem::take(&mut unpublished.hydrating))
+    }
+
+    async fn make_and_write(&mut self, changes: &CatalogChanges, transaction: Option<SharedTransaction>) -> Result<()> {
+        let n_notices = self.notices.len();
+        for statement in &changes.statements {
+            match statement {
+                Statement::CreateTable(create) => self.create_table(create).await?,
+                Statement::CreateStream(create) => self.create_stream(create).await?,
+                Statement::CreateView(create) => self.create_view(create).await?,
+                Statement::CreateMaterializedView(create) => self.create_materialized_view(create).await?,
+                Statement::CreateIndex(create) => self.create_index(create).await?,
+                Statement::Drop(drop) => self.drop_relations(drop).await?,
+                _ => return Err(Error::internal("a statement that is not deferred")),
+            };
+        }
+        // They were told when the statements were given.
+        self.notices.truncate(n_notices);
+        self.commit_staged(transaction).await
+    }
+
+    /// The catalog that statements plan against.
+    pub(super) fn catalog(&self) -> Catalog {
+        match (&self.unpublished, &self.block.changes) {
+            (Some(unpublished), _) => unpublished.catalog.clone(),
+            (None, Some(changes)) => changes.catalog.clone(),
+            (None, None) => self.engine.catalog.read().clone(),
+        }
+    }
+
+    /// The lock on the catalog; `None` if this session has it already.
+    pub(super) async fn lock_catalog<'e>(&self, engine: &'e EngineState) -> Option<tokio::sync::MutexGuard<'e, ()>> {
+        if self.unpublished.is_some() { None } else { Some(engine.ddl.lock().await) }
+    }
+
+    /// Makes a version of the catalog known, or keeps it until the transaction has committed.
+    pub(super) fn publish(&mut self, catalog: Catalog) {
+        match &mut self.unpublished {
+            Some(unpublished) => unpublished.catalog = catalog,
+            None => *self.engine.catalog.write() = catalog,
+        }
+    }
+}
+
+fn check_no_options(create: &CreateRelation, what: &str) -> Result<()> {
+    match create.options.first() {
+        Some((name, _)) => Err(Error::not_supported(format!("option \"{name}\" of a {what} is not supported yet"))),
+        None => Ok(()),
+    }
+}
+
+/// A materialized view in the catalog, once its query is known to have a dataflow.
+fn plan_view(catalog: &mut Catalog, create: &CreateView) -> Result<Created> {
+    ViewOptions::of(&create.options)?;
+    let bound = bind_query(catalog, &create.query, &[], Purpose::View)?;
+    let columns = named_columns(&bound.columns, create)?;
+    let names = columns.iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect::<Vec<_>>();
+    let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names)?;
+    let created = catalog.create_view(create, RelationKind::MaterializedView, columns, bound.relations)?;
+    if let Created::New(relation) = &created {
+        catalog.set_facts(relation.id, plan.result.append_only, plan.result.key.clone());
+    }
+    Ok(created)
+}
