@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use arrow::array::{ArrayRef, UInt32Array};
+use arrow::compute::concat;
 use millstream_planner::catalog::Relation;
 use millstream_runtime::{Command, Lookup, LookupReply, Workers};
 use millstream_types::hash::{hash_columns, worker_of};
@@ -14,25 +15,39 @@ use crate::staged::{KeyedRows, under};
 /// Keys in one message: more would keep a worker from its other work for too long.
 const KEYS_MAX: usize = 1 << 12;
 
-/// A lookup under way, for a thread that may wait for it.
-pub(crate) struct Asked {
+/// A lookup of many keys of one table, for a thread that may wait for it.
+pub(crate) struct BulkLookup {
     relation: Arc<Relation>,
+    /// An epoch that the table has completed and that is held; else its rows as its workers have them when they are asked.
+    at: Option<Epoch>,
+    keys: Vec<Vec<ArrayRef>>,
     send: Sender<Result<LookupReply>>,
     receive: Receiver<Result<LookupReply>>,
     n_asked: usize,
 }
 
-impl Asked {
-    /// Nothing is asked yet.
-    pub(crate) fn new(relation: &Arc<Relation>) -> Self {
+impl BulkLookup {
+    pub(crate) fn new(relation: &Arc<Relation>, at: Option<Epoch>) -> Self {
         let (send, receive) = channel();
-        Asked { relation: Arc::clone(relation), send, receive, n_asked: 0 }
+        BulkLookup { relation: Arc::clone(relation), at, keys: Vec::new(), send, receive, n_asked: 0 }
     }
 
-    /// Asks for the rows of a table with these keys as of an epoch that it has completed, or as its workers have them
-    /// when the message reaches them.
-    pub(crate) fn ask(&mut self, workers: &Workers, keys: &[ArrayRef], at: Option<Epoch>) -> Result<()> {
-        self.n_asked += ask(workers, &self.relation, keys, at, || {
+    /// Adds keys that are to be looked up.
+    pub(crate) fn add(&mut self, keys: Vec<ArrayRef>) {
+        self.keys.push(keys);
+    }
+
+    /// Asks the workers for all keys at once.
+    pub(crate) fn ask(&mut self, workers: &Workers) -> Result<()> {
+        let keys = match self.keys.as_slice() {
+            [] => return Ok(()),
+            [one] => one.clone(),
+            [first, ..] => {
+                let column = |c: usize| self.keys.iter().map(|k| k[c].as_ref()).collect::<Vec<_>>();
+                (0..first.len()).map(|c| concat(&column(c))).collect::<Result<_, _>>()?
+            }
+        };
+        self.n_asked += ask(workers, &self.relation, &keys, self.at, || {
             let send = self.send.clone();
             // Whoever asked may have given up.
             Box::new(move |found| drop(send.send(found)))
@@ -42,7 +57,7 @@ impl Asked {
 
     /// Waits for all answers; blocks the thread.
     pub(crate) fn found(self) -> Result<KeyedRows> {
-        let mut rows = KeyedRows::new(self.relation.full_schema(), &self.relation.primary_key);
+        let mut rows = KeyedRows::empty_of(&self.relation);
         drop(self.send);
         for _ in 0..self.n_asked {
             // A worker that cannot answer ends the process, unless the engine is ending.
@@ -67,7 +82,7 @@ pub(crate) async fn look_up(
         Box::new(move |found| drop(send.send(found)))
     })?;
     drop(send);
-    let mut rows = KeyedRows::new(relation.full_schema(), &relation.primary_key);
+    let mut rows = KeyedRows::empty_of(relation);
     while let Some(found) = receive.recv().await {
         let found = found?.rows;
         rows.push(under(relation, found.columns().to_vec(), found.num_rows())?)?;

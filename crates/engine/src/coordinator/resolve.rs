@@ -10,7 +10,7 @@ use millstream_state::Hold;
 use millstream_types::{Delta, Epoch, Error, Result, SqlState};
 
 use super::Coordinator;
-use crate::lookup::Asked;
+use crate::lookup::BulkLookup;
 use crate::reads::ReadSet;
 use crate::staged::{Clash, Conflict, KeyedRows, Mark, Staged, duplicate_key, numbered};
 use crate::transaction::Written;
@@ -98,8 +98,8 @@ impl<'a> Resolver<'a> {
             let written: HashSet<RelationId> = commit.ops.iter().map(WriteOp::relation).collect();
             written.into_iter().for_each(|id| *n_writers.entry(id).or_default() += 1);
         }
-        let mut found: HashMap<RelationId, Asked> = HashMap::new();
-        let mut seen = HashMap::new();
+        let mut found: HashMap<RelationId, BulkLookup> = HashMap::new();
+        let mut seen: HashMap<(usize, RelationId), BulkLookup> = HashMap::new();
         let mut unchanged = HashSet::new();
         let workers = Arc::clone(&coordinator.workers);
         for (i, commit) in commits.enumerate() {
@@ -111,10 +111,9 @@ impl<'a> Resolver<'a> {
                     unchanged.insert(relation.id);
                     continue;
                 }
-                let asked = found.entry(relation.id).or_insert_with(|| Asked::new(&relation));
+                let lookup = found.entry(relation.id).or_insert_with(|| BulkLookup::new(&relation, None));
                 for rows in op.rows() {
-                    let keys: Vec<_> = relation.primary_key.iter().map(|&c| rows.column(c).clone()).collect();
-                    asked.ask(&workers, &keys, None)?;
+                    lookup.add(relation.primary_key.iter().map(|&c| rows.column(c).clone()).collect());
                 }
             }
             let Some(reads) = &commit.reads else { continue };
@@ -125,16 +124,18 @@ impl<'a> Resolver<'a> {
                 if n_others == 0 && !is_touched_after(coordinator, id, reads.epoch) {
                     continue;
                 }
-                let now = found.entry(id).or_insert_with(|| Asked::new(&relation));
-                let then = seen.entry((i, id)).or_insert_with(|| Asked::new(&relation));
+                let now = found.entry(id).or_insert_with(|| BulkLookup::new(&relation, None));
+                let at = Some(reads.epoch);
+                let then = seen.entry((i, id)).or_insert_with(|| BulkLookup::new(&relation, at));
                 for keys in keys {
-                    now.ask(&workers, keys, None)?;
-                    then.ask(&workers, keys, Some(reads.epoch))?;
+                    now.add(keys.clone());
+                    then.add(keys.clone());
                 }
             }
         }
-        let found = found.into_iter().map(|(id, asked)| Ok((id, asked.found()?))).collect::<Result<_>>()?;
-        let seen = seen.into_iter().map(|(at, asked)| Ok((at, asked.found()?))).collect::<Result<_>>()?;
+        found.values_mut().chain(seen.values_mut()).try_for_each(|lookup| lookup.ask(&workers))?;
+        let found = found.into_iter().map(|(id, lookup)| Ok((id, lookup.found()?))).collect::<Result<_>>()?;
+        let seen = seen.into_iter().map(|(at, lookup)| Ok((at, lookup.found()?))).collect::<Result<_>>()?;
         Ok(Resolver { coordinator, found, unchanged, seen, staged: HashMap::new() })
     }
 

@@ -245,7 +245,7 @@ async fn banker(engine: Engine, seed: u64, n_accounts: usize) -> (usize, usize) 
     let mut session = session(&engine);
     let mut random = Random(seed);
     let (mut n_committed, mut n_conflicts) = (0, 0);
-    for _ in 0..N_TRANSACTIONS * budget() {
+    for _ in 0..N_TRANSACTIONS / 2 * budget() {
         let (from, to, amount) = (random.below(n_accounts), random.below(n_accounts), random.below(50));
         let outcome = async {
             session.query("BEGIN").await?;

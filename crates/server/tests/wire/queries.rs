@@ -45,6 +45,27 @@ async fn only_several_statements_share_an_implicit_transaction() {
 }
 
 #[tokio::test]
+async fn statements_before_a_sync_share_an_implicit_transaction() {
+    let running = Running::start().await;
+    let mut raw = Raw::connect(&running).await;
+    raw.send(&[parse("s", "implicit"), sync()].concat()).await;
+    raw.until_ready().await;
+    let once = [bind("", "s"), execute("", 0)].concat();
+    for (messages, expected) in [
+        (vec![once.clone(), sync()], vec!["no"]),
+        (vec![once.clone(), once.clone(), sync()], vec!["yes", "yes"]),
+        (vec![once.clone(), sync()], vec!["no"]),
+    ] {
+        raw.send(&messages.concat()).await;
+        let answers = raw.until_ready().await;
+        // A count of columns and a length come before the value.
+        let texts =
+            answers.iter().filter(|(kind, _)| *kind == 'D').map(|(_, body)| String::from_utf8_lossy(&body[6..]));
+        assert_eq!(texts.collect::<Vec<_>>(), expected);
+    }
+}
+
+#[tokio::test]
 async fn errors_carry_all_their_fields() {
     let running = Running::start().await;
     let mut raw = Raw::connect(&running).await;
