@@ -4,11 +4,13 @@
 //! of its kind (`merge`), and gives its states (`partial`) or results (`finish`) for any groups. Weights may be
 //! negative; partial sums within an epoch may be, too. Results are only asked for when the epoch is complete.
 
+mod bits;
 mod boolean;
 mod count;
 mod minmax;
 mod ordered;
 mod sum;
+mod variance;
 
 use std::fmt;
 
@@ -34,6 +36,20 @@ pub enum AggregateFunction {
     BoolAnd,
     /// `bool_or(x)`
     BoolOr,
+    /// `bit_and(x)`
+    BitAnd,
+    /// `bit_or(x)`
+    BitOr,
+    /// `bit_xor(x)`
+    BitXor,
+    /// `var_pop(x)`
+    VarPop,
+    /// `var_samp(x)`, `variance(x)`
+    VarSamp,
+    /// `stddev_pop(x)`
+    StddevPop,
+    /// `stddev_samp(x)`, `stddev(x)`
+    StddevSamp,
 }
 
 impl AggregateFunction {
@@ -47,6 +63,13 @@ impl AggregateFunction {
             AggregateFunction::Max => "max",
             AggregateFunction::BoolAnd => "bool_and",
             AggregateFunction::BoolOr => "bool_or",
+            AggregateFunction::BitAnd => "bit_and",
+            AggregateFunction::BitOr => "bit_or",
+            AggregateFunction::BitXor => "bit_xor",
+            AggregateFunction::VarPop => "var_pop",
+            AggregateFunction::VarSamp => "var_samp",
+            AggregateFunction::StddevPop => "stddev_pop",
+            AggregateFunction::StddevSamp => "stddev_samp",
         }
     }
 
@@ -65,6 +88,12 @@ impl AggregateFunction {
             (F::Avg, Some(T::Float32 | T::Float64)) => T::Float64,
             (F::Min | F::Max, Some(t)) if minmax::is_supported(t) => t.clone(),
             (F::BoolAnd | F::BoolOr, Some(T::Boolean)) => T::Boolean,
+            (F::BitAnd | F::BitOr | F::BitXor, Some(t)) if bits::is_supported(t) => t.clone(),
+            (F::VarPop | F::VarSamp | F::StddevPop | F::StddevSamp, Some(t)) => match t {
+                T::Float32 | T::Float64 => T::Float64,
+                T::Int16 | T::Int32 | T::Int64 | T::Decimal128(_, _) => numeric,
+                _ => return None,
+            },
             _ => return None,
         })
     }
@@ -131,7 +160,7 @@ impl Input<'_> {
 }
 
 /// The states of one aggregate for many groups.
-pub trait GroupAccumulator: Send {
+pub trait GroupAccumulator: Send + Sync {
     /// Takes weighted rows.
     ///
     /// # Errors
@@ -185,6 +214,13 @@ pub fn accumulator(
         (F::Sum | F::Avg, Some(argument)) => sum::accumulator(function == F::Avg, argument, &result),
         (F::Min | F::Max, Some(argument)) => minmax::accumulator(function == F::Max, argument, append_only),
         (F::BoolAnd | F::BoolOr, _) => Box::new(boolean::Booleans::new(function == F::BoolAnd)),
+        (F::BitAnd, Some(argument)) => bits::accumulator(bits::BitOp::And, argument, append_only),
+        (F::BitOr, Some(argument)) => bits::accumulator(bits::BitOp::Or, argument, append_only),
+        (F::BitXor, Some(argument)) => bits::accumulator(bits::BitOp::Xor, argument, append_only),
+        (F::VarPop | F::VarSamp | F::StddevPop | F::StddevSamp, _) => {
+            let is_sample = matches!(function, F::VarSamp | F::StddevSamp);
+            Box::new(variance::Variance::new(is_sample, matches!(function, F::StddevPop | F::StddevSamp), result))
+        }
         _ => return Err(unsupported()),
     })
 }

@@ -4,15 +4,22 @@
 //! of their specs, and [`step`] a plain driver that runs such a graph in tests.
 
 pub mod aggregate;
+#[cfg(test)]
+mod change_notation;
+pub mod constant;
 pub mod dataflow;
+pub mod flat_map;
 pub mod group_table;
 pub mod hash_join;
 pub mod map;
 pub mod materialize;
 pub mod operator;
+mod partitioned_rows;
+pub mod recompute;
 pub mod step;
 pub mod top_n;
 pub mod union;
+pub mod window;
 
 pub use dataflow::{Dataflow, Edge, Exchange, Node, NodeId, RelationId};
 pub use operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};

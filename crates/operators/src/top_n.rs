@@ -15,23 +15,13 @@ use arrow::array::{Array, ArrayRef, Int64Array};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
+pub use millstream_expr::OrderBy;
 use millstream_state::RowStore;
 use millstream_types::{Delta, Result};
 
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output};
 use append_only::AppendOnlyTopN;
 use retracting::RetractingTopN;
-
-/// A column to order by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OrderBy {
-    /// The column.
-    pub column: usize,
-    /// Largest first.
-    pub descending: bool,
-    /// Nulls before all values.
-    pub nulls_first: bool,
-}
 
 /// The first rows of each partition.
 #[derive(Clone, Debug)]
@@ -62,11 +52,7 @@ impl OperatorSpec for TopNSpec {
     fn describe(&self) -> String {
         let name = |c: &usize| self.input.field(*c).name().as_str();
         let partition: Vec<&str> = self.partition_by.iter().map(name).collect();
-        let order: Vec<String> = self
-            .order_by
-            .iter()
-            .map(|o| format!("{}{}", name(&o.column), if o.descending { " desc" } else { "" }))
-            .collect();
+        let order: Vec<String> = self.order_by.iter().map(|o| o.describe(&self.input)).collect();
         let mut text = String::new();
         if !partition.is_empty() {
             text += &format!("partition by ({}) ", partition.join(", "));
@@ -111,10 +97,8 @@ impl fmt::Debug for OrderEncoder {
 impl OrderEncoder {
     /// The columns of `ORDER BY`.
     fn of_order(spec: &TopNSpec) -> Result<Self> {
-        let field = |o: &OrderBy| {
-            let options = SortOptions { descending: o.descending, nulls_first: o.nulls_first };
-            SortField::new_with_options(spec.input.field(o.column).data_type().clone(), options)
-        };
+        let field =
+            |o: &OrderBy| SortField::new_with_options(spec.input.field(o.column).data_type().clone(), o.options());
         let columns = spec.order_by.iter().map(|o| o.column).collect();
         Ok(OrderEncoder { columns, converter: RowConverter::new(spec.order_by.iter().map(field).collect())? })
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, Int64Array, StringViewArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, Int64Array, IntervalMonthDayNanoArray, StringViewArray};
 use arrow::buffer::NullBuffer;
 use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit};
 use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
 use millstream_state::PagedVec;
@@ -19,12 +19,20 @@ pub(super) fn is_supported(data_type: &DataType) -> bool {
     fits_u64(data_type)
         || matches!(
             data_type,
-            DataType::Decimal128(_, _) | DataType::Utf8View | DataType::BinaryView | DataType::List(_)
+            DataType::Decimal128(_, _)
+                | DataType::Utf8View
+                | DataType::BinaryView
+                | DataType::List(_)
+                | DataType::Interval(IntervalUnit::MonthDayNano)
         )
 }
 
 pub(super) fn accumulator(is_max: bool, argument: &DataType, append_only: bool) -> Box<dyn GroupAccumulator> {
-    fn of<K: Key + Send + 'static>(is_max: bool, argument: &DataType, append_only: bool) -> Box<dyn GroupAccumulator> {
+    fn of<K: Key + Send + Sync + 'static>(
+        is_max: bool,
+        argument: &DataType,
+        append_only: bool,
+    ) -> Box<dyn GroupAccumulator> {
         let data_type = argument.clone();
         if append_only {
             Box::new(Best::<K> { is_max, data_type, best: K::Store::default() })
@@ -41,7 +49,7 @@ pub(super) fn accumulator(is_max: bool, argument: &DataType, append_only: bool) 
 
 /// A representation of values whose order is that of SQL.
 trait Key: Ord + Clone + Sized {
-    type Store: KeyStore<Self> + Default + Send;
+    type Store: KeyStore<Self> + Default + Send + Sync;
     fn of(array: &ArrayRef) -> Result<Vec<Self>>;
     fn to_array(data_type: &DataType, keys: Vec<Option<Self>>) -> Result<ArrayRef>;
 }
@@ -186,6 +194,9 @@ impl Key for Box<[u8]> {
                 let array = array.as_binary_view();
                 (0..array.len()).map(|i| array.value(i).into()).collect()
             }
+            DataType::Interval(_) => {
+                array.as_primitive::<IntervalMonthDayNanoType>().values().iter().map(|&v| interval_key(v)).collect()
+            }
             _ => {
                 let rows = converter(array.data_type())?.convert_columns(std::slice::from_ref(array))?;
                 rows.iter().map(|row| row.as_ref().into()).collect()
@@ -202,6 +213,10 @@ impl Key for Box<[u8]> {
                 Arc::new(keys.iter().map(text).collect::<StringViewArray>())
             }
             DataType::BinaryView => Arc::new(keys.into_iter().collect::<BinaryViewArray>()),
+            DataType::Interval(_) => {
+                let interval = |k: &Option<Box<[u8]>>| k.as_deref().map(interval_of_key);
+                Arc::new(keys.iter().map(interval).collect::<IntervalMonthDayNanoArray>())
+            }
             _ => {
                 let converter = converter(data_type)?;
                 let null = arrow::array::new_null_array(data_type, 1);
@@ -217,6 +232,23 @@ impl Key for Box<[u8]> {
     }
 }
 
+/// An interval's length, with months of 30 days and days of 24 hours as Postgres compares them, then its parts.
+fn interval_key(v: IntervalMonthDayNano) -> Box<[u8]> {
+    const DAY: i128 = 86_400_000_000_000;
+    let length = (i128::from(v.months) * 30 + i128::from(v.days)) * DAY + i128::from(v.nanoseconds);
+    let mut key = Vec::with_capacity(32);
+    key.extend_from_slice(&(length ^ i128::MIN).to_be_bytes());
+    key.extend_from_slice(&v.months.to_be_bytes());
+    key.extend_from_slice(&v.days.to_be_bytes());
+    key.extend_from_slice(&v.nanoseconds.to_be_bytes());
+    key.into()
+}
+
+fn interval_of_key(key: &[u8]) -> IntervalMonthDayNano {
+    let of = |from: usize, to: usize| key[from..to].iter().fold(0u64, |n, &byte| n << 8 | u64::from(byte));
+    IntervalMonthDayNano::new(of(16, 20) as u32 as i32, of(20, 24) as u32 as i32, of(24, 32) as i64)
+}
+
 fn converter(data_type: &DataType) -> Result<RowConverter> {
     // Nulls within arrays come last, as in Postgres.
     let options = SortOptions { descending: false, nulls_first: false };
@@ -230,7 +262,7 @@ struct Best<K: Key> {
     best: K::Store,
 }
 
-impl<K: Key + Send> GroupAccumulator for Best<K> {
+impl<K: Key + Send + Sync> GroupAccumulator for Best<K> {
     fn update(&mut self, input: Input<'_>) -> Result<()> {
         let keys = K::of(input.argument.expect("min and max have an argument"))?;
         let mut retracted = false;
@@ -304,7 +336,7 @@ impl<K: Key> Multisets<K> {
     }
 }
 
-impl<K: Key + Send> GroupAccumulator for Multisets<K> {
+impl<K: Key + Send + Sync> GroupAccumulator for Multisets<K> {
     fn update(&mut self, input: Input<'_>) -> Result<()> {
         let keys = K::of(input.argument.expect("min and max have an argument"))?;
         input.for_each(|i, group, weight| {

@@ -1,0 +1,257 @@
+//! Rows kept by partition, for operators that compute a partition anew when it has changed.
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{Schema, SchemaRef};
+use millstream_state::{HashIndex, PagedVec, RowStore, Rows};
+use millstream_types::hash::hash_columns;
+use millstream_types::{Delta, Error, Result};
+
+use crate::group_table::GroupTable;
+
+/// All rows of an input, each copy by itself, by partition.
+///
+/// Rows are added and taken back as they come; a row that is taken back before it came is owed until the end of the
+/// epoch. Rows that are gone keep their ids until [`PartitionedRows::forget`], so that what they led to can be taken back
+/// first.
+///
+/// Costs: adding a row copies it and puts it into one index; taking one back is a lookup. Memory is the rows, their
+/// places, and the index, which exists only if rows may be taken back.
+pub(crate) struct PartitionedRows {
+    // Spec.
+    partition_by: Vec<usize>,
+    /// Columns that tell rows apart as far as is known; rows are indexed by them and compared by all.
+    identity: Vec<usize>,
+
+    // State.
+    partitions: GroupTable,
+    rows: RowStore,
+    index: Option<HashIndex>,
+    /// The rows of each partition, those that are gone included until the epoch is settled.
+    members: Vec<Vec<u32>>,
+    n_members: usize,
+
+    // Of the epoch.
+    gone: Vec<u32>,
+    is_gone: PagedVec<bool>,
+    changed: Vec<u32>,
+    is_changed: PagedVec<bool>,
+    /// Single rows that were taken back before they came.
+    owed: Vec<Delta>,
+
+    // Scratch.
+    hashes: Vec<u64>,
+    numbers: Vec<u32>,
+}
+
+/// What an epoch did.
+pub(crate) struct Changes {
+    /// Partitions with rows that came or went; some may have no rows any more.
+    pub(crate) partitions: Vec<u32>,
+    /// Rows that went; their values can still be gathered.
+    pub(crate) gone: Vec<u32>,
+}
+
+impl PartitionedRows {
+    /// An empty store. `identity` are columns whose values no two rows share, if known.
+    ///
+    /// # Errors
+    /// Not supported, if a column's type cannot be kept.
+    pub(crate) fn new(
+        input: &SchemaRef,
+        partition_by: &[usize],
+        identity: Option<&[usize]>,
+        append_only: bool,
+    ) -> Result<Self> {
+        let key: Vec<_> = partition_by.iter().map(|&c| input.field(c).clone()).collect();
+        let all = || (0..input.fields().len()).collect();
+        Ok(PartitionedRows {
+            partition_by: partition_by.to_vec(),
+            identity: identity.map_or_else(all, <[usize]>::to_vec),
+            partitions: GroupTable::new(Schema::new(key).into())?,
+            rows: RowStore::new(input.clone())?,
+            index: (!append_only).then(HashIndex::new),
+            members: Vec::new(),
+            n_members: 0,
+            gone: Vec::new(),
+            is_gone: PagedVec::new(false),
+            changed: Vec::new(),
+            is_changed: PagedVec::new(false),
+            owed: Vec::new(),
+            hashes: Vec::new(),
+            numbers: Vec::new(),
+        })
+    }
+
+    /// Takes rows, and takes rows back.
+    ///
+    /// # Errors
+    /// Internal, if a row is taken back from input that was said to be append-only.
+    pub(crate) fn push(&mut self, delta: &Delta) -> Result<()> {
+        self.look_up(delta);
+        let numbers = std::mem::take(&mut self.numbers);
+        let hashes = std::mem::take(&mut self.hashes);
+        self.add(delta, &numbers, &hashes);
+        let negative = |i: &usize| delta.weight(*i) < 0;
+        for i in (0..delta.n_rows()).filter(negative) {
+            for _ in delta.weight(i)..0 {
+                if !self.take_back(delta.columns(), i, numbers[i], hashes[i])? {
+                    let (row, _) = delta.slice(i, 1).into_parts();
+                    self.owed.push(Delta::inserts(row));
+                }
+            }
+        }
+        (self.numbers, self.hashes) = (numbers, hashes);
+        Ok(())
+    }
+
+    /// Writes the partition and the hash of each row.
+    fn look_up(&mut self, delta: &Delta) {
+        let keys: Vec<ArrayRef> = self.partition_by.iter().map(|&c| delta.columns()[c].clone()).collect();
+        self.partitions.find_or_add(&keys, delta.n_rows(), &mut self.numbers);
+        self.members.resize_with(self.partitions.bound() as usize, Vec::new);
+        for &partition in &self.numbers {
+            let is_changed = self.is_changed.get_mut(partition);
+            if !*is_changed {
+                *is_changed = true;
+                self.changed.push(partition);
+            }
+        }
+        self.hashes.clear();
+        self.hashes.resize(delta.n_rows(), 0);
+        if self.index.is_some() {
+            let identity: Vec<ArrayRef> = self.identity.iter().map(|&c| delta.columns()[c].clone()).collect();
+            hash_columns(&identity, delta.n_rows(), &mut self.hashes);
+        }
+    }
+
+    fn add(&mut self, delta: &Delta, numbers: &[u32], hashes: &[u64]) {
+        let copies = |i: usize| std::iter::repeat_n(i as u32, delta.weight(i).max(0) as usize);
+        let selected: Vec<u32> = (0..delta.n_rows()).flat_map(copies).collect();
+        let mut ids = Vec::with_capacity(selected.len());
+        self.rows.add(delta.columns(), Rows::Selected(&selected), &mut ids);
+        for (&id, &i) in ids.iter().zip(&selected) {
+            self.members[numbers[i as usize] as usize].push(id);
+        }
+        self.n_members += ids.len();
+        if let Some(index) = &mut self.index {
+            let hashes: Vec<u64> = selected.iter().map(|&i| hashes[i as usize]).collect();
+            index.insert_all(&hashes, ids);
+        }
+    }
+
+    /// Takes one copy of a row back, if it is there.
+    fn take_back(&mut self, columns: &[ArrayRef], row_idx: usize, partition: u32, hash: u64) -> Result<bool> {
+        let unexpected = || Error::internal("a row was taken back from append-only input");
+        let index = self.index.as_mut().ok_or_else(unexpected)?;
+        debug_assert!((partition as usize) < self.members.len());
+        let all: Vec<usize> = (0..columns.len()).collect();
+        let rows = &self.rows;
+        let is_equal = |id: &u32| {
+            let mut mask = [true];
+            rows.compare(&all, &[*id], columns, &[row_idx as u32], &mut mask);
+            mask[0]
+        };
+        let Some(id) = index.rows(hash).find(is_equal) else { return Ok(false) };
+        index.remove(hash, id);
+        self.is_gone.set(id, true);
+        self.gone.push(id);
+        Ok(true)
+    }
+
+    /// Ends the epoch: no row is owed, and members are those that are there.
+    ///
+    /// # Errors
+    /// Internal, if a row was taken back that never came.
+    pub(crate) fn settle(&mut self) -> Result<Changes> {
+        for owed in std::mem::take(&mut self.owed) {
+            self.look_up(&owed);
+            if !self.take_back(owed.columns(), 0, self.numbers[0], self.hashes[0])? {
+                return Err(Error::internal("a row was taken back that never came"));
+            }
+        }
+        let gone = std::mem::take(&mut self.gone);
+        let partitions = std::mem::take(&mut self.changed);
+        for &partition in &partitions {
+            self.is_changed.set(partition, false);
+            if !gone.is_empty() {
+                let is_gone = &self.is_gone;
+                self.members[partition as usize].retain(|&id| !is_gone.get(id));
+            }
+        }
+        self.n_members -= gone.len();
+        Ok(Changes { partitions, gone })
+    }
+
+    /// The rows of a partition, in the order in which they were last put.
+    pub(crate) fn members(&self, partition: u32) -> &[u32] {
+        &self.members[partition as usize]
+    }
+
+    /// Puts the rows of a partition into another order.
+    pub(crate) fn reorder(&mut self, partition: u32, members: Vec<u32>) {
+        debug_assert_eq!(members.len(), self.members[partition as usize].len());
+        self.members[partition as usize] = members;
+    }
+
+    /// Rows by id.
+    pub(crate) fn gather(&self, ids: &[u32]) -> RecordBatch {
+        self.rows.gather(ids)
+    }
+
+    /// The keys of partitions.
+    pub(crate) fn keys(&self, partitions: &[u32]) -> RecordBatch {
+        self.partitions.keys(partitions)
+    }
+
+    /// Frees rows that are gone, and those of the given partitions that have no rows.
+    pub(crate) fn forget(&mut self, gone: &[u32], partitions: &[u32], keep: impl Fn(u32) -> bool) {
+        for &id in gone {
+            self.is_gone.set(id, false);
+            self.rows.free(id);
+        }
+        if !gone.is_empty() {
+            self.rows.reclaim();
+        }
+        let is_empty = |p: &u32| self.members[*p as usize].is_empty() && !keep(*p);
+        let empty: Vec<u32> = partitions.iter().copied().filter(is_empty).collect();
+        self.partitions.remove(&empty);
+        for &partition in &empty {
+            self.members[partition as usize] = Vec::new();
+        }
+    }
+
+    /// The number of the one partition of input that is not partitioned, which is made if need be.
+    pub(crate) fn whole(&mut self) -> u32 {
+        debug_assert!(self.partition_by.is_empty());
+        self.partitions.find_or_add(&[], 1, &mut self.numbers);
+        self.members.resize_with(self.partitions.bound() as usize, Vec::new);
+        self.numbers[0]
+    }
+
+    /// Allocated bytes.
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.partitions.n_bytes()
+            + self.rows.n_bytes()
+            + self.index.as_ref().map_or(0, HashIndex::n_bytes)
+            + self.members.capacity() * size_of::<Vec<u32>>()
+            + self.n_members * size_of::<u32>() * 3 / 2
+    }
+
+    /// Rows that are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+}
+
+/// Splits partitions into pieces of about so many rows, each of whole partitions.
+pub(crate) fn next_piece(rows: &PartitionedRows, pending: &mut Vec<u32>, n_rows: usize) -> Vec<u32> {
+    let mut piece = Vec::new();
+    let mut n = 0;
+    while n < n_rows
+        && let Some(partition) = pending.pop()
+    {
+        n += rows.members(partition).len() + 1;
+        piece.push(partition);
+    }
+    piece
+}
