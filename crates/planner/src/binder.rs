@@ -2,7 +2,9 @@
 
 mod checks;
 mod context;
+mod full_using;
 mod names;
+mod outer_names;
 mod params;
 mod rewrite;
 mod source;
@@ -19,15 +21,16 @@ use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::optimizer::Optimizer;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
-use datafusion::sql::sqlparser::ast::Statement;
+use datafusion::sql::sqlparser::ast::{ObjectName, Statement};
 use millstream_types::{Error, Result, SqlType};
 
 use crate::ast::Query;
 use crate::catalog::{Catalog, Relation, RelationId};
 use crate::errors::from_datafusion;
-use crate::parser::parse_query;
+use crate::parser::{folded, parse_query};
 use crate::session_context::{Purpose, RuleContext, analyzer, optimizer_rules, options};
 pub(crate) use context::{PlanContext, external};
+pub(crate) use names::shown;
 pub use params::with_params;
 pub(crate) use rewrite::rewrite_expr;
 pub use source::RelationSource;
@@ -98,7 +101,7 @@ fn plan_query(context: &PlanContext<'_>, query: &Query, param_types: &[Option<Sq
     loop {
         let mut named = query.clone();
         names::name_columns(&mut named, &conflicts);
-        rewrite::rewrite_query(&mut named);
+        rewrite::rewrite_query(&mut named, &|relation, column| has_column(context.catalog, relation, column));
         let mut planner_context = PlannerContext::new().with_prepare_param_data_types(param_fields(param_types));
         let statement = Statement::Query(Box::new(named));
         let planner = SqlToRel::new(context);
@@ -111,6 +114,16 @@ fn plan_query(context: &PlanContext<'_>, query: &Query, param_types: &[Option<Sq
             _ => return Err(from_datafusion(error)),
         }
     }
+}
+
+fn has_column(catalog: &Catalog, relation: &ObjectName, column: &str) -> bool {
+    let parts: Vec<String> = relation.0.iter().filter_map(|p| p.as_ident()).map(folded).collect();
+    let found = match parts.as_slice() {
+        [name] => catalog.find(None, name),
+        [schema, name] => catalog.find(Some(schema), name),
+        _ => None,
+    };
+    found.is_some_and(|r| r.columns.iter().any(|c| c.name == column))
 }
 
 fn param_fields(param_types: &[Option<SqlType>]) -> Vec<Option<FieldRef>> {

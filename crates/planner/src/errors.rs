@@ -3,6 +3,7 @@
 use datafusion::common::{Column, DataFusionError, SchemaError, Span};
 use millstream_types::{Error, SqlState};
 
+use crate::binder::shown;
 use crate::typing::types::type_name;
 
 /// The error that a user sees for one of DataFusion's, from planning or from execution.
@@ -95,11 +96,12 @@ fn undefined_column(field: &Column, valid_fields: &[Column]) -> Error {
     let Some(relation) = &field.relation else {
         return Error::user(SqlState::UNDEFINED_COLUMN, format!("column \"{}\" does not exist", field.name));
     };
+    let table = shown(relation.table());
     let known = valid_fields.iter().any(|f| f.relation.as_ref().is_some_and(|r| r.table() == relation.table()));
     if known {
-        return Error::user(SqlState::UNDEFINED_COLUMN, format!("column {relation}.{} does not exist", field.name));
+        return Error::user(SqlState::UNDEFINED_COLUMN, format!("column {table}.{} does not exist", field.name));
     }
-    let message = format!("missing FROM-clause entry for table \"{}\"", relation.table());
+    let message = format!("missing FROM-clause entry for table \"{table}\"");
     Error::user(SqlState::UNDEFINED_TABLE, message)
 }
 
@@ -157,6 +159,8 @@ fn execution_error(message: &str) -> Error {
         return Error::user(SqlState::DIVISION_BY_ZERO, "division by zero");
     } else if lower.contains("overflow") || lower.contains("out of range") {
         SqlState::NUMERIC_VALUE_OUT_OF_RANGE
+    } else if lower.starts_with("step can't be 0") {
+        return Error::user(SqlState::INVALID_PARAMETER_VALUE, "step size cannot equal zero");
     } else if lower.contains("more than one row") || lower.contains("returned more than") {
         let message = "more than one row returned by a subquery used as an expression";
         return Error::user(SqlState::CARDINALITY_VIOLATION, message);

@@ -5,8 +5,11 @@ pub(crate) mod casts;
 mod extract;
 mod numbering;
 pub(crate) mod numeric;
+mod ordered_set;
 pub(crate) mod overloads;
 mod rounding;
+mod series;
+mod statistics;
 mod temporal;
 mod text;
 mod to_char;
@@ -55,8 +58,13 @@ impl Registry {
             }
             scalars.insert(function.name().to_string(), function);
         }
+        // Postgres' array_replace replaces all.
+        if let Some(function) = scalars.get("array_replace_all").cloned() {
+            scalars.insert("array_replace".to_string(), function);
+        }
         let mut aggregates = HashMap::new();
-        for function in SessionStateDefaults::default_aggregate_functions() {
+        let ours = ordered_set::all().into_iter().chain(statistics::all());
+        for function in SessionStateDefaults::default_aggregate_functions().into_iter().chain(ours) {
             for alias in function.aliases() {
                 aggregates.insert(alias.clone(), function.clone());
             }

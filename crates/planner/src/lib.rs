@@ -3,6 +3,8 @@
 pub mod ast;
 pub mod binder;
 pub mod catalog;
+mod completed_order;
+mod dependent_join;
 pub mod dml;
 pub mod errors;
 mod functions;

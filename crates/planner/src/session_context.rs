@@ -32,6 +32,8 @@ use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerConfig, OptimizerRule};
 use datafusion::prelude::SessionConfig;
 
+use crate::completed_order::{CompleteDistinctOn, CompleteOrders};
+use crate::dependent_join::DependentJoins;
 use crate::typing::PostgresTypes;
 
 /// What a query is planned for.
@@ -51,6 +53,8 @@ pub fn config() -> SessionConfig {
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = true;
     options.sql_parser.enable_ident_normalization = true;
+    // Aggregates over ordered rows take them in that order.
+    options.sql_parser.enable_subquery_sort_elimination = false;
     options.sql_parser.default_null_ordering = "nulls_max".to_string();
     options.execution.time_zone = Some("UTC".to_string());
     options.optimizer.skip_failed_rules = false;
@@ -94,18 +98,24 @@ pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + S
         Arc::new(SimplifyExpressions::new()),
     ];
     if ad_hoc {
+        // Ties are broken in the same way in a dataflow and out of it.
+        rules.push(Arc::new(CompleteDistinctOn));
         // DataFusion executes DISTINCT as an aggregate; a dataflow has an operator for it.
         rules.push(Arc::new(ReplaceDistinctWithAggregate::new()));
     }
-    rules.extend::<[Arc<dyn OptimizerRule + Send + Sync>; 12]>([
+    rules.extend::<[Arc<dyn OptimizerRule + Send + Sync>; 14]>([
         // Joins on a false condition are empty.
         Arc::new(EliminateJoin::new()),
+        // Correlated subqueries that the next three rules are not made for become joins with the outer values ...
+        Arc::new(DependentJoins::Hard),
         // IN and EXISTS become semi, anti and mark joins.
         Arc::new(DecorrelatePredicateSubquery::new()),
         // Correlated scalar subqueries become left joins.
         Arc::new(ScalarSubqueryToJoin::new()),
         // Lateral subqueries become joins.
         Arc::new(DecorrelateLateralJoin::new()),
+        // ... as does what these leave, such as IN and EXISTS as values.
+        Arc::new(DependentJoins::Left),
         // Equal keys are told apart from residual conditions.
         Arc::new(ExtractEquijoinPredicate::new()),
         // GROUP BY a, a and ORDER BY a, a
@@ -135,6 +145,10 @@ pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + S
         // Columns that nobody needs are dropped as early as possible; runs of projections are merged.
         Arc::new(OptimizeProjections::new()),
     ]);
+    if ad_hoc {
+        // As `CompleteDistinctOn`, once the columns that nobody needs are gone.
+        rules.push(Arc::new(CompleteOrders));
+    }
     rules
 }
 

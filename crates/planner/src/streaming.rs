@@ -5,9 +5,13 @@
 //! Filters and projections are not nodes at once but stages that wait, so that runs of them fuse into one operator.
 
 mod aggregate;
+mod constant;
 mod exprs;
+mod grouping_sets;
 mod join;
 mod top_n;
+mod unnest;
+mod window;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -147,6 +151,9 @@ impl Planner {
             LogicalPlan::Window(window) => self.lower_window(window),
             LogicalPlan::Join(join) => self.lower_join(join, needed),
             LogicalPlan::Union(union) => self.lower_union(union),
+            LogicalPlan::Unnest(unnest) => self.lower_unnest(unnest),
+            LogicalPlan::Values(values) => self.lower_values(values),
+            LogicalPlan::EmptyRelation(empty) => self.lower_empty(empty),
             // The order of a view's rows means nothing.
             LogicalPlan::Sort(sort) => match sort.fetch {
                 None => self.lower(&sort.input, needed),
@@ -299,8 +306,6 @@ fn restrict(schema: &DFSchema, kept: &[usize]) -> Result<DFSchema> {
 /// What a plan node is called in a message.
 fn name_of(plan: &LogicalPlan) -> &'static str {
     match plan {
-        LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => "a query without a relation",
-        LogicalPlan::Unnest(_) => "unnest",
         LogicalPlan::RecursiveQuery(_) => "WITH RECURSIVE",
         LogicalPlan::Subquery(_) => "a correlated subquery of this form",
         _ => "this query",

@@ -7,11 +7,13 @@ pub(crate) mod calls;
 pub(crate) mod cast;
 pub(crate) mod deferred;
 pub(crate) mod exprs;
+mod input_order;
 mod lateral;
 mod multiset;
 mod nodes;
 pub(crate) mod planner;
 pub(crate) mod types;
+pub(crate) mod with_ties;
 
 use datafusion::common::DataFusionError;
 use datafusion::common::tree_node::TransformedResult;

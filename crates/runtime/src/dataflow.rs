@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use millstream_operators::materialize::Materialize;
-use millstream_operators::{BuildContext, Node, RelationId};
+use millstream_operators::{BuildContext, Exchange, Node, RelationId};
 use millstream_state::Arrangement;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use timely::container::NoopBuilder;
@@ -157,10 +157,22 @@ pub(crate) fn build(
         let metrics = &install.metrics.workers[scope.index()];
         let mut inputs = Vec::new();
         let mut streams: Vec<Edges<'_>> = Vec::new();
+        // A dataflow of constants alone has an input that brings nothing and never ends: an input's end means that the
+        // dataflow is being dropped.
+        let mut clock = install.dataflow.imports().next().is_none().then(|| {
+            let (mut handle, stream) = scope.new_input_with_builder::<NoopBuilder<Chunk>>();
+            handle.advance_to(install.start.epoch.next().0);
+            inputs.push(handle);
+            stream
+        });
         for (id, (node, operator)) in install.dataflow.nodes.iter().zip(operators).enumerate() {
             streams.push(match (node, operator) {
                 (Node::Operator { spec, inputs }, Some(operator)) => {
-                    let inputs = inputs.iter().map(|e| (streams[e.from].clone(), e.exchange.clone())).collect();
+                    let mut inputs: Vec<(Edges<'_>, Exchange)> =
+                        inputs.iter().map(|e| (streams[e.from].clone(), e.exchange.clone())).collect();
+                    if inputs.is_empty() {
+                        inputs.extend(clock.take().map(|clock| (clock, Exchange::Local)));
+                    }
                     let placed = Placed {
                         name: spec.name(),
                         node: id,

@@ -14,10 +14,10 @@ use datafusion::sql::sqlparser::ast::{
 use crate::parser::{folded, sql_type_of};
 
 /// What stands between a repeated name and its number.
-const TAG: char = '␟';
+pub(super) const TAG: char = '␟';
 
 /// The name as a user sees it.
-pub(super) fn shown(name: &str) -> &str {
+pub(crate) fn shown(name: &str) -> &str {
     name.split_once(TAG).map_or(name, |(name, _)| name)
 }
 

@@ -9,30 +9,42 @@ use datafusion::sql::sqlparser::ast::{
     UnaryOperator, Value, VisitMut, VisitorMut, WindowFrameBound, WindowSpec, WindowType,
 };
 
+use super::full_using::merge_full_joins;
+use super::outer_names::tag_outer_relations;
 use crate::parser::{folded, parse_query};
+use crate::typing::with_ties::WITH_TIES;
+
+/// Whether a relation has a column of a name.
+pub(super) type HasColumn<'a> = &'a dyn Fn(&ObjectName, &str) -> bool;
 
 /// Applies the rewrites everywhere in a query.
-pub(super) fn rewrite_query(query: &mut Query) {
-    let _ = VisitMut::visit(query, &mut Rewriter);
+pub(super) fn rewrite_query(query: &mut Query, has_column: HasColumn<'_>) {
+    let _ = VisitMut::visit(query, &mut Rewriter { has_column, n_tagged: 0 });
 }
 
 /// Applies the rewrites everywhere in an expression.
 pub(crate) fn rewrite_expr(expr: &mut Expr) {
-    let _ = VisitMut::visit(expr, &mut Rewriter);
+    let _ = VisitMut::visit(expr, &mut Rewriter { has_column: &|_, _| false, n_tagged: 0 });
 }
 
-struct Rewriter;
+struct Rewriter<'a> {
+    has_column: HasColumn<'a>,
+    /// Relations that were given another name.
+    n_tagged: usize,
+}
 
-impl VisitorMut for Rewriter {
+impl VisitorMut for Rewriter<'_> {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         replace_tables(&mut query.body);
         replace_fetch(query);
+        tag_outer_relations(query, self.has_column, &mut self.n_tagged);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        merge_full_joins(select);
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
                 && is_set_returning(expr)
@@ -46,14 +58,14 @@ impl VisitorMut for Rewriter {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
         match factor {
-            TableFactor::Table { name, alias, args: Some(args), with_ordinality: false, .. }
+            TableFactor::Table { name, alias, args: Some(args), with_ordinality, .. }
                 if single_name(name).is_some_and(|n| SET_RETURNING.contains(&n.as_str())) =>
             {
                 let function = call_args(single_name(name).unwrap_or_default().as_str(), args.args.clone());
                 let alias = column_alias(alias.take(), name);
-                *factor = unnest(function, alias);
+                *factor = unnest(function, alias, *with_ordinality);
             }
-            TableFactor::Function { name, args, with_ordinality: false, alias, .. }
+            TableFactor::Function { name, args, with_ordinality, alias, .. }
                 if single_name(name).is_some_and(|n| n == "unnest" || SET_RETURNING.contains(&n.as_str())) =>
             {
                 let function = single_name(name).unwrap_or_default();
@@ -62,7 +74,11 @@ impl VisitorMut for Rewriter {
                     _ => call_args(&function, args.clone()),
                 };
                 let alias = column_alias(alias.take(), name);
-                *factor = unnest(array, alias);
+                *factor = unnest(array, alias, *with_ordinality);
+            }
+            TableFactor::UNNEST { alias, array_exprs, with_ordinality: true, .. } if array_exprs.len() == 1 => {
+                let alias = column_alias(alias.take(), &ObjectName::from(vec![Ident::new("unnest")]));
+                *factor = unnest(array_exprs.remove(0), alias, true);
             }
             TableFactor::UNNEST { alias: Some(alias), array_exprs, .. }
                 if array_exprs.len() == 1 && alias.columns.is_empty() =>
@@ -163,10 +179,11 @@ fn replace_tables(body: &mut SetExpr) {
     }
 }
 
-/// `FETCH FIRST n ROWS ONLY` is `LIMIT n`.
+/// `FETCH FIRST n ROWS ONLY` is `LIMIT n`; `WITH TIES` says so in a function, which the analyzer looks for.
 fn replace_fetch(query: &mut Query) {
-    let Some(Fetch { with_ties: false, percent: false, quantity }) = &query.fetch else { return };
+    let Some(Fetch { with_ties, percent: false, quantity }) = &query.fetch else { return };
     let wanted = quantity.clone().unwrap_or_else(|| number(1));
+    let wanted = if *with_ties { call(WITH_TIES, vec![wanted]) } else { wanted };
     match &mut query.limit_clause {
         None => {
             let clause = LimitClause::LimitOffset { limit: Some(wanted), offset: None, limit_by: Vec::new() };
@@ -205,12 +222,14 @@ fn distinct_operand(left: &Expr, right: &Expr, of: fn(Box<Expr>, Box<Expr>) -> E
     Some(Expr::BinaryOp { left: Box::new(compared), op: op.clone(), right: rest.clone() })
 }
 
-/// `(a, b) IN (SELECT x, y ...)` where no null can make a difference: there is such a row.
-fn row_in_subquery(row: &[Expr], subquery: &Query) -> Option<Expr> {
+/// `(a, b) [NOT] IN (SELECT x, y ...)` as a condition: there is such a row, or no row that is, or may be, such a one.
+fn row_in_subquery(row: &[Expr], subquery: &Query, negated: bool) -> Option<Expr> {
     let names: Vec<String> = (1..=row.len()).map(|i| format!("c{i}")).collect();
     let equal: Vec<String> = names.iter().zip(row).map(|(n, e)| format!("__in.{n} = {e}")).collect();
-    let text = format!("SELECT 1 FROM ({subquery}) AS __in({}) WHERE {}", names.join(", "), equal.join(" AND "));
-    Some(Expr::Exists { subquery: parse_query(&text).ok()?, negated: false })
+    let equal = equal.join(" AND ");
+    let wanted = if negated { format!("({equal}) IS NOT FALSE") } else { equal };
+    let text = format!("SELECT 1 FROM ({subquery}) AS __in({}) WHERE {wanted}", names.join(", "));
+    Some(Expr::Exists { subquery: parse_query(&text).ok()?, negated })
 }
 
 /// Functions that give a set of rows, and an array here.
@@ -235,14 +254,19 @@ fn single_name(name: &ObjectName) -> Option<String> {
     }
 }
 
-fn unnest(array: Expr, alias: Option<TableAlias>) -> TableFactor {
-    TableFactor::UNNEST {
-        alias,
-        array_exprs: vec![array],
-        with_offset: false,
-        with_offset_alias: None,
-        with_ordinality: false,
+/// An array's elements as rows, numbered from 1 if asked for.
+fn unnest(array: Expr, alias: Option<TableAlias>, with_ordinality: bool) -> TableFactor {
+    let mut alias = alias;
+    let mut array_exprs = vec![array];
+    if with_ordinality {
+        let one = cast(number(1), DataType::BigInt(None));
+        let last = cast(call("cardinality", array_exprs.clone()), DataType::BigInt(None));
+        array_exprs.push(call("generate_series", vec![one, last]));
+        if let Some(alias) = alias.as_mut().filter(|a| a.columns.len() == 1) {
+            alias.columns.push(TableAliasColumnDef { name: Ident::new("ordinality"), data_type: None });
+        }
     }
+    TableFactor::UNNEST { alias, array_exprs, with_offset: false, with_offset_alias: None, with_ordinality: false }
 }
 
 /// The alias with its column, which is called as the relation unless the query says otherwise.
@@ -255,7 +279,7 @@ fn column_alias(alias: Option<TableAlias>, function: &ObjectName) -> Option<Tabl
     Some(alias)
 }
 
-fn call(name: &str, args: Vec<Expr>) -> Expr {
+pub(super) fn call(name: &str, args: Vec<Expr>) -> Expr {
     let args = args.into_iter().map(|e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e))).collect();
     call_args(name, args)
 }
@@ -301,8 +325,8 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
         Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } if !is_subquery(right) => {
             call("all_unequal", vec![left.as_ref().clone(), right.as_ref().clone()])
         }
-        Expr::InSubquery { expr, subquery, negated: false } => match expr.as_ref() {
-            Expr::Tuple(row) => row_in_subquery(row, subquery)?,
+        Expr::InSubquery { expr, subquery, negated } => match expr.as_ref() {
+            Expr::Tuple(row) => row_in_subquery(row, subquery, *negated)?,
             _ => return None,
         },
         Expr::IsDistinctFrom(left, right) => distinct_operand(left, right, Expr::IsDistinctFrom)?,

@@ -370,7 +370,12 @@ fn texts_of(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) ->
 }
 
 fn generate_series(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
-    let class = types.iter().map(Class::of).find(|c| *c != Class::Unknown).unwrap_or(Class::Int);
+    let classes: Vec<Class> = types.iter().map(Class::of).filter(|c| *c != Class::Unknown).collect();
+    // An integer beside a numeric is one.
+    let class = match classes.iter().find(|c| **c != Class::Int) {
+        Some(class) => *class,
+        None => Class::Int,
+    };
     let function = datafusion_function("generate_series")?;
     match class {
         Class::Int => {
@@ -378,6 +383,14 @@ fn generate_series(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Resu
             let args = args.iter().map(|a| coerce(a.clone(), &DataType::Int64, schema)).collect::<Result<Vec<_>>>()?;
             let series = function.call(args);
             Ok(if common == DataType::Int64 { series } else { cast(series, array_of(&common)) })
+        }
+        Class::Numeric => {
+            let numeric = |e: Expr| -> Result<Expr> { coerce(e, &NUMERIC, schema) };
+            let mut args = args.iter().map(|a| numeric(a.clone())).collect::<Result<Vec<_>>>()?;
+            if args.len() == 2 {
+                args.push(numeric(lit(1i32))?);
+            }
+            Ok(builtin("numeric_series").call(args))
         }
         Class::Date | Class::Timestamp | Class::Timestamptz if args.len() == 3 => {
             let bound = match common_type(&types[..2], "generate_series")? {

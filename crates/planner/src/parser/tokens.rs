@@ -130,6 +130,7 @@ const PLANNED: &[(&str, &[&str], &str)] = &[
     ("WATERMARK", &["FOR"], "WATERMARK"),
     ("ASOF", &["JOIN", "LEFT", "INNER"], "ASOF JOIN"),
     ("FOR", &["SYSTEM_TIME"], "FOR SYSTEM_TIME AS OF"),
+    ("EXCLUDE", &["CURRENT", "GROUP", "TIES"], "EXCLUDE in a window frame"),
 ];
 
 fn refuse_planned(tokens: &[TokenWithSpan]) -> Result<()> {

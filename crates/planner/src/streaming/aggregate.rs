@@ -1,11 +1,16 @@
 //! `GROUP BY`: one level where the rows are partitioned by the key already, else two where the functions allow it.
 
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
-use datafusion::logical_expr::expr::AggregateFunction as PlanFunction;
-use datafusion::logical_expr::{Aggregate, Expr};
-use millstream_expr::{AggregateCall, AggregateFunction, MapStage, Scalar};
+use datafusion::logical_expr::expr::{AggregateFunction as PlanFunction, NullTreatment};
+use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr};
+use millstream_expr::recomputed::{Argument, ForeignFunction};
+use millstream_expr::{AggregateCall, AggregateFunction, MapStage, OrderBy, RecomputedCall, Scalar};
 use millstream_operators::aggregate::{AggregateInput, AggregateSpec, DistinctPartialSpec, PartialAggregateSpec};
-use millstream_operators::{Edge, Exchange};
+use millstream_operators::recompute::RecomputeSpec;
+use millstream_operators::{Edge, Exchange, NodeId};
 use millstream_types::{Error, Result};
 
 use super::exprs::{columns_of, physical};
@@ -13,9 +18,8 @@ use super::{Facts, Lowered, Planner, arrow_schema};
 
 impl Planner {
     pub(super) fn lower_aggregate(&mut self, aggregate: &Aggregate) -> Result<Lowered> {
-        if let Some(Expr::GroupingSet(_)) = aggregate.group_expr.first() {
-            return Err(Error::not_supported("grouping sets cannot be kept up to date yet")
-                .with_hint("Support for them in materialized views is planned; an ad-hoc SELECT can run them."));
+        if let Some(Expr::GroupingSet(set)) = aggregate.group_expr.first() {
+            return self.lower_grouping_sets(aggregate, set);
         }
         let exprs = || aggregate.group_expr.iter().chain(&aggregate.aggr_expr);
         let needed = columns_of(exprs(), aggregate.input.schema());
@@ -32,12 +36,17 @@ impl Planner {
         &mut self,
         input: Lowered,
         keys: Vec<usize>,
-        calls: Vec<AggregateCall>,
+        calls: Vec<Call>,
         schema: DFSchema,
     ) -> Result<Lowered> {
         let facts = input.facts.clone();
         let input_schema = input.stages.last().map_or_else(|| self.dataflow.schema(input.node), |s| s.schema.clone());
         let from = self.emit(input);
+        let incremental: Option<Vec<AggregateCall>> = calls.iter().map(|c| c.incremental(&input_schema)).collect();
+        let Some(calls) = incremental else {
+            let recomputed = calls.iter().map(|c| c.recomputed(&input_schema)).collect::<Result<Vec<_>>>()?;
+            return self.recompute(from, &facts, keys, recomputed, schema);
+        };
         let out = output_schema(&input_schema, &keys, &calls, &schema)?;
         let n_keys = keys.len();
         let by_key = Exchange::Hash((0..n_keys).collect());
@@ -90,14 +99,94 @@ impl Planner {
             None => Some(key.clone()),
         };
         let facts = Facts { append_only: false, key: Some(key), partitioned_by, consolidated: true };
+        self.under_planned_types(node, facts, schema)
+    }
+
+    /// Aggregates of which some can only be computed from all rows of a group.
+    fn recompute(
+        &mut self,
+        from: NodeId,
+        facts: &Facts,
+        keys: Vec<usize>,
+        calls: Vec<RecomputedCall>,
+        schema: DFSchema,
+    ) -> Result<Lowered> {
+        let input = self.dataflow.schema(from);
+        let n_keys = keys.len();
+        let key_fields =
+            keys.iter().enumerate().map(|(i, &k)| (schema.field(i).name(), input.field(k).data_type().clone()));
+        let call_fields =
+            calls.iter().enumerate().map(|(i, c)| (schema.field(n_keys + i).name(), c.data_type().clone()));
+        let fields: Vec<Field> =
+            key_fields.chain(call_fields).map(|(name, data_type)| Field::new(name, data_type, true)).collect();
+        // Without a key the one group is where the hash of no columns says.
+        let is_local = n_keys > 0 && facts.partitioned_by.as_ref().is_some_and(|p| p.iter().all(|c| keys.contains(c)));
+        let exchange = if is_local { Exchange::Local } else { Exchange::Hash(keys.clone()) };
+        let spec = RecomputeSpec {
+            input,
+            group_by: keys.clone(),
+            calls,
+            append_only: facts.append_only,
+            schema: Arc::new(Schema::new(fields)),
+        };
+        let node = self.add(spec, vec![Edge { from, exchange }]);
+        let key: Vec<usize> = (0..n_keys).collect();
+        let partitioned_by = match facts.partitioned_by.as_ref().filter(|_| is_local) {
+            Some(p) => p.iter().map(|c| keys.iter().position(|k| k == c)).collect(),
+            None => Some(key.clone()),
+        };
+        let facts = Facts { append_only: false, key: Some(key), partitioned_by, consolidated: true };
+        self.under_planned_types(node, facts, schema)
+    }
+
+    /// A node whose columns are those of the plan, perhaps of other types.
+    fn under_planned_types(&mut self, node: NodeId, facts: Facts, schema: DFSchema) -> Result<Lowered> {
+        let out = self.dataflow.schema(node);
         let lowered = Lowered { node, stages: vec![], schema: schema.clone(), facts };
         let planned = arrow_schema(&schema);
         if planned == out {
             return Ok(lowered);
         }
-        let have = DFSchema::try_from(out.as_ref().clone()).map_err(crate::errors::from_datafusion)?;
+        let fields = schema.iter().zip(out.fields()).map(|((q, _), have)| (q.cloned(), Arc::clone(have))).collect();
+        let have = DFSchema::new_with_metadata(fields, Default::default()).map_err(crate::errors::from_datafusion)?;
         let casted = self.under_schema(Lowered { schema: have, ..lowered }, &planned)?;
         Ok(Lowered { schema, ..casted })
+    }
+}
+
+/// An aggregate of the query, over columns of its input.
+#[derive(Clone, Debug)]
+pub(super) enum Call {
+    /// One that takes rows back, if there is an accumulator for the argument's type.
+    Ours(AggregateCall, Arc<AggregateUDF>),
+    /// One of DataFusion's.
+    Foreign { function: ForeignFunction, order_by: Vec<OrderBy>, distinct: bool, filter: Option<usize> },
+}
+
+impl Call {
+    fn incremental(&self, input: &SchemaRef) -> Option<AggregateCall> {
+        let Call::Ours(call, _) = self else { return None };
+        call.function.result_type(call.argument.map(|a| input.field(a).data_type())).is_some().then(|| call.clone())
+    }
+
+    fn recomputed(&self, input: &SchemaRef) -> Result<RecomputedCall> {
+        if let Some(call) = self.incremental(input) {
+            return RecomputedCall::ours(&call, input);
+        }
+        match self {
+            Call::Ours(call, function) => {
+                let function = ForeignFunction {
+                    function: Arc::clone(function),
+                    arguments: call.argument.map(Argument::Column).into_iter().collect(),
+                    within_group: vec![],
+                    ignore_nulls: false,
+                };
+                RecomputedCall::foreign(&function, vec![], call.distinct, call.filter, input)
+            }
+            Call::Foreign { function, order_by, distinct, filter } => {
+                RecomputedCall::foreign(function, order_by.clone(), *distinct, *filter, input)
+            }
+        }
     }
 }
 
@@ -111,18 +200,20 @@ fn distinct_arguments(calls: &[AggregateCall]) -> Vec<usize> {
 /// Whether states of parts of a group add up to the state of the group.
 fn is_splittable(call: &AggregateCall, append_only: bool) -> bool {
     match call.function {
-        AggregateFunction::Min | AggregateFunction::Max => append_only,
+        AggregateFunction::Min | AggregateFunction::Max | AggregateFunction::BitAnd | AggregateFunction::BitOr => {
+            append_only
+        }
         _ => true,
     }
 }
 
-fn output_schema(
-    input: &arrow::datatypes::SchemaRef,
-    keys: &[usize],
-    calls: &[AggregateCall],
-    names: &DFSchema,
-) -> Result<arrow::datatypes::SchemaRef> {
-    use arrow::datatypes::{Field, Schema};
+/// Whether the result over distinct values is that over all of them.
+fn ignores_repetition(function: AggregateFunction) -> bool {
+    use AggregateFunction as F;
+    matches!(function, F::Min | F::Max | F::BoolAnd | F::BoolOr | F::BitAnd | F::BitOr)
+}
+
+fn output_schema(input: &SchemaRef, keys: &[usize], calls: &[AggregateCall], names: &DFSchema) -> Result<SchemaRef> {
     let mut fields = Vec::new();
     for (i, &key) in keys.iter().enumerate() {
         fields.push(Field::new(names.field(i).name(), input.field(key).data_type().clone(), true));
@@ -135,23 +226,23 @@ fn output_schema(
             .ok_or_else(|| Error::not_supported(format!("{call} over {argument:?} cannot be kept up to date yet")))?;
         fields.push(Field::new(names.field(keys.len() + i).name(), result, true));
     }
-    Ok(std::sync::Arc::new(Schema::new(fields)))
+    Ok(Arc::new(Schema::new(fields)))
 }
 
 /// The columns that an aggregate needs of its input: expressions, each once.
-struct InputColumns {
+pub(super) struct InputColumns {
     schema: DFSchema,
     exprs: Vec<Expr>,
     scalars: Vec<Scalar>,
 }
 
 impl InputColumns {
-    fn new(input: &Lowered) -> Self {
+    pub(super) fn new(input: &Lowered) -> Self {
         InputColumns { schema: input.schema.clone(), exprs: Vec::new(), scalars: Vec::new() }
     }
 
     /// The position of an expression, which is added if it is not there yet.
-    fn add(&mut self, expr: &Expr) -> Result<usize> {
+    pub(super) fn add(&mut self, expr: &Expr) -> Result<usize> {
         let expr = expr.clone().unalias();
         if let Some(at) = self.exprs.iter().position(|e| *e == expr) {
             return Ok(at);
@@ -161,40 +252,48 @@ impl InputColumns {
         Ok(self.exprs.len() - 1)
     }
 
-    fn call(&mut self, expr: &Expr) -> Result<AggregateCall> {
+    pub(super) fn call(&mut self, expr: &Expr) -> Result<Call> {
         let Expr::AggregateFunction(PlanFunction { func, params }) = expr.clone().unalias() else {
             return Err(Error::internal(format!("{expr} stands where an aggregate was expected")));
         };
-        let unsupported = || {
-            Error::not_supported(format!("aggregate {}() cannot be kept up to date yet", func.name()))
-                .with_hint("Support for it in materialized views is planned; an ad-hoc SELECT can run it.")
-        };
-        let function = function_of(func.name()).ok_or_else(unsupported)?;
-        let argument = match (function, params.args.as_slice()) {
-            (AggregateFunction::Count, [] | [Expr::Literal(_, _)]) => None,
-            (_, [argument]) => Some(argument),
-            _ => return Err(unsupported()),
-        };
-        if !params.order_by.is_empty() && !matches!(function, AggregateFunction::Count) {
-            return Err(unsupported());
-        }
-        let argument = argument.map(|a| self.add(widened_from(function, a))).transpose()?;
         let filter = params.filter.as_deref().map(|f| self.add(f)).transpose()?;
-        // The smallest of the distinct values is the smallest of all.
-        let distinct = params.distinct && !matches!(function, AggregateFunction::Min | AggregateFunction::Max);
-        Ok(AggregateCall { function, argument, distinct, filter })
+        let ours = function_of(func.name());
+        let argument = match (ours, params.args.as_slice()) {
+            (Some(AggregateFunction::Count), [] | [Expr::Literal(_, _)]) => Some(None),
+            (Some(_), [argument]) => Some(Some(argument)),
+            _ => None,
+        };
+        if let (Some(function), Some(argument)) = (ours, argument) {
+            let argument = argument.map(|a| self.add(widened_from(function, a))).transpose()?;
+            let distinct = params.distinct && !ignores_repetition(function);
+            return Ok(Call::Ours(AggregateCall { function, argument, distinct, filter }, func));
+        }
+        let arguments = params.args.iter().map(|a| match a {
+            Expr::Literal(value, _) => Ok(Argument::Constant(value.clone())),
+            other => Ok(Argument::Column(self.add(other)?)),
+        });
+        let arguments = arguments.collect::<Result<Vec<_>>>()?;
+        let order = params.order_by.iter().map(|sort| {
+            let column = self.add(&sort.expr)?;
+            Ok(OrderBy { column, descending: !sort.asc, nulls_first: sort.nulls_first })
+        });
+        let order_by = order.collect::<Result<Vec<OrderBy>>>()?;
+        let within_group = if func.supports_within_group_clause() { order_by.clone() } else { vec![] };
+        let ignore_nulls = params.null_treatment == Some(NullTreatment::IgnoreNulls);
+        let function = ForeignFunction { function: func, arguments, within_group, ignore_nulls };
+        Ok(Call::Foreign { function, order_by, distinct: params.distinct, filter })
     }
 
     /// Puts the columns on top of the input.
-    fn into_stage(self, input: Lowered) -> Lowered {
+    pub(super) fn into_stage(self, input: Lowered) -> Lowered {
         let InputColumns { scalars, exprs, .. } = self;
         let origin: Vec<Option<usize>> = scalars.iter().map(Scalar::as_column).collect();
         let present = arrow_schema(&input.schema);
         let fields = scalars.iter().zip(&exprs).map(|(s, e)| {
             let data_type = s.data_type(&present).expect("bound to this schema");
-            arrow::datatypes::Field::new(e.schema_name().to_string(), data_type, true)
+            Field::new(e.schema_name().to_string(), data_type, true)
         });
-        let schema = std::sync::Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let facts = input.facts.project(&origin);
         let mut lowered = Lowered { facts, ..input };
         let is_identity =
@@ -207,7 +306,7 @@ impl InputColumns {
 }
 
 /// Sums are exact over integers as they are: a widening cast under them is not needed.
-fn widened_from(function: AggregateFunction, argument: &Expr) -> &Expr {
+pub(super) fn widened_from(function: AggregateFunction, argument: &Expr) -> &Expr {
     use arrow::datatypes::DataType as T;
     match argument {
         Expr::Cast(cast) if matches!(function, AggregateFunction::Sum | AggregateFunction::Avg) => {
@@ -220,7 +319,7 @@ fn widened_from(function: AggregateFunction, argument: &Expr) -> &Expr {
     }
 }
 
-fn function_of(name: &str) -> Option<AggregateFunction> {
+pub(super) fn function_of(name: &str) -> Option<AggregateFunction> {
     Some(match name {
         "count" => AggregateFunction::Count,
         "sum" => AggregateFunction::Sum,
@@ -229,6 +328,13 @@ fn function_of(name: &str) -> Option<AggregateFunction> {
         "max" => AggregateFunction::Max,
         "bool_and" | "every" => AggregateFunction::BoolAnd,
         "bool_or" => AggregateFunction::BoolOr,
+        "bit_and" => AggregateFunction::BitAnd,
+        "bit_or" => AggregateFunction::BitOr,
+        "bit_xor" => AggregateFunction::BitXor,
+        "var_pop" => AggregateFunction::VarPop,
+        "var" | "var_samp" => AggregateFunction::VarSamp,
+        "stddev_pop" => AggregateFunction::StddevPop,
+        "stddev" | "stddev_samp" => AggregateFunction::StddevSamp,
         _ => return None,
     })
 }

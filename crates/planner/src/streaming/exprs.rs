@@ -58,27 +58,48 @@ pub(super) fn with_columns<'a>(input: Lowered, exprs: impl Iterator<Item = &'a E
     let present = arrow_schema(&input.schema);
     let mut scalars: Vec<Scalar> =
         present.fields().iter().enumerate().map(|(i, f)| Scalar::column(f.name(), i)).collect();
+    let mut schema = input.schema.clone();
     let mut fields = present.fields().to_vec();
     let mut positions = Vec::new();
+    let mut added: Vec<(&Expr, usize)> = Vec::new();
     for expr in exprs {
+        if let Some((_, at)) = added.iter().find(|(e, _)| *e == expr) {
+            positions.push(*at);
+            continue;
+        }
         let scalar = physical(expr, &input.schema)?;
-        positions.push(match scalar.as_column() {
+        let at = match scalar.as_column() {
             Some(column) => column,
             None => {
                 let data_type = scalar.data_type(&present)?;
                 let name = expr.schema_name().to_string();
+                schema = with_field(&schema, &name, data_type.clone())?;
                 fields.push(Arc::new(Field::new(name, data_type, true)));
                 scalars.push(scalar);
                 scalars.len() - 1
             }
-        });
+        };
+        added.push((expr, at));
+        positions.push(at);
     }
     if scalars.len() == present.fields().len() {
         return Ok((input, positions));
     }
-    let schema = Arc::new(Schema::new(fields));
     let mut input = input;
-    input.stages.push(MapStage { predicate: None, projection: Some(scalars), schema: schema.clone() });
-    input.schema = DFSchema::try_from(schema.as_ref().clone()).map_err(from_datafusion)?;
+    let stage = Arc::new(Schema::new(fields));
+    input.stages.push(MapStage { predicate: None, projection: Some(scalars), schema: stage });
+    input.schema = schema;
     Ok((input, positions))
+}
+
+/// A schema with one more column, of a name that no other column has.
+pub(super) fn with_field(schema: &DFSchema, name: &str, data_type: DataType) -> Result<DFSchema> {
+    let is_taken = |name: &str| schema.fields().iter().any(|f| f.name() == name);
+    let mut name = name.to_owned();
+    while is_taken(&name) {
+        name.push('\'');
+    }
+    let mut fields: Vec<_> = schema.iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
+    fields.push((None, Arc::new(Field::new(name, data_type, true))));
+    DFSchema::new_with_metadata(fields, schema.metadata().clone()).map_err(from_datafusion)
 }

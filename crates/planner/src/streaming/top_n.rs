@@ -28,11 +28,20 @@ impl Planner {
             FetchType::Literal(n) => n,
             FetchType::UnsupportedExpr => return Err(constant()),
         };
-        let (input, order): (&LogicalPlan, &[SortExpr]) = match limit.input.as_ref() {
-            LogicalPlan::Sort(sort) => (&sort.input, &sort.expr),
-            other => (other, &[]),
-        };
-        self.top_n_of(input, &[], order, offset, fetch)
+        self.limited(&limit.input, offset, fetch)
+    }
+
+    /// The first rows of a plan, in its order if it has one.
+    fn limited(&mut self, input: &LogicalPlan, offset: usize, fetch: Option<usize>) -> Result<Lowered> {
+        match input {
+            LogicalPlan::Sort(sort) => self.top_n_of(&sort.input, &[], &sort.expr, offset, fetch),
+            // Columns that are only ordered by are dropped above the sort.
+            LogicalPlan::Projection(projection) if is_sorted(&projection.input) => {
+                let below = self.limited(&projection.input, offset, fetch)?;
+                self.project(below, &projection.expr, projection.schema.as_ref().clone())
+            }
+            other => self.top_n_of(other, &[], &[], offset, fetch),
+        }
     }
 
     pub(super) fn lower_sorted(&mut self, input: &LogicalPlan, order: &[SortExpr], fetch: usize) -> Result<Lowered> {
@@ -110,37 +119,37 @@ impl Planner {
         };
         let partitioned_by = if is_local { facts.partitioned_by } else { Some(partition_by) };
         let facts = Facts { append_only: false, key, partitioned_by, consolidated: false };
-        let schema = if row_number.is_some() {
-            DFSchema::try_from(out.as_ref().clone()).map_err(from_datafusion)?
-        } else {
-            schema
+        let schema = match row_number {
+            Some(field) => super::exprs::with_field(&schema, field.name(), DataType::Int64)?,
+            None => schema,
         };
         Ok(Lowered { node, stages: vec![], schema, facts })
     }
 
-    pub(super) fn lower_window(&mut self, window: &Window) -> Result<Lowered> {
-        let [expr] = window.window_expr.as_slice() else { return Err(unsupported_window()) };
-        let function = row_number(expr).ok_or_else(unsupported_window)?;
+    /// `row_number()` of which only the first rows of each partition are wanted.
+    pub(super) fn lower_row_number(&mut self, window: &Window) -> Result<Option<Lowered>> {
+        let [expr] = window.window_expr.as_slice() else { return Ok(None) };
         let limit = self.row_limits.get(&std::ptr::from_ref(window)).copied();
+        let (Some(function), Some(limit)) = (row_number(expr), limit) else { return Ok(None) };
         let lowered = self.lower(&window.input, None)?;
         let n_columns = lowered.schema.fields().len();
         let params = &function.params;
         let (lowered, partition, order) = ordered_input(lowered, &params.partition_by, &params.order_by)?;
         let n_helpers = lowered.schema.fields().len() - n_columns;
         let field = window.schema.field(window.schema.fields().len() - 1);
-        let numbered = self.top_n(lowered, partition, order, 0, limit, Some(field))?;
+        let numbered = self.top_n(lowered, partition, order, 0, Some(limit), Some(field))?;
         let schema = window.schema.as_ref().clone();
         let planned = arrow_schema(&schema);
         if n_helpers == 0 {
             let casted = self.under_schema(numbered, &planned)?;
-            return Ok(Lowered { schema, ..casted });
+            return Ok(Some(Lowered { schema, ..casted }));
         }
         let kept: Vec<usize> = (0..n_columns).chain([n_columns + n_helpers]).collect();
         let exprs: Vec<Expr> = kept.iter().map(|&i| Expr::from(numbered.schema.qualified_field(i))).collect();
         let have = restrict(&numbered.schema, &kept)?;
         let dropped = self.project(numbered, &exprs, have)?;
         let casted = self.under_schema(dropped, &planned)?;
-        Ok(Lowered { schema, ..casted })
+        Ok(Some(Lowered { schema, ..casted }))
     }
 
     /// Notes the bounds that a filter puts on row numbers computed below it.
@@ -155,9 +164,12 @@ impl Planner {
     }
 }
 
-fn unsupported_window() -> Error {
-    Error::not_supported("this window function cannot be kept up to date yet")
-        .with_hint("Only row_number() can be, for now; an ad-hoc SELECT can run others.")
+fn is_sorted(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(_) => true,
+        LogicalPlan::Projection(projection) => is_sorted(&projection.input),
+        _ => false,
+    }
 }
 
 /// The function, if it is `row_number()` over a whole partition.

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{
-    AggregateFunction, AggregateFunctionParams, InList, InSubquery, Placeholder, ScalarFunction, WindowFunction,
+    AggregateFunction, AggregateFunctionParams, InList, InSubquery, Placeholder, ScalarFunction, Sort, WindowFunction,
     WindowFunctionParams,
 };
 use datafusion::logical_expr::utils::COUNT_STAR_EXPANSION;
@@ -17,6 +17,7 @@ use datafusion::logical_expr::{
 use super::calls::{between, condition, like, negative, no_function, resolve_call};
 use super::cast::explicit_cast;
 use super::deferred::{Call, Deferred};
+use super::input_order::is_order_sensitive;
 use super::types::{Class, NUMERIC, Result, TEXT, canonical, coerce, common_type, is_unknown, type_of, types_of};
 
 /// The expression with every operator, function and constant as Postgres understands it. Resolving twice changes nothing.
@@ -174,7 +175,13 @@ fn aggregate_args(name: &str, mut args: Vec<Expr>, schema: &DFSchema) -> Result<
         "string_agg" if !matches!(class, Class::Text | Class::Unknown | Class::Bytes) => {
             return no_function(name, &types);
         }
-        "stddev" | "stddev_pop" | "var" | "var_pop" | "corr" | "covar_pop" | "covar_samp" => {
+        "stddev" | "stddev_pop" | "var" | "var_pop" if !class.is_number() => return no_function(name, &types),
+        "corr" | "covar_pop" | "covar_samp" | "percentile_cont" => {
+            for arg in &mut args {
+                *arg = coerce(arg.clone(), &DataType::Float64, schema)?;
+            }
+        }
+        name if name.starts_with("regr_") => {
             for arg in &mut args {
                 *arg = coerce(arg.clone(), &DataType::Float64, schema)?;
             }
@@ -196,8 +203,22 @@ fn aggregate(function: AggregateFunction, schema: &DFSchema) -> Result<Expr> {
         Some(filter) => Some(Box::new(condition(*filter, "FILTER", schema)?)),
         None => None,
     };
+    let order_by = completed_order(func.name(), &args, order_by);
     let params = AggregateFunctionParams { args, distinct, filter, order_by, null_treatment };
     Ok(Expr::AggregateFunction(AggregateFunction { func, params }))
+}
+
+/// Where SQL leaves the order of an aggregate's rows open, its arguments complete it: rows that are still equal then make
+/// no difference to it.
+fn completed_order(name: &str, args: &[Expr], mut order_by: Vec<Sort>) -> Vec<Sort> {
+    if is_order_sensitive(name) {
+        for arg in args.iter().filter(|a| !matches!(a, Expr::Literal(..))) {
+            if order_by.iter().all(|sort| sort.expr != *arg) {
+                order_by.push(Sort::new(arg.clone(), true, false));
+            }
+        }
+    }
+    order_by
 }
 
 fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {

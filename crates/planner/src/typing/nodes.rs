@@ -14,11 +14,18 @@ use millstream_types::SqlState;
 
 use super::calls::condition;
 use super::exprs::resolve;
+use super::input_order::{order_below, with_order};
 use super::lateral::unnest_left_side;
 use super::multiset::{count_occurrences, is_multiset_operation};
 use super::types::{Class, Result, coerce, common_pair, common_type, is_unknown, type_name, type_of, user_error};
+use super::with_ties::rank_rows;
 
 pub(super) fn resolve_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    if let LogicalPlan::Limit(limit) = &plan
+        && let Some(ranked) = rank_rows(limit)?
+    {
+        return Ok(Transformed::yes(ranked));
+    }
     match plan {
         LogicalPlan::Values(values) => return Ok(Transformed::yes(resolve_values(values)?)),
         LogicalPlan::Union(union) => return Ok(Transformed::yes(resolve_union(union)?)),
@@ -28,12 +35,13 @@ pub(super) fn resolve_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>
     let schema = merge_schema(&plan.inputs());
     let is_projection = matches!(plan, LogicalPlan::Projection(_));
     let names = NamePreserver::new(&plan);
+    let order = order_below(&plan);
     let resolved = plan.map_expressions(|expr| {
         if let Expr::GroupingSet(set) = expr {
             return Ok(Transformed::yes(Expr::GroupingSet(resolve_grouping_set(set, &names, &schema)?)));
         }
         let name = names.save(&expr);
-        let mut expr = resolve(expr, &schema)?;
+        let mut expr = resolve(with_order(expr, &order), &schema)?;
         if is_projection {
             expr = with_known_type(expr)?;
         }

@@ -128,6 +128,9 @@ impl ExprPlanner for PostgresPlanner {
                 planned("average", vec![sum, count])
             }
             "string_agg" => Ok(PlannerResult::Planned(cast(with(expr.func.clone(), expr.args.clone()), TEXT))),
+            "regr_count" | "approx_distinct" => {
+                Ok(PlannerResult::Planned(cast(with(expr.func.clone(), expr.args.clone()), DataType::Int64)))
+            }
             _ => Ok(PlannerResult::Original(expr)),
         }
     }
@@ -158,6 +161,7 @@ impl ExprPlanner for PostgresPlanner {
             "row_number" | "rank" | "dense_rank" => Ok(PlannerResult::Planned(cast(itself(), DataType::Int64))),
             "ntile" => Ok(PlannerResult::Planned(cast(itself(), DataType::Int32))),
             "string_agg" => Ok(PlannerResult::Planned(cast(itself(), TEXT))),
+            "regr_count" | "approx_distinct" => Ok(PlannerResult::Planned(cast(itself(), DataType::Int64))),
             _ => Ok(PlannerResult::Original(expr)),
         }
     }

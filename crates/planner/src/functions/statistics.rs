@@ -1,0 +1,144 @@
+//! Aggregates of ours as DataFusion's, for ad-hoc queries: the accumulators that keep views, so that both say the same.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef};
+use arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
+use millstream_expr::aggregate::{Input, accumulator};
+use millstream_expr::{AggregateFunction, GroupAccumulator};
+use millstream_types::Error;
+
+use crate::binder::external;
+use crate::typing::types::Result;
+
+/// The functions under the names that DataFusion has for them.
+pub(super) fn all() -> Vec<Arc<AggregateUDF>> {
+    use AggregateFunction as F;
+    let functions =
+        [("var_pop", F::VarPop), ("var", F::VarSamp), ("stddev_pop", F::StddevPop), ("stddev", F::StddevSamp)];
+    let udaf = |(name, function)| {
+        let signature = Signature::any(1, Volatility::Immutable);
+        Arc::new(AggregateUDF::new_from_impl(Ours { name, function, signature }))
+    };
+    functions.into_iter().map(udaf).collect()
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Ours {
+    name: &'static str,
+    function: AggregateFunction,
+    signature: Signature,
+}
+
+impl Ours {
+    fn make(&self, argument: &DataType) -> Result<Box<dyn GroupAccumulator>> {
+        accumulator(self.function, Some(argument), true).map_err(external)
+    }
+}
+
+impl AggregateUDFImpl for Ours {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        let result = self.function.result_type(arg_types.first());
+        result.ok_or_else(|| external(Error::internal(format!("{} over {arg_types:?}", self.name))))
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        let argument = args.expr_fields[0].data_type().clone();
+        Ok(Box::new(One {
+            accumulator: self.make(&argument)?,
+            is_distinct: args.is_distinct,
+            seen: Vec::new(),
+            argument,
+        }))
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
+        let argument = args.input_fields[0].data_type();
+        if args.is_distinct {
+            let list = DataType::List(Arc::new(Field::new_list_field(argument.clone(), true)));
+            return Ok(vec![Arc::new(Field::new(format!("{}[values]", args.name), list, true))]);
+        }
+        let field = |(i, t): (usize, DataType)| Arc::new(Field::new(format!("{}[{i}]", args.name), t, true));
+        Ok(self.make(argument)?.partial_types().into_iter().enumerate().map(field).collect())
+    }
+}
+
+/// The state of one group.
+struct One {
+    accumulator: Box<dyn GroupAccumulator>,
+    is_distinct: bool,
+    /// All values, where only distinct ones count.
+    seen: Vec<ArrayRef>,
+    argument: DataType,
+}
+
+impl std::fmt::Debug for One {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "One({})", self.argument)
+    }
+}
+
+impl One {
+    fn add(&mut self, values: &ArrayRef) -> Result<()> {
+        let groups = vec![0; values.len()];
+        let input = Input { groups: &groups, argument: Some(values), filter: None, weights: None };
+        self.accumulator.update(input).map_err(external)
+    }
+
+    fn all_seen(&self) -> Result<ArrayRef> {
+        super::ordered_set::concatenated(&self.seen, &self.argument)
+    }
+}
+
+impl Accumulator for One {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        if self.is_distinct {
+            self.seen.push(values[0].clone());
+            return Ok(());
+        }
+        self.add(&values[0])
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        if self.is_distinct {
+            let distinct = super::ordered_set::distinct(&self.all_seen()?)?;
+            self.accumulator.reset(0);
+            self.add(&distinct)?;
+        }
+        let result = self.accumulator.finish(&[0]).map_err(external)?;
+        ScalarValue::try_from_array(&result, 0)
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>()
+            + self.accumulator.n_bytes()
+            + self.seen.iter().map(|a| a.get_array_memory_size()).sum::<usize>()
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        if self.is_distinct {
+            return Ok(vec![super::ordered_set::list_of(&self.all_seen()?)]);
+        }
+        self.accumulator.partial(&[0]).iter().map(|a| ScalarValue::try_from_array(a, 0)).collect()
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        if self.is_distinct {
+            self.seen.extend(super::ordered_set::elements(&states[0])?);
+            return Ok(());
+        }
+        let groups = vec![0; states[0].len()];
+        self.accumulator.merge(&groups, states).map_err(external)
+    }
+}
