@@ -30,6 +30,8 @@ pub(super) struct Flow {
     pub(super) live: Arc<LiveRelation>,
     /// In the order of the dataflow's imports.
     pub(super) imports: Vec<RelationId>,
+    /// The epoch it was started at, later than all that a dataflow before it in the same place was sent.
+    start: Epoch,
     /// Epochs that were sent to it and are not complete.
     in_flight: VecDeque<Epoch>,
     /// Since when the first of them is that.
@@ -108,6 +110,7 @@ impl Coordinator {
         self.flows.push(Flow {
             live,
             imports,
+            start: epoch,
             in_flight: [epoch].into(),
             open_since: None,
             stalls_since: None,
@@ -330,6 +333,10 @@ impl Coordinator {
     /// A dataflow has failed: its state and that of all built on it is freed, and all say why.
     pub(super) fn fail_flow(&mut self, id: RelationId, epoch: Epoch, cause: &Error) {
         let Some(origin) = self.clock.relation(id) else { return };
+        if self.flows.iter().any(|f| f.live.id == id && epoch < f.start) {
+            // Another worker's word of a failure that the view has been refreshed after.
+            return;
+        }
         let mut failed = HashSet::from([id]);
         let mut ended = vec![Arc::clone(&origin)];
         for flow in self.flows.iter().filter(|f| f.live.id != id) {
@@ -354,7 +361,7 @@ impl Coordinator {
             return;
         }
         let largest = self.flows.iter().max_by_key(|f| f.live.shared.account.used());
-        let Some(largest) = largest.map(|f| Arc::clone(&f.live)) else { return };
+        let Some((largest, start)) = largest.map(|f| (Arc::clone(&f.live), f.start)) else { return };
         let detail = format!(
             "All state takes {} bytes, and its limit is {} bytes; this view's takes {} bytes, more than any other's.",
             self.memory.used(),
@@ -363,7 +370,7 @@ impl Coordinator {
         );
         let cause = Error::out_of_memory("the memory limit of the server was reached").with_detail(detail);
         tracing::error!(relation = %largest.relation.name, error = %cause, "a dataflow has failed");
-        self.fail_flow(largest.id, epoch, &cause);
+        self.fail_flow(largest.id, epoch.max(start), &cause);
     }
 }
 
