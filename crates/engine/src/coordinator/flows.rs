@@ -145,6 +145,7 @@ impl Coordinator {
 
     /// Brings dataflows that do not follow their inputs one step further, where they are done with the last.
     pub(super) fn drive_flows(&mut self) {
+        let mut began = Vec::new();
         for i in 0..self.flows.len() {
             let flow = &mut self.flows[i];
             flow.note_completed();
@@ -154,10 +155,18 @@ impl Coordinator {
             catching_up.holds.iter_mut().for_each(|hold| hold.advance(upto));
             if catching_up.joins {
                 flow.catching_up = None;
-                flow.live.follow_from(upto);
             } else if self.inputs_follow(i) {
                 self.next_round(i);
             }
+            let flow = &self.flows[i];
+            if flow.catching_up.is_none() {
+                began.push((Arc::clone(&flow.live), upto));
+            }
+        }
+        if !began.is_empty() {
+            // A source that waited to be followed goes on at once: who reads the view next sees its first rows.
+            self.close_epoch(vec![]);
+            began.into_iter().for_each(|(live, epoch)| live.follow_from(epoch));
         }
     }
 
@@ -185,9 +194,7 @@ impl Coordinator {
         let is_changed = |input: &RelationId| self.clock.relation(*input).is_some_and(|r| r.last_touched() > from);
         if !imports.iter().any(is_changed) {
             self.workers.send_all(|_| Command::Follow(id));
-            let flow = &mut self.flows[flow_idx];
-            flow.catching_up = None;
-            flow.live.follow_from(from);
+            self.flows[flow_idx].catching_up = None;
             return;
         }
         let now: Vec<Option<u64>> = imports.iter().map(|id| self.source_position(*id)).collect();
