@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::RecordBatch;
 use futures::stream::BoxStream;
 use millstream_types::copy::CopyOptions;
-use millstream_types::{Error, Result, SqlState, SqlType};
-use tokio::sync::{Notify, mpsc, oneshot};
+use millstream_types::{Result, SqlState, SqlType};
+use tokio::sync::Notify;
 
 /// Where a session stands between statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,8 @@ pub enum RowsTag {
     Delete,
     /// `FETCH`
     Fetch,
+    /// `COPY`
+    Copy,
     /// `SHOW`
     Show,
     /// `DESCRIBE`
@@ -105,6 +107,7 @@ impl RowsTag {
             RowsTag::Update => format!("UPDATE {n_rows}"),
             RowsTag::Delete => format!("DELETE {n_rows}"),
             RowsTag::Fetch => format!("FETCH {n_rows}"),
+            RowsTag::Copy => format!("COPY {n_rows}"),
             RowsTag::Show => "SHOW".to_owned(),
             RowsTag::Describe => "DESCRIBE".to_owned(),
             RowsTag::Explain => "EXPLAIN".to_owned(),
@@ -181,80 +184,14 @@ impl CancelHandle {
     }
 }
 
-/// The rows that a client sends with `COPY ... FROM STDIN`, on their way into the engine. Dropping it aborts the copy.
+/// What a client is to send for `COPY ... FROM STDIN`. The session takes the rows:
+/// [`crate::Session::copy_push`], [`crate::Session::copy_finish`], [`crate::Session::copy_abort`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyIn {
+    /// The relation's name, for errors.
+    pub relation: String,
     /// The columns of the batches to push, in order.
     pub columns: Vec<ResultColumn>,
     /// How the client's bytes are to be read.
     pub options: CopyOptions,
-    sender: mpsc::Sender<CopyMessage>,
-    outcome: oneshot::Receiver<Result<String>>,
-}
-
-/// The engine's side of a [`CopyIn`].
-pub struct CopyRows {
-    receiver: mpsc::Receiver<CopyMessage>,
-    outcome: oneshot::Sender<Result<String>>,
-}
-
-/// What comes out of [`CopyRows::next`].
-#[derive(Debug)]
-pub enum CopyMessage {
-    /// More rows.
-    Batch(RecordBatch),
-    /// That was all: write them and answer with [`CopyRows::answer`].
-    Finish,
-}
-
-/// Batches between front end and engine.
-const N_BATCHES_QUEUED: usize = 4;
-
-impl CopyIn {
-    /// Both ends of a copy.
-    pub fn new(columns: Vec<ResultColumn>, options: CopyOptions) -> (CopyIn, CopyRows) {
-        let (sender, receiver) = mpsc::channel(N_BATCHES_QUEUED);
-        let (answer, outcome) = oneshot::channel();
-        (CopyIn { columns, options, sender, outcome }, CopyRows { receiver, outcome: answer })
-    }
-
-    /// Hands rows over; waits while the engine is behind.
-    ///
-    /// # Errors
-    /// The engine's, if it has given the copy up.
-    pub async fn push(&mut self, batch: RecordBatch) -> Result<()> {
-        match self.sender.send(CopyMessage::Batch(batch)).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(match (&mut self.outcome).await {
-                Ok(Err(error)) => error,
-                _ => gone(),
-            }),
-        }
-    }
-
-    /// All rows are there: writes them and gives the command tag.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub async fn finish(self) -> Result<String> {
-        // If the engine has given up, its reason is in the outcome.
-        let _ = self.sender.send(CopyMessage::Finish).await;
-        self.outcome.await.unwrap_or_else(|_| Err(gone()))
-    }
-}
-
-fn gone() -> Error {
-    Error::internal("the copy ended without an answer")
-}
-
-impl CopyRows {
-    /// What comes next; `None` if the front end has aborted the copy.
-    pub async fn next(&mut self) -> Option<CopyMessage> {
-        self.receiver.recv().await
-    }
-
-    /// Ends the copy with its command tag (`COPY n`) or an error, at any time.
-    pub fn answer(self, outcome: Result<String>) {
-        // The front end may be gone; then nobody wants to know.
-        let _ = self.outcome.send(outcome);
-    }
 }

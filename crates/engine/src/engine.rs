@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::coordinator::{Clock, Coordinator, Request};
 use crate::memory::MemoryLimits;
+use crate::pg_catalog::Activity;
 use crate::session::Session;
 use crate::transaction::Transaction;
 
@@ -88,6 +89,10 @@ pub(crate) struct EngineState {
     pub(crate) query_memory: Arc<RuntimeEnv>,
     /// What all state is charged to.
     pub(crate) memory: Arc<Account>,
+    /// Who is connected.
+    pub(crate) activity: Activity,
+    /// When the engine started, in microseconds since 1970 UTC.
+    pub(crate) started_us: i64,
     coordinator: Mutex<Option<JoinHandle<()>>>,
     next_session: AtomicU32,
 }
@@ -122,6 +127,7 @@ impl Engine {
             .map_err(|e| Error::internal(format!("the memory pool of queries cannot be made: {e}")))?;
         let mut catalog = Catalog::new();
         crate::system::register(&mut catalog)?;
+        crate::pg_catalog::register(&mut catalog)?;
         Ok(Engine(Arc::new(EngineState {
             config,
             clock,
@@ -132,6 +138,8 @@ impl Engine {
             queries: Some(queries),
             query_memory,
             memory,
+            activity: Activity::default(),
+            started_us: crate::session::now_us(),
             coordinator: Mutex::new(Some(coordinator)),
             next_session: AtomicU32::new(1),
         })))

@@ -9,6 +9,7 @@ mod engine;
 mod live;
 mod lookup;
 mod memory;
+mod pg_catalog;
 mod read;
 mod reads;
 mod session;
@@ -17,10 +18,7 @@ mod subscribe;
 mod system;
 mod transaction;
 
-pub use api::{
-    CancelHandle, CopyIn, CopyMessage, CopyRows, Notice, Response, ResultColumn, Rows, RowsTag, Severity,
-    TransactionStatus,
-};
+pub use api::{CancelHandle, CopyIn, Notice, Response, ResultColumn, Rows, RowsTag, Severity, TransactionStatus};
 #[doc(hidden)]
 pub use engine::Sabotage;
 pub use engine::{DATABASE, Engine, EngineConfig};

@@ -1,14 +1,20 @@
 //! Sessions: what a front end calls, statement by statement.
 
 mod catalog_changes;
+mod comment;
+mod copy;
+mod cursor;
 mod dataflows;
 mod ddl;
+mod prepared;
 mod query;
 mod settings;
 mod show;
+mod timeout;
 mod transaction;
 mod write;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,8 +28,14 @@ use millstream_types::{Error, Result, SqlState, SqlType};
 
 use crate::api::{CancelHandle, Notice, Response, ResultColumn, Rows, RowsTag, Severity, TransactionStatus};
 use crate::engine::EngineState;
+use crate::pg_catalog::{CatalogView, ConfigChanges, SessionEntry};
 use catalog_changes::Unpublished;
+pub(crate) use cursor::CursorInfo;
+pub(crate) use dataflows::install;
+pub(crate) use prepared::PreparedInfo;
+pub(crate) use query::now_us;
 use settings::Settings;
+pub(crate) use settings::{PARAMETERS, Values, parameter, unknown as unknown_parameter};
 use transaction::BlockState;
 
 /// A statement that has been parsed.
@@ -41,6 +53,13 @@ pub struct Session {
     /// A write is on its way to the coordinator: what becomes of it must be known.
     committing: Arc<AtomicBool>,
     notices: Vec<Notice>,
+    cursors: cursor::Cursors,
+    prepared: HashMap<String, Option<Prepared>>,
+    copying: Option<copy::Copying>,
+    /// What `set_config` is to change once its statement has ended.
+    config_changes: ConfigChanges,
+    /// The session as others see it.
+    entry: Arc<SessionEntry>,
 }
 
 /// A statement whose parameters and columns are known.
@@ -51,6 +70,8 @@ struct PreparedStatement {
     parsed: Parsed,
     param_types: Vec<SqlType>,
     columns: Option<Vec<ResultColumn>>,
+    /// By `PREPARE`, not by the front end's protocol.
+    from_sql: bool,
 }
 
 impl Prepared {
@@ -67,15 +88,22 @@ impl Prepared {
 
 impl Session {
     pub(crate) fn new(engine: Arc<EngineState>, id: u32, user: &str, params: &[(String, String)]) -> Self {
+        let cancel = CancelHandle::default();
+        let entry = engine.activity.enter(id, user, cancel.clone(), query::now_us());
         Session {
             engine,
             id,
             settings: Settings::new(user, params),
-            cancel: CancelHandle::default(),
+            cancel,
             block: BlockState::default(),
             unpublished: None,
             committing: Arc::default(),
             notices: Vec::new(),
+            cursors: cursor::Cursors::default(),
+            prepared: HashMap::new(),
+            copying: None,
+            config_changes: ConfigChanges::default(),
+            entry,
         }
     }
 
@@ -110,7 +138,8 @@ impl Session {
         self.check_not_failed(&statement.statement)?;
         let described = self.describe(statement, param_types).map_err(|e| shifted(e, statement.offset));
         let (param_types, columns) = described.inspect_err(|_| self.statement_failed())?;
-        Ok(Prepared(Arc::new(PreparedStatement { parsed: statement.clone(), param_types, columns })))
+        let parsed = statement.clone();
+        Ok(Prepared(Arc::new(PreparedStatement { parsed, param_types, columns, from_sql: false })))
     }
 
     /// Runs a prepared statement with one array of length 1 for each parameter.
@@ -160,21 +189,53 @@ impl Session {
         self.cancel.clear();
         // Such a statement puts everything back when it is cancelled.
         let ends_itself = matches!(parsed.statement, Statement::CreateMaterializedView(_) | Statement::Refresh(_));
+        self.apply_config_changes();
+        self.entry.begins(&parsed.text, self.settings.application(), query::now_us());
+        let deadline = self.settings.statement_timeout().map(|time| tokio::time::Instant::now() + time);
         let (cancel, committing) = (self.cancel.clone(), Arc::clone(&self.committing));
         let outcome = {
             let mut work = std::pin::pin!(self.dispatch(parsed, params));
-            tokio::select! {
+            let stopped = tokio::select! {
                 biased;
-                outcome = &mut work => outcome,
-                () = cancel.cancelled() => {
-                    let must_end = ends_itself || committing.load(Ordering::Acquire);
-                    if must_end { work.await } else { Err(Error::cancelled()) }
-                }
+                outcome = &mut work => Ok(outcome),
+                () = cancel.cancelled() => Err(Error::cancelled()),
+                () = timeout::passed(deadline) => Err(timeout::error()),
+            };
+            match stopped {
+                Ok(outcome) => outcome,
+                Err(_) if ends_itself || committing.load(Ordering::Acquire) => work.await,
+                Err(error) => Err(error),
             }
         };
         // What a cancelled commit has left is taken back.
         self.unpublished = None;
-        outcome.map_err(|e| shifted(e, parsed.offset)).inspect_err(|_| self.statement_failed())
+        let outcome = outcome.map_err(|e| shifted(e, parsed.offset)).inspect_err(|_| self.statement_failed());
+        self.entry.ends(self.block.status() != TransactionStatus::Idle, query::now_us());
+        Ok(timeout::limited(outcome?, deadline))
+    }
+
+    /// Makes the changes that the last statement's `set_config` asked for.
+    fn apply_config_changes(&mut self) {
+        let changes = std::mem::take(&mut *self.config_changes.lock());
+        let outside = self.is_outside_block();
+        for (name, value, local) in changes.into_iter().filter(|(_, _, local)| !(*local && outside)) {
+            let set = self.set(&ast::Set { name, local, value: Some(vec![value]) });
+            debug_assert!(set.is_ok(), "the value was checked when set_config ran");
+        }
+    }
+
+    /// What the session sees of the catalog and of itself.
+    fn view(&self) -> CatalogView {
+        CatalogView {
+            catalog: self.catalog(),
+            engine: Arc::clone(&self.engine),
+            user: self.settings.user().to_owned(),
+            session_id: self.id,
+            settings: self.settings.all().clone(),
+            cursors: self.cursors.infos(),
+            prepared: self.prepared_infos(),
+            config_changes: Arc::clone(&self.config_changes),
+        }
     }
 
     async fn dispatch(&mut self, parsed: &Parsed, params: &[ArrayRef]) -> Result<Response> {
@@ -185,6 +246,9 @@ impl Session {
                 return self.change_catalog(&parsed.statement).await;
             }
             self.before_ddl(&what).await?;
+        }
+        if let Some(response) = self.dispatch_client(parsed, params).await? {
+            return Ok(response);
         }
         match &parsed.statement {
             Statement::Query(query) => self.select(query, params).await,
@@ -201,11 +265,6 @@ impl Session {
             Statement::Refresh(refresh) => self.refresh(refresh).await,
             Statement::Drop(drop) => self.drop_relations(drop).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe).await.map(Response::Rows),
-            Statement::Explain(explain) => self.explain(explain),
-            Statement::Show(show) => self.show(show),
-            Statement::Describe(name) => self.show(&ast::Show::Columns(name.clone())),
-            Statement::Set(set) => self.set(set),
-            Statement::Reset(name) => self.settings.reset(name.as_deref()).map(|()| done("RESET")),
             Statement::Flush => Ok(done("FLUSH")),
             Statement::Begin(modes) => Ok(self.begin(modes)),
             Statement::Commit => self.commit(false).await,
@@ -220,6 +279,29 @@ impl Session {
         }
     }
 
+    /// Statements about the session, its copies, cursors and prepared statements; `None` for others.
+    async fn dispatch_client(&mut self, parsed: &Parsed, params: &[ArrayRef]) -> Result<Option<Response>> {
+        let response = match &parsed.statement {
+            Statement::CopyFrom(copy) => self.copy_from(copy)?,
+            Statement::CopyTo(copy) => self.copy_to(copy, params).await?,
+            Statement::DeclareCursor(declare) => self.declare(declare, &parsed.text, params).await?,
+            Statement::Fetch(fetch) => self.fetch(fetch).await?,
+            Statement::Close(name) => self.close(name.as_deref())?,
+            Statement::Prepare(prepare) => self.prepare_named(prepare, &parsed.text)?,
+            Statement::Execute(execute) => self.execute_named(execute, params).await?,
+            Statement::Deallocate(name) => self.deallocate(name.as_deref())?,
+            Statement::Discard(what) => self.discard(*what)?,
+            Statement::Comment(comment) => self.comment(comment).await?,
+            Statement::Explain(explain) => self.explain(explain)?,
+            Statement::Show(show) => self.show(show)?,
+            Statement::Describe(name) => self.show(&ast::Show::Columns(name.clone()))?,
+            Statement::Set(set) => self.set(set)?,
+            Statement::Reset(name) => self.settings.reset(name.as_deref()).map(|()| done("RESET"))?,
+            _ => return Ok(None),
+        };
+        Ok(Some(response))
+    }
+
     /// Notices since the last call.
     pub fn take_notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
@@ -227,6 +309,7 @@ impl Session {
 
     /// Reported parameters that have changed since the last call.
     pub fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
+        self.apply_config_changes();
         self.settings.take_changes()
     }
 
@@ -257,6 +340,12 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.engine.activity.leave(self.id);
+    }
+}
+
 /// What a statement that changes the catalog is called; `None` for others.
 fn ddl_of(statement: &Statement) -> Option<String> {
     Some(match statement {
@@ -268,6 +357,7 @@ fn ddl_of(statement: &Statement) -> Option<String> {
         Statement::CreateSink(_) => "CREATE SINK".to_owned(),
         Statement::Drop(drop) => format!("DROP {}", drop.kind.keywords()),
         Statement::Refresh(_) => "REFRESH MATERIALIZED VIEW".to_owned(),
+        Statement::Comment(_) => "COMMENT".to_owned(),
         _ => return None,
     })
 }

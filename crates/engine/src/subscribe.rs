@@ -1,198 +1,283 @@
-//! Subscriptions: a relation's changes, epoch by epoch, as soon as all workers have completed the epoch.
+//! Subscriptions: the changes of a relation or of a query, epoch by epoch, as soon as all workers have completed the
+//! epoch. A relation that keeps its rows is followed where it is; a query, and what keeps no rows, gets a dataflow of its
+//! own, which lives as long as the subscription.
 
-use std::collections::BTreeMap;
+mod buffer;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, new_null_array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use millstream_operators::materialize::consolidate;
-use millstream_runtime::{Command, Tap};
+use millstream_planner::RelationId;
+use millstream_planner::catalog::{Column, Kind, Relation};
+use millstream_planner::streaming::StreamingPlan;
+use millstream_runtime::{Command, RelationShared, Root, Tap};
 use millstream_types::{Delta, Epoch, Error, ErrorKind, Result, SqlState, SqlType};
-use tokio::sync::mpsc;
 
 use crate::api::{ResultColumn, Rows, RowsTag};
+use crate::coordinator::Request;
 use crate::engine::EngineState;
-use crate::live::LiveRelation;
+use crate::live::{Failed, LiveRelation};
+use buffer::{Listener, SubscriptionSink, Teller, Told, buffer};
 
-/// Rows that may wait for a subscriber before its subscription ends.
-const WAITING_ROWS_MAX: usize = 1 << 20;
+/// Ids of the dataflows of subscriptions begin here: no catalog has so many relations.
+const FIRST_HIDDEN_ID: u64 = 1 << 48;
 
-/// What a worker tells a subscription: its changes of an epoch.
-struct Told {
-    epoch: Epoch,
-    changes: Vec<Delta>,
+/// Whether a relation is the dataflow of a subscription, and in no catalog.
+pub(crate) fn is_hidden(id: RelationId) -> bool {
+    id.0 >= FIRST_HIDDEN_ID
 }
 
-/// Follows a relation, from its rows as they are now if `snapshot`.
-pub(crate) async fn subscribe(
-    engine: &Arc<EngineState>,
-    live: Arc<LiveRelation>,
-    snapshot: bool,
-    progress: bool,
-) -> Result<Rows> {
+/// What a subscription is to give.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    /// The rows as they are now, first.
+    pub(crate) snapshot: bool,
+    /// A row at the end of each epoch.
+    pub(crate) progress: bool,
+    /// What changed after this epoch, not after the last closed one.
+    pub(crate) as_of: Option<Epoch>,
+}
+
+/// Follows a relation that keeps its rows.
+pub(crate) async fn subscribe(engine: &Arc<EngineState>, live: Arc<LiveRelation>, wanted: Wanted) -> Result<Rows> {
     live.completed(engine.clock.last_closed()).await?;
-    let (send, receive) = mpsc::unbounded_channel();
-    let waiting = Arc::new(AtomicUsize::new(0));
-    let alive = Arc::new(AtomicBool::new(true));
-    let tap = tap(send, Arc::clone(&waiting), Arc::clone(&alive));
+    let (teller, listener) = buffer();
     let followed = Arc::clone(&live);
     // Between epochs all workers begin to follow after the same epoch.
-    let (start, hold) = engine
-        .clock
-        .between_epochs(move |coordinator| {
-            let start = coordinator.clock.last_closed();
-            let hold = followed.shared.holds.acquire(start);
-            coordinator.workers.send_all(|_| Command::Tap(followed.id, tap.clone()));
-            (start, hold)
-        })
-        .await?;
-    let hold = hold.map_err(|since| Error::internal(format!("the last closed epoch is before {since}")))?;
+    let begun = engine.clock.between_epochs(move |coordinator| {
+        let start = coordinator.clock.last_closed();
+        let from = wanted.as_of.unwrap_or(start);
+        if from > start {
+            let message = format!("epoch {from} is yet to come");
+            return Err(Error::user(SqlState::INVALID_PARAMETER_VALUE, message)
+                .with_detail(format!("The last closed epoch is {start}.")));
+        }
+        let hold =
+            followed.shared.holds.acquire(from).map_err(|since| no_longer_held(&followed.relation, from, since))?;
+        coordinator.workers.send_all(|_| Command::Tap(followed.id, tap(&teller)));
+        Ok((start, from, hold))
+    });
+    let (start, from, hold) = begun.await??;
     live.completed(start).await?;
-    let first = if snapshot {
-        let mut first = Vec::new();
-        for reader in live.shared.readers() {
-            first.extend(reader.snapshot(start).batches()?.into_iter().map(Delta::inserts));
+    let mut first = Vec::new();
+    for reader in live.shared.readers() {
+        if wanted.snapshot {
+            let batches = reader.snapshot(from).batches()?;
+            first.extend(batches.into_iter().map(|batch| (from, Delta::inserts(batch))));
         }
-        first
-    } else {
-        vec![]
-    };
+        if from < start {
+            first.extend(reader.changes(from, start).deltas()?.into_iter().map(|delta| (start, delta)));
+        }
+    }
     drop(hold);
-    let subscription = Subscription::new(live, start, first, progress, receive, waiting, alive);
-    let columns = subscription.columns.clone();
-    let batches = futures::stream::unfold(subscription, |mut s| async move { s.next().await.map(|b| (b, s)) });
-    Ok(Rows { columns, batches: ended_by_error(batches.boxed()), tag: RowsTag::Subscribe, live: true })
+    let subscription = Subscription::new(live, wanted.progress, start, listener);
+    let subscription = Subscription { begins_with: VecDeque::from(first), ..subscription };
+    Ok(subscription.into_rows())
 }
 
-/// The stream up to and including its first error.
-fn ended_by_error(batches: BoxStream<'static, Result<RecordBatch>>) -> BoxStream<'static, Result<RecordBatch>> {
-    let state = (batches, false);
-    futures::stream::unfold(state, |(mut batches, failed)| async move {
-        if failed {
-            return None;
-        }
-        let batch = batches.next().await?;
-        let failed = batch.is_err();
-        Some((batch, (batches, failed)))
-    })
-    .boxed()
+fn no_longer_held(relation: &Relation, epoch: Epoch, since: Epoch) -> Error {
+    let message = format!("{} \"{}\" is no longer held as of epoch {epoch}", relation.kind.noun(), relation.name);
+    Error::user(SqlState::INVALID_PARAMETER_VALUE, message)
+        .with_detail(format!("The oldest epoch that can be read is {since}."))
+        .with_hint("Subscribe without AS OF, with a snapshot.")
 }
 
-fn tap(send: mpsc::UnboundedSender<Told>, waiting: Arc<AtomicUsize>, alive: Arc<AtomicBool>) -> Tap {
+fn tap(teller: &Teller) -> Tap {
     static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-    let follow = move |_worker: usize, epoch: Epoch, changes: &[Delta]| {
-        let n_rows: usize = changes.iter().map(Delta::n_rows).sum();
-        if !alive.load(Ordering::Acquire) || waiting.fetch_add(n_rows, Ordering::AcqRel) + n_rows > WAITING_ROWS_MAX {
-            // The channel closes with its last sender; the subscriber finds out when it has read what is there.
-            alive.store(false, Ordering::Release);
-            return false;
-        }
-        send.send(Told { epoch, changes: changes.to_vec() }).is_ok()
-    };
+    let teller = teller.clone();
+    let follow = move |_worker: usize, epoch: Epoch, changes: &[Delta]| teller.tell(epoch, changes);
     Tap { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), follow: Arc::new(follow) }
 }
 
+/// Follows a query by a dataflow of its own. `history` says whether streams that are read from a connector are read from
+/// their beginning, as the query's result needs, or only from now on.
+pub(crate) async fn subscribe_to_plan(
+    engine: &Arc<EngineState>,
+    plan: StreamingPlan,
+    columns: Vec<(String, SqlType)>,
+    wanted: Wanted,
+    history: bool,
+) -> Result<Rows> {
+    if wanted.as_of.is_some() {
+        return Err(Error::not_supported("SUBSCRIBE AS OF needs a relation that keeps its rows")
+            .with_hint("Create a materialized view of the query and subscribe to that."));
+    }
+    static NEXT_ID: AtomicU64 = AtomicU64::new(FIRST_HIDDEN_ID);
+    let relation = Arc::new(hidden_relation(RelationId(NEXT_ID.fetch_add(1, Ordering::Relaxed)), columns));
+    let account = engine.memory.part(Some(engine.config.memory.view));
+    let shared = Arc::new(RelationShared::new(engine.config.workers, account));
+    shared.mark_unstored();
+    let (teller, listener) = buffer();
+    let sink = SubscriptionSink { teller, snapshot: wanted.snapshot };
+    let dataflow = HiddenDataflow { engine: Arc::clone(engine), id: relation.id };
+    let live = crate::session::install(engine, relation, shared, plan, Root::Sink(Arc::new(sink)), history).await?;
+    // The result as of the first epoch is told as that epoch's changes, so everything that is told is wanted.
+    let subscription = Subscription::new(live, wanted.progress, Epoch::ZERO, listener);
+    Ok(Subscription { dataflow: Some(dataflow), ..subscription }.into_rows())
+}
+
+/// A relation that is in no catalog.
+fn hidden_relation(id: RelationId, columns: Vec<(String, SqlType)>) -> Relation {
+    Relation {
+        id,
+        oid: 0,
+        schema: "millstream".to_owned(),
+        name: "subscription".to_owned(),
+        kind: Kind::Sink(None),
+        columns: columns.into_iter().map(|(name, t)| Column::new(name, t)).collect(),
+        primary_key: vec![],
+        on_conflict: millstream_planner::ast::OnKeyConflict::Error,
+        append_only: false,
+        options: vec![],
+        depends_on: vec![],
+    }
+}
+
+/// The columns of a subscription to something with these columns.
+pub(crate) fn columns(progress: bool, followed: &[(String, SqlType)]) -> Vec<ResultColumn> {
+    let mut columns = vec![ResultColumn::computed("ms_epoch", SqlType::BigInt)];
+    if progress {
+        columns.push(ResultColumn::computed("ms_progressed", SqlType::Boolean));
+    }
+    columns.push(ResultColumn::computed("ms_diff", SqlType::BigInt));
+    columns.extend(followed.iter().map(|(name, t)| ResultColumn::computed(name.clone(), t.clone())));
+    columns
+}
+
+/// The dataflow of a subscription, dropped with it.
+struct HiddenDataflow {
+    engine: Arc<EngineState>,
+    id: RelationId,
+}
+
+impl Drop for HiddenDataflow {
+    fn drop(&mut self) {
+        let id = self.id;
+        // If the engine is shutting down, everything goes.
+        let _ = self.engine.clock.request(Request::BetweenEpochs(Box::new(move |c| c.drop_if_running(id))));
+    }
+}
+
 struct Subscription {
+    // Spec
     live: Arc<LiveRelation>,
     columns: Vec<ResultColumn>,
     schema: SchemaRef,
     progress: bool,
-    receive: mpsc::UnboundedReceiver<Told>,
-    waiting: Arc<AtomicUsize>,
-    alive: Arc<AtomicBool>,
+    /// Its own, if it follows a query.
+    dataflow: Option<HiddenDataflow>,
+    // State
+    listener: Listener,
+    /// Changes of this epoch and earlier ones are part of what it begins with.
     start: Epoch,
-    /// What to send before anything that is told; in reverse.
-    ready: Vec<RecordBatch>,
+    begins_with: VecDeque<(Epoch, Delta)>,
+    has_begun: bool,
+    /// What to send before anything that is told.
+    ready: VecDeque<RecordBatch>,
     /// Changes of epochs that not all workers have completed.
     open: BTreeMap<Epoch, Vec<Delta>>,
     last_sent: Epoch,
 }
 
 impl Subscription {
-    fn new(
-        live: Arc<LiveRelation>,
-        start: Epoch,
-        first: Vec<Delta>,
-        progress: bool,
-        receive: mpsc::UnboundedReceiver<Told>,
-        waiting: Arc<AtomicUsize>,
-        alive: Arc<AtomicBool>,
-    ) -> Self {
+    fn new(live: Arc<LiveRelation>, progress: bool, start: Epoch, listener: Listener) -> Self {
         let visible = live.relation.visible_columns();
-        let mut columns = vec![ResultColumn::computed("ms_epoch", SqlType::BigInt)];
-        if progress {
-            columns.push(ResultColumn::computed("ms_progressed", SqlType::Boolean));
-        }
-        columns.push(ResultColumn::computed("ms_diff", SqlType::BigInt));
-        columns.extend(visible.iter().map(|c| ResultColumn::computed(c.name.clone(), c.sql_type.clone())));
+        let followed: Vec<_> = visible.iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect();
+        let columns = columns(progress, &followed);
         let fields: Vec<Field> = columns.iter().map(|c| Field::new(&c.name, c.sql_type.arrow_type(), true)).collect();
-        let schema = Arc::new(Schema::new(fields));
-        let mut subscription = Subscription {
+        Subscription {
             live,
             columns,
-            schema,
+            schema: Arc::new(Schema::new(fields)),
             progress,
-            receive,
-            waiting,
-            alive,
+            dataflow: None,
+            listener,
             start,
-            ready: Vec::new(),
+            begins_with: VecDeque::new(),
+            has_begun: false,
+            ready: VecDeque::new(),
             open: BTreeMap::new(),
             last_sent: start,
-        };
-        let batches = first.iter().map(|d| subscription.batch(start, d));
-        let mut ready: Vec<RecordBatch> = batches.collect::<Result<_>>().expect("rows of the relation");
-        if progress {
-            ready.push(subscription.progress_row(start));
         }
-        ready.reverse();
-        subscription.ready = ready;
-        subscription
+    }
+
+    fn into_rows(self) -> Rows {
+        let columns = self.columns.clone();
+        let batches = futures::stream::unfold(self, |mut s| async move { s.next().await.map(|b| (b, s)) });
+        Rows { columns, batches: ended_by_error(batches.boxed()), tag: RowsTag::Subscribe, live: true }
     }
 
     async fn next(&mut self) -> Option<Result<RecordBatch>> {
         let live = Arc::clone(&self.live);
         loop {
-            if let Some(batch) = self.ready.pop() {
+            if let Some((epoch, delta)) = self.begins_with.pop_front() {
+                return Some(self.batch(epoch, &delta));
+            }
+            // The rows of a query's first epoch are told as changes, and so is their end.
+            if !std::mem::replace(&mut self.has_begun, true) && self.progress && self.dataflow.is_none() {
+                return Some(Ok(self.progress_row(self.start)));
+            }
+            if let Some(batch) = self.ready.pop_front() {
                 return Some(Ok(batch));
             }
             let changed = live.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            while let Ok(told) = self.receive.try_recv() {
+            while let Some(told) = self.listener.try_next() {
                 self.note(told);
             }
-            if let Err(error) = live.check().and_then(|()| self.close_epochs()) {
+            if let Err(error) = self.check().and_then(|()| self.close_epochs()) {
                 return Some(Err(error));
             }
             if !self.ready.is_empty() {
                 continue;
             }
             tokio::select! {
-                told = self.receive.recv() => match told {
+                told = self.listener.next() => match told {
                     Some(told) => self.note(told),
-                    None => return Some(Err(self.fell_behind())),
+                    // The workers' end is also gone once what is followed has been dropped.
+                    None => return Some(Err(self.check().err().unwrap_or_else(|| self.fell_behind()))),
                 },
                 () = changed => {}
             }
         }
     }
 
+    /// Whether what is followed is still there and well.
+    fn check(&self) -> Result<()> {
+        let error = match self.live.check() {
+            Ok(()) => return Ok(()),
+            Err(error) if self.dataflow.is_none() => error,
+            Err(error) => match self.live.failure() {
+                Some(Failed { epoch, cause, .. }) => {
+                    let message = format!("the subscription's query has failed: {}", cause.message());
+                    Error::user(error.state(), message)
+                        .with_detail(format!("It failed in epoch {epoch} with SQLSTATE {}.", cause.state().0))
+                }
+                None => Error::user(error.state(), "a relation that the subscription reads was dropped"),
+            },
+        };
+        Err(error)
+    }
+
     fn fell_behind(&self) -> Error {
-        Error::new(
-            ErrorKind::Resource,
-            SqlState::CONFIGURATION_LIMIT_EXCEEDED,
-            format!("the subscription to \"{}\" fell behind and was ended", self.live.relation.name),
-        )
-        .with_detail(format!("The last complete epoch that was sent is {}.", self.last_sent))
-        .with_hint("Subscribe again, with a snapshot.")
+        let what = match &self.dataflow {
+            None => format!("the subscription to \"{}\"", self.live.relation.name),
+            Some(_) => "the subscription".to_owned(),
+        };
+        let message = format!("{what} fell behind and was ended");
+        Error::new(ErrorKind::Resource, SqlState::CONFIGURATION_LIMIT_EXCEEDED, message)
+            .with_detail(format!("The last complete epoch that was sent is {}.", self.last_sent))
+            .with_hint("Subscribe again, with a snapshot.")
     }
 
     fn note(&mut self, told: Told) {
-        self.waiting.fetch_sub(told.changes.iter().map(Delta::n_rows).sum(), Ordering::AcqRel);
         if told.epoch > self.start {
             self.open.entry(told.epoch).or_default().extend(told.changes);
         }
@@ -207,11 +292,11 @@ impl Subscription {
             if let Some(first) = changes.first() {
                 let all = consolidate(&Delta::concat(&first.schema(), &changes)?)?;
                 if !all.is_empty() {
-                    self.ready.insert(0, self.batch(epoch, &all)?);
+                    self.ready.push_back(self.batch(epoch, &all)?);
                 }
             }
             if self.progress {
-                self.ready.insert(0, self.progress_row(epoch));
+                self.ready.push_back(self.progress_row(epoch));
             }
             self.last_sent = epoch;
         }
@@ -222,7 +307,7 @@ impl Subscription {
         let n_rows = delta.n_rows();
         let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![epoch.0 as i64; n_rows]))];
         if self.progress {
-            columns.push(Arc::new(arrow::array::BooleanArray::from(vec![false; n_rows])));
+            columns.push(Arc::new(BooleanArray::from(vec![false; n_rows])));
         }
         columns.push(Arc::new(Int64Array::from_iter_values((0..n_rows).map(|i| delta.weight(i)))));
         let n_visible = self.live.relation.visible_columns().len();
@@ -234,8 +319,8 @@ impl Subscription {
         let column = |field: &Arc<Field>| -> ArrayRef {
             match field.name().as_str() {
                 "ms_epoch" => Arc::new(Int64Array::from(vec![epoch.0 as i64])),
-                "ms_progressed" => Arc::new(arrow::array::BooleanArray::from(vec![true])),
-                _ => arrow::array::new_null_array(field.data_type(), 1),
+                "ms_progressed" => Arc::new(BooleanArray::from(vec![true])),
+                _ => new_null_array(field.data_type(), 1),
             }
         };
         let columns = self.schema.fields().iter().map(column).collect();
@@ -243,8 +328,16 @@ impl Subscription {
     }
 }
 
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.alive.store(false, Ordering::Release);
-    }
+/// The stream up to and including its first error.
+fn ended_by_error(batches: BoxStream<'static, Result<RecordBatch>>) -> BoxStream<'static, Result<RecordBatch>> {
+    let state = (batches, false);
+    futures::stream::unfold(state, |(mut batches, failed)| async move {
+        if failed {
+            return None;
+        }
+        let batch = batches.next().await?;
+        let failed = batch.is_err();
+        Some((batch, (batches, failed)))
+    })
+    .boxed()
 }

@@ -170,7 +170,8 @@ fn relations(engine: &EngineState) -> Vec<Row> {
         let limit = live.as_ref().and_then(|l| l.shared.account.limit()).map_or(Cell::BigInt(None), int);
         vec![int(r.id.0), text(&r.schema), text(&r.name), text(r.kind.noun()), definition, n_rows, bytes, limit]
     };
-    catalog.relations().map(row).collect()
+    let is_clients = |r: &Relation| matches!(r.schema.as_str(), "pg_catalog" | "information_schema");
+    catalog.relations().filter(|r| !is_clients(r)).map(row).collect()
 }
 
 fn n_rows(live: &LiveRelation) -> usize {

@@ -114,6 +114,8 @@ pub enum Statement {
     Flush,
     /// `REFRESH MATERIALIZED VIEW name [CASCADE]`
     Refresh(Refresh),
+    /// `COMMENT ON ...`
+    Comment(Comment),
 }
 
 /// A stream or a table that is to be made.
@@ -402,6 +404,8 @@ pub enum CopyFormat {
     Text,
     /// Comma separated values.
     Csv,
+    /// Values in their binary forms.
+    Binary,
 }
 
 /// Options of `COPY`; `None` stands for the format's default.
@@ -520,6 +524,30 @@ pub struct Fetch {
     pub count: Option<u64>,
     /// `MOVE`: the rows are skipped and not sent.
     pub skip: bool,
+    /// `WITH (timeout = ...)`: how long a subscription's first row is waited for, in microseconds; for ever if not given.
+    pub timeout_us: Option<u64>,
+}
+
+/// `COMMENT ON ... IS ...`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comment {
+    /// What it is about.
+    pub target: CommentTarget,
+    /// The text; `None` takes it away.
+    pub text: Option<String>,
+}
+
+/// What a comment is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommentTarget {
+    /// A relation of a kind.
+    Relation(RelationKind, Name),
+    /// A column of a relation.
+    Column(Name, ColumnName),
+    /// A schema.
+    Schema(ColumnName),
+    /// The database.
+    Database(ColumnName),
 }
 
 /// `PREPARE name [(types)] AS statement`

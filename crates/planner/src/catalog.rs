@@ -49,6 +49,18 @@ struct Contents {
     /// schema, then name
     names: HashMap<String, HashMap<String, RelationId>>,
     functions: HashMap<String, Arc<ScalarUDF>>,
+    comments: BTreeMap<Commented, String>,
+}
+
+/// What a comment is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Commented {
+    /// A relation, or its column of this number from 1; 0 is the relation itself.
+    Relation(RelationId, i16),
+    /// A schema.
+    Schema(String),
+    /// The database.
+    Database,
 }
 
 /// What a statement tells its user beside its result; always of severity `NOTICE`.
@@ -90,6 +102,7 @@ impl Catalog {
             relations: BTreeMap::new(),
             names: HashMap::new(),
             functions: HashMap::new(),
+            comments: BTreeMap::new(),
         }))
     }
 
@@ -170,6 +183,20 @@ impl Catalog {
             relation.append_only = append_only;
             relation.primary_key = key.unwrap_or_default();
         }
+    }
+
+    /// Sets a comment, or takes it away.
+    pub fn set_comment(&mut self, about: Commented, text: Option<String>) {
+        let comments = &mut self.contents_mut().comments;
+        match text {
+            Some(text) if !text.is_empty() => drop(comments.insert(about, text)),
+            _ => drop(comments.remove(&about)),
+        }
+    }
+
+    /// All comments, in a fixed order.
+    pub fn comments(&self) -> impl Iterator<Item = (&Commented, &str)> {
+        self.0.comments.iter().map(|(about, text)| (about, text.as_str()))
     }
 
     /// Registers a function that only the engine can compute, such as `version()` or `pg_get_userbyid(oid)`, under its

@@ -4,6 +4,7 @@
 //! `RETURNING` and of `ON CONFLICT DO UPDATE` scan a [`RowsSource`], for which the engine puts the rows in question.
 
 mod constraints;
+mod copy;
 mod insert;
 mod literals;
 mod update;
@@ -30,6 +31,7 @@ use crate::typing::cast::explicit_cast;
 use crate::typing::exprs::resolve;
 use crate::typing::types::{Class, is_unknown, parse_exactly, type_name, type_of};
 pub use constraints::check_constraints;
+pub use copy::{BoundCopy, bind_copy};
 pub use insert::{BoundConflict, BoundInsert, ConflictUpdate, InsertRows, bind_copy_columns, bind_insert};
 pub use literals::InsertTemplate;
 pub use update::{BoundDelete, BoundUpdate, bind_delete, bind_update};
@@ -70,10 +72,16 @@ fn target(catalog: &Catalog, name: &Name, verb: &str) -> Result<Arc<Relation>> {
     let noun = relation.kind.noun();
     match &relation.kind {
         Kind::Table => {}
-        Kind::Stream if verb == "insert into" => {}
+        Kind::Stream if matches!(verb, "insert into" | "copy to") => {}
         Kind::Stream => {
             return Err(refuse(format!("cannot {verb} stream \"{}\"", relation.name))
                 .with_detail("rows of a stream never change"));
+        }
+        Kind::View(_) if verb != "copy to" => {
+            let message = format!("cannot {verb} view \"{}\"", relation.name);
+            return Err(Error::user(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .with_detail("Views are not updatable.")
+                .with_position(name.position.max(1)));
         }
         _ => return Err(refuse(format!("cannot {verb} {noun} \"{}\"", relation.name))),
     }

@@ -1,5 +1,6 @@
 //! SQL text to statements: Millstream's own statements by their leading words, queries and expressions by sqlparser.
 
+mod comment;
 mod copy;
 mod create;
 mod cursor;
@@ -95,7 +96,6 @@ const KNOWN_UNSUPPORTED: &[&str] = &[
     "CALL",
     "CHECKPOINT",
     "CLUSTER",
-    "COMMENT",
     "DO",
     "GRANT",
     "IMPORT",
@@ -145,6 +145,7 @@ fn parse_definition(c: &mut Cursor<'_>, word: &str) -> Result<Option<Statement>>
         "CREATE" => create::parse(c).map(Some),
         "DROP" => drop(c).map(Some),
         "TRUNCATE" => truncate(c).map(Some),
+        "COMMENT" => comment::parse(c).map(Some),
         "REFRESH" => {
             c.expect_words(&["REFRESH", "MATERIALIZED", "VIEW"])?;
             c.words(&["CONCURRENTLY"]);

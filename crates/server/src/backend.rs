@@ -1,8 +1,9 @@
 //! What the wire protocol needs of the engine.
 
+use std::collections::HashMap;
 use std::future::Future;
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, RecordBatch};
 use millstream_engine::{CancelHandle, Notice, Response, ResultColumn, TransactionStatus};
 use millstream_types::pg::FormatSettings;
 use millstream_types::{Result, SqlType};
@@ -65,6 +66,19 @@ pub trait BackendSession: Send + 'static {
     /// Runs a statement without parameters.
     fn run(&mut self, statement: &Self::Statement) -> impl Future<Output = Result<Response>> + Send;
 
+    /// Prepared statements by name, the client's and those of `PREPARE` alike; an empty query string has nothing to
+    /// prepare. They live until the session ends or they are deallocated.
+    fn statements(&mut self) -> &mut HashMap<String, Option<Self::Prepared>>;
+
+    /// Takes rows of the copy that the last statement asked for; waits while the engine is behind.
+    fn copy_push(&mut self, rows: RecordBatch) -> impl Future<Output = Result<()>> + Send;
+
+    /// All rows of the copy are there: writes them and gives the command tag.
+    fn copy_finish(&mut self) -> impl Future<Output = Result<String>> + Send;
+
+    /// The copy came to nothing: its rows are forgotten.
+    fn copy_abort(&mut self);
+
     /// Statements follow that share a transaction: those of one query string, or those before a Sync.
     fn begin_implicit(&mut self) -> impl Future<Output = ()> + Send;
 
@@ -82,6 +96,9 @@ pub trait BackendSession: Send + 'static {
 
     /// Parameters that a client is told of at start-up.
     fn reported_parameters(&self) -> Vec<(String, String)>;
+
+    /// Closes a cursor that `DECLARE` opened; `false` if there is none of that name.
+    fn close_cursor(&mut self, name: &str) -> bool;
 
     /// The columns of a cursor that `DECLARE` opened. Clients describe it by its name, as if it were a portal; psycopg
     /// does so before its first `FETCH`.

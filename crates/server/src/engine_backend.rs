@@ -1,6 +1,8 @@
 //! The engine as the backend of the wire protocol.
 
-use arrow::array::ArrayRef;
+use std::collections::HashMap;
+
+use arrow::array::{ArrayRef, RecordBatch};
 use millstream_engine::{
     CancelHandle, Engine, Notice, ParsedStatement, Prepared, Response, ResultColumn, Session, TransactionStatus,
 };
@@ -57,6 +59,22 @@ impl BackendSession for Session {
         Session::run(self, statement).await
     }
 
+    fn statements(&mut self) -> &mut HashMap<String, Option<Prepared>> {
+        Session::statements(self)
+    }
+
+    async fn copy_push(&mut self, rows: RecordBatch) -> Result<()> {
+        Session::copy_push(self, rows).await
+    }
+
+    async fn copy_finish(&mut self) -> Result<String> {
+        Session::copy_finish(self).await
+    }
+
+    fn copy_abort(&mut self) {
+        Session::copy_abort(self);
+    }
+
     async fn begin_implicit(&mut self) {
         Session::begin_implicit(self).await;
     }
@@ -81,9 +99,12 @@ impl BackendSession for Session {
         Session::reported_parameters(self)
     }
 
-    /// The engine has no cursors yet.
-    fn cursor_columns(&self, _name: &str) -> Option<Vec<ResultColumn>> {
-        None
+    fn close_cursor(&mut self, name: &str) -> bool {
+        Session::close_cursor(self, name)
+    }
+
+    fn cursor_columns(&self, name: &str) -> Option<Vec<ResultColumn>> {
+        Session::cursor_columns(self, name)
     }
 
     fn format_settings(&self) -> FormatSettings {

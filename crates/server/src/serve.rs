@@ -25,10 +25,7 @@ impl Service {
         if !args.listen.ip().is_loopback() {
             tracing::warn!(listen = %args.listen, "there is no authentication: everybody who reaches this address is let in");
         }
-        let not_bound = |e: std::io::Error| {
-            let message = format!("could not listen on {}: {e}", args.listen);
-            Error::new(ErrorKind::External, SqlState::IO_ERROR, message)
-        };
+        let not_bound = |e: std::io::Error| not_bound(args.listen, &e);
         let engine = Engine::start(EngineConfig {
             workers: args.n_workers(),
             memory: args.memory(),
@@ -47,6 +44,19 @@ impl Service {
     pub async fn stop(self) {
         self.server.stop().await;
         self.engine.shutdown().await;
+    }
+}
+
+/// Why a server does not listen, and what to do about it.
+fn not_bound(address: SocketAddr, error: &std::io::Error) -> Error {
+    let failure = |message| Error::new(ErrorKind::External, SqlState::IO_ERROR, message);
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => failure(format!("port {} is in use by another process", address.port()))
+            .with_hint("Stop that process, or choose another port: --listen 127.0.0.1:PORT; port 0 takes a free one."),
+        std::io::ErrorKind::PermissionDenied => failure(format!("not permitted to listen on {address}"))
+            .with_hint("Ports below 1024 are the system's. Choose another one: --listen 127.0.0.1:PORT"),
+        std::io::ErrorKind::AddrNotAvailable => failure(format!("{} is not an address of this machine", address.ip())),
+        _ => failure(format!("could not listen on {address}: {error}")),
     }
 }
 

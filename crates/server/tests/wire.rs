@@ -1,7 +1,11 @@
 //! The wire protocol over a backend made for tests, spoken to by real clients and by bytes.
 
+#[path = "wire/command_line.rs"]
+mod command_line;
 #[path = "wire/copies.rs"]
 mod copies;
+#[path = "wire/engine.rs"]
+mod engine;
 #[path = "wire/fake.rs"]
 mod fake;
 #[path = "wire/lifetimes.rs"]

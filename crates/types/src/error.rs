@@ -156,6 +156,8 @@ states! {
     QUERY_CANCELED = "57014";
     /// 57P01
     ADMIN_SHUTDOWN = "57P01";
+    /// 55P02
+    CANT_CHANGE_RUNTIME_PARAM = "55P02";
     /// 58030
     IO_ERROR = "58030";
     /// XX000
@@ -184,6 +186,8 @@ pub struct ErrorFields {
     pub hint: Option<String>,
     /// Position in the statement's text, in characters from 1.
     pub position: Option<usize>,
+    /// Where in the data the error arose: `COPY t, line 3, column a: "x"`.
+    pub context: Option<String>,
 }
 
 /// A result with Millstream's error.
@@ -192,7 +196,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of the given kind and state.
     pub fn new(kind: ErrorKind, state: SqlState, message: impl Into<String>) -> Self {
-        Error(Box::new(ErrorFields { kind, state, message: message.into(), detail: None, hint: None, position: None }))
+        let message = message.into();
+        Error(Box::new(ErrorFields { kind, state, message, detail: None, hint: None, position: None, context: None }))
     }
 
     /// The statement or the data is wrong.
@@ -241,6 +246,13 @@ impl Error {
         self
     }
 
+    /// The same error, with the place in the data where it arose.
+    #[must_use]
+    pub fn with_context(mut self, context: impl Into<String>) -> Self {
+        self.0.context = Some(context.into());
+        self
+    }
+
     /// The parts.
     pub fn fields(&self) -> &ErrorFields {
         &self.0
@@ -270,6 +282,9 @@ impl fmt::Display for Error {
         }
         if let Some(hint) = &self.0.hint {
             write!(f, "; hint: {hint}")?;
+        }
+        if let Some(context) = &self.0.context {
+            write!(f, "; context: {context}")?;
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ mod tests;
 
 pub use binary_in::BinaryColumnBuilder;
 pub use binary_out::BinaryColumn;
+pub use interval_in::parse_interval;
 pub use oid::PgType;
 pub use settings::{DateOrder, FormatSettings};
 pub use text_in::{TextColumnBuilder, parse_column};

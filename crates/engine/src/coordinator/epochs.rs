@@ -196,6 +196,10 @@ impl Coordinator {
     }
 
     fn drop_relation(&mut self, id: RelationId) {
+        // What the catalog has on it has been dropped before; subscriptions to it end now.
+        let follows = |f: &&super::flows::Flow| f.imports.contains(&id) && crate::subscribe::is_hidden(f.live.id);
+        let followers: Vec<RelationId> = self.flows.iter().filter(follows).map(|f| f.live.id).collect();
+        followers.into_iter().for_each(|follower| self.drop_relation(follower));
         if let Some(live) = self.clock.relations.write().remove(&id) {
             live.drop_it();
         }

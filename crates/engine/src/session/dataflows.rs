@@ -1,6 +1,7 @@
 //! Materialized views and sinks: planned, started, waited for, rebuilt.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use millstream_connectors::SinkKind;
@@ -153,41 +154,7 @@ impl Session {
         plan: StreamingPlan,
         root: Root,
     ) -> Result<Arc<LiveRelation>> {
-        let n_workers = self.engine.config.workers;
-        let dataflow = plan.dataflow;
-        let metrics = DataflowMetrics::new(n_workers, dataflow.nodes.len());
-        let errors = Arc::new(RowErrorLog::default());
-        let pressure = Arc::new(Pressure::new(&dataflow, n_workers));
-        let intake = Arc::new(Intake::default());
-        let account = Arc::clone(&shared.account);
-        let body = Body::Dataflow {
-            metrics: metrics.clone(),
-            pressure: Arc::clone(&pressure),
-            intake: Arc::clone(&intake),
-            errors: Arc::clone(&errors),
-            explain: dataflow.explain(),
-            operators: operators_of(&dataflow, &root),
-        };
-        let hook = self.engine.config.operator_hook.clone();
-        let live = Arc::new(LiveRelation::new(Arc::clone(&relation), shared, body, n_workers));
-        let started = Arc::clone(&live);
-        let imports: Vec<RelationId> = dataflow.imports().map(|(_, id, _)| id).collect();
-        let install = move |start, offsets| InstallDataflow {
-            id: relation.id,
-            name: relation.name.clone(),
-            dataflow,
-            root,
-            start,
-            offsets,
-            metrics,
-            pressure,
-            intake,
-            account,
-            errors,
-            hook,
-        };
-        self.engine.clock.between_epochs(move |coordinator| coordinator.install(live, imports, install)).await??;
-        Ok(started)
+        install(&self.engine, relation, shared, plan, root, true).await
     }
 
     /// Rebuilds a view that has failed, and with `CASCADE` those built on it that have failed with it.
@@ -245,6 +212,57 @@ impl Session {
         }
         outcome.map_err(|error| live.failure().map_or(error, |failed| failed.cause.clone()))
     }
+}
+
+/// Starts a dataflow on all workers. Sources are read from their beginning if `history`, else from now on.
+pub(crate) async fn install(
+    engine: &Arc<EngineState>,
+    relation: Arc<Relation>,
+    shared: Arc<RelationShared>,
+    plan: StreamingPlan,
+    root: Root,
+    history: bool,
+) -> Result<Arc<LiveRelation>> {
+    let n_workers = engine.config.workers;
+    let dataflow = plan.dataflow;
+    let metrics = DataflowMetrics::new(n_workers, dataflow.nodes.len());
+    let errors = Arc::new(RowErrorLog::default());
+    let pressure = Arc::new(Pressure::new(&dataflow, n_workers));
+    let intake = Arc::new(Intake::default());
+    let account = Arc::clone(&shared.account);
+    let body = Body::Dataflow {
+        metrics: metrics.clone(),
+        pressure: Arc::clone(&pressure),
+        intake: Arc::clone(&intake),
+        errors: Arc::clone(&errors),
+        explain: dataflow.explain(),
+        operators: operators_of(&dataflow, &root),
+    };
+    let hook = engine.config.operator_hook.clone();
+    let live = Arc::new(LiveRelation::new(Arc::clone(&relation), shared, body, n_workers));
+    let started = Arc::clone(&live);
+    let imports: Vec<RelationId> = dataflow.imports().map(|(_, id, _)| id).collect();
+    let install = move |start, offsets: Vec<Option<Range<u64>>>| InstallDataflow {
+        id: relation.id,
+        name: relation.name.clone(),
+        dataflow,
+        root,
+        start,
+        offsets: if history { offsets } else { ends(offsets) },
+        metrics,
+        pressure,
+        intake,
+        account,
+        errors,
+        hook,
+    };
+    engine.clock.between_epochs(move |coordinator| coordinator.install(live, imports, install)).await??;
+    Ok(started)
+}
+
+/// Where ranges of offsets end, as ranges of nothing.
+fn ends(offsets: Vec<Option<Range<u64>>>) -> Vec<Option<Range<u64>>> {
+    offsets.into_iter().map(|range| range.map(|r| r.end..r.end)).collect()
 }
 
 /// The views built on a view, each after those that it is built on.

@@ -9,18 +9,19 @@ use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::logical_expr::LogicalPlan;
 use futures::stream::BoxStream;
 use millstream_planner::ast::{self, ExplainTarget, Query, Statement, SubscribeTarget};
-use millstream_planner::catalog::Kind;
+use millstream_planner::catalog::{Kind, Relation};
 use millstream_planner::dml::{bind_delete, bind_insert, bind_update};
 use millstream_planner::errors::from_datafusion;
-use millstream_planner::parser::Parsed;
-use millstream_planner::{BoundQuery, Purpose, bind_query, optimize, streaming};
+use millstream_planner::parser::{Parsed, parse_query};
+use millstream_planner::{BoundQuery, Catalog, Purpose, bind_query, optimize, streaming};
 use millstream_runtime::{DataflowMetrics, NodeMetrics};
-use millstream_types::{Error, Result, SqlState, SqlType};
+use millstream_types::{Epoch, Error, Result, SqlState, SqlType};
 
 use super::{Session, rows_of};
 use crate::api::{Response, ResultColumn, Rows, RowsTag};
 use crate::live::Body;
 use crate::read::{execute, execute_at, stored_relations};
+use crate::subscribe::Wanted;
 
 impl Session {
     /// Types of parameters, and columns of the result if there is one.
@@ -51,6 +52,18 @@ impl Session {
                 let bound = bind_delete(&self.catalog(), delete, param_types)?;
                 (bound.param_types, bound.returning.map(|r| columns_of(&r.columns)))
             }
+            Statement::DeclareCursor(declare) => match declare.statement.as_ref() {
+                Statement::Query(query) => {
+                    (bind_query(&self.catalog(), query, param_types, Purpose::AdHoc)?.param_types, None)
+                }
+                _ => (fixed(), None),
+            },
+            Statement::CopyTo(ast::CopyTo { source: ast::CopySource::Query(query), .. }) => {
+                (bind_query(&self.catalog(), query, param_types, Purpose::AdHoc)?.param_types, None)
+            }
+            Statement::Subscribe(subscribe) => (vec![], Some(self.subscribe_columns(subscribe)?)),
+            Statement::Fetch(fetch) => (vec![], self.fetch_columns(fetch)?),
+            Statement::Execute(execute) => (fixed(), self.executed_columns(execute)?),
             _ => (fixed(), None),
         })
     }
@@ -74,9 +87,12 @@ impl Session {
         execute_at(&self.engine, plan, &point)
     }
 
-    /// A bound plan with its parameters' values, optimized for this moment.
+    /// A bound plan with its parameters' values, optimized for this moment, and with what this session sees of the catalog.
+    /// So whatever keeps plans for later must keep them from before this.
     pub(super) fn ready(&self, plan: LogicalPlan, params: &[ArrayRef]) -> Result<LogicalPlan> {
-        optimize(self.with_params(plan, params)?, Purpose::AdHoc, Some(now_us()))
+        let plan = crate::pg_catalog::without_empty(self.with_params(plan, params)?)?;
+        let plan = optimize(plan, Purpose::AdHoc, Some(now_us()))?;
+        crate::pg_catalog::attach(plan, || self.view())
     }
 
     /// A bound plan with its parameters' values.
@@ -90,23 +106,39 @@ impl Session {
     }
 
     pub(super) async fn subscribe(&mut self, subscribe: &ast::Subscribe) -> Result<Rows> {
-        let SubscribeTarget::Relation(name) = &subscribe.target else {
-            return Err(Error::not_supported("SUBSCRIBE to a query is not supported yet")
-                .with_hint("Create a materialized view of the query and subscribe to that."));
+        let catalog = self.catalog();
+        let wanted = |snapshot| Wanted {
+            snapshot: subscribe.snapshot.unwrap_or(snapshot),
+            progress: subscribe.progress,
+            as_of: subscribe.as_of.map(Epoch),
         };
-        if subscribe.as_of.is_some() {
-            return Err(Error::not_supported("SUBSCRIBE AS OF is not supported yet").with_hint("It is planned."));
+        match subscribed(&catalog, &subscribe.target)? {
+            Subscribed::Kept(relation) => {
+                let live = self.engine.clock.relation(relation.id);
+                let live = live.ok_or_else(|| Error::internal("a relation that keeps rows and does not run"))?;
+                crate::subscribe::subscribe(&self.engine, live, wanted(true)).await
+            }
+            Subscribed::Computed { query, is_stream } => {
+                // A stream's history is asked for; the result of a query is what a subscription to it is about.
+                let wanted = wanted(!is_stream);
+                let bound = bind_query(&catalog, &query, &[], Purpose::View)?;
+                let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &bound.columns)?;
+                let history = wanted.snapshot || !is_stream;
+                crate::subscribe::subscribe_to_plan(&self.engine, plan, bound.columns, wanted, history).await
+            }
         }
-        let relation = self.catalog().resolve(name)?.clone();
-        let live = self.engine.clock.relation(relation.id).ok_or_else(|| {
-            let what = format!("{} \"{}\" cannot be subscribed to", relation.kind.noun(), relation.name);
-            Error::user(SqlState::WRONG_OBJECT_TYPE, what)
-        })?;
-        if matches!(live.body, Body::Source { .. }) || matches!(relation.kind, Kind::Sink(_)) {
-            let what = format!("{} \"{}\" cannot be subscribed to yet", relation.kind.noun(), relation.name);
-            return Err(Error::not_supported(what).with_hint("Create a materialized view of it and subscribe to that."));
-        }
-        crate::subscribe::subscribe(&self.engine, live, subscribe.snapshot.unwrap_or(true), subscribe.progress).await
+    }
+
+    /// The columns that a subscription gives.
+    fn subscribe_columns(&self, subscribe: &ast::Subscribe) -> Result<Vec<ResultColumn>> {
+        let catalog = self.catalog();
+        let followed = match subscribed(&catalog, &subscribe.target)? {
+            Subscribed::Kept(relation) => {
+                relation.visible_columns().iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect()
+            }
+            Subscribed::Computed { query, .. } => bind_query(&catalog, &query, &[], Purpose::View)?.columns,
+        };
+        Ok(crate::subscribe::columns(subscribe.progress, &followed))
     }
 
     pub(super) fn explain(&mut self, explain: &ast::Explain) -> Result<Response> {
@@ -161,6 +193,38 @@ fn analyzed(operators: &[(String, String)], metrics: &DataflowMetrics) -> Vec<St
     operators.iter().enumerate().rev().map(|(node, operator)| line(node, operator)).collect()
 }
 
+/// What a subscription follows.
+enum Subscribed {
+    /// A relation that keeps its rows.
+    Kept(Arc<Relation>),
+    /// A query, or a relation that keeps no rows as one.
+    Computed { query: Box<Query>, is_stream: bool },
+}
+
+fn subscribed(catalog: &Catalog, target: &SubscribeTarget) -> Result<Subscribed> {
+    let name = match target {
+        SubscribeTarget::Query(query, _) => return Ok(Subscribed::Computed { query: query.clone(), is_stream: false }),
+        SubscribeTarget::Relation(name) => name,
+    };
+    let relation = catalog.resolve(name)?;
+    match &relation.kind {
+        Kind::Stream if relation.has_connector() => {
+            Ok(Subscribed::Computed { query: parse_query(&select_all(relation))?, is_stream: true })
+        }
+        Kind::View(_) => Ok(Subscribed::Computed { query: parse_query(&select_all(relation))?, is_stream: false }),
+        Kind::Stream | Kind::Table | Kind::MaterializedView(_) => Ok(Subscribed::Kept(relation.clone())),
+        Kind::Index(_) | Kind::Sink(_) | Kind::System => {
+            let what = format!("{} \"{}\" cannot be subscribed to", relation.kind.noun(), relation.name);
+            Err(Error::user(SqlState::WRONG_OBJECT_TYPE, what).with_position(name.position.max(1)))
+        }
+    }
+}
+
+fn select_all(relation: &Relation) -> String {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    format!("SELECT * FROM {}.{}", quoted(&relation.schema), quoted(&relation.name))
+}
+
 fn result_columns(bound: &BoundQuery) -> Vec<ResultColumn> {
     columns_of(&bound.columns)
 }
@@ -176,7 +240,7 @@ pub(super) fn columns_of(columns: &[(String, SqlType)]) -> Vec<ResultColumn> {
 }
 
 /// Microseconds since 1970 UTC.
-pub(super) fn now_us() -> i64 {
+pub(crate) fn now_us() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |d| d.as_micros() as i64)
 }

@@ -7,16 +7,18 @@ use millstream_planner::ast::{RelationKind, Show};
 use millstream_planner::catalog::Relation;
 use millstream_types::{Error, Result, SqlType};
 
+use super::settings::shown_name;
 use super::{Session, rows_of};
 use crate::api::{Response, ResultColumn, RowsTag};
+use crate::pg_catalog::definition;
 
 impl Session {
     /// The columns that a `SHOW` gives.
     pub(super) fn show_columns(&self, show: &Show) -> Result<Vec<ResultColumn>> {
         let text = |names: &[&str]| names.iter().map(|n| ResultColumn::computed(*n, SqlType::Text)).collect();
         Ok(match show {
-            Show::Parameter(name) => text(&[name.as_str()]),
-            Show::All => text(&["name", "setting"]),
+            Show::Parameter(name) => text(&[shown_name(name)]),
+            Show::All => text(&["name", "setting", "description"]),
             Show::Columns(_) => text(&["name", "type", "nullable", "default"]),
             Show::Relations(_) => text(&["name", "schema"]),
             Show::Databases | Show::Schemas => text(&["name"]),
@@ -29,7 +31,12 @@ impl Session {
         let columns = self.show_columns(show)?;
         let rows: Vec<Vec<Option<String>>> = match show {
             Show::Parameter(name) => vec![vec![Some(self.settings.get(name)?)]],
-            Show::All => self.settings.all().into_iter().map(|(n, v)| vec![Some(n), Some(v)]).collect(),
+            Show::All => self
+                .settings
+                .all()
+                .iter()
+                .map(|(name, value)| vec![Some(shown_name(name).to_owned()), Some(value.clone()), Some(String::new())])
+                .collect(),
             Show::Columns(name) => described(self.catalog().resolve(name)?),
             Show::Relations(kind) => self.shown_relations(*kind),
             Show::Databases => vec![vec![Some(crate::engine::DATABASE.to_owned())]],
@@ -37,10 +44,7 @@ impl Session {
             Show::Create(kind, name) => {
                 let catalog = self.catalog();
                 let relation = catalog.resolve_kind(name, *kind)?;
-                let text = relation.query_text().ok_or_else(|| {
-                    Error::not_supported(format!("SHOW CREATE {} is not supported yet", kind.keywords()))
-                })?;
-                let definition = format!("CREATE {} {} AS {text}", kind.keywords(), relation.name);
+                let definition = definition(&catalog, relation).ok_or_else(|| Error::internal("it has no kind"))?;
                 vec![vec![Some(relation.name.clone()), Some(definition)]]
             }
             Show::Jobs => self.shown_jobs(),

@@ -175,7 +175,7 @@ impl Session {
             Some(changes) => self.commit_changes(changes, transaction).await,
             None => self.commit_staged(transaction).await,
         };
-        self.settings.end_block(outcome.is_ok());
+        self.block_ended(outcome.is_ok());
         match &outcome {
             Err(error) if error.state() == SqlState::SERIALIZATION_FAILURE => self.block.n_conflicts += 1,
             _ => self.block.n_conflicts = 0,
@@ -216,7 +216,18 @@ impl Session {
 
     fn roll_back(&mut self) {
         self.block.end();
-        self.settings.end_block(false);
+        self.block_ended(false);
+    }
+
+    /// What lives as long as a transaction goes with it.
+    fn block_ended(&mut self, committed: bool) {
+        self.settings.end_block(committed);
+        self.cursors.end_transaction(committed);
+    }
+
+    /// Whether each statement is a transaction of its own now.
+    pub(super) fn is_outside_block(&self) -> bool {
+        self.block.block == Block::Nothing
     }
 
     fn check_chain(&self, chain: bool, what: &str) -> Result<()> {

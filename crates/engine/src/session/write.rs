@@ -174,6 +174,27 @@ impl Session {
         })
     }
 
+    /// Writes new rows of a relation, all or none, in the open transaction or as one of their own.
+    pub(super) async fn insert_rows(
+        &mut self,
+        relation: &Arc<Relation>,
+        batches: Vec<RecordBatch>,
+        conflict: &Conflict,
+    ) -> Result<()> {
+        if let Some(transaction) = self.open_transaction().await? {
+            let write = |rows| Write::Rows { relation: Arc::clone(relation), rows, conflict: conflict.clone() };
+            let writes: Vec<Write> = batches.into_iter().map(write).collect();
+            let mut transaction = transaction.lock().await;
+            return run(&self.engine, &mut transaction, &writes, None).await.map(|_| ());
+        }
+        let op = |rows| WriteOp::Insert { relation: relation.id, rows, conflict: conflict.clone() };
+        let ops = batches.into_iter().map(op).collect();
+        self.committing.store(true, Ordering::Release);
+        let written = self.engine.clock.write(Commit { ops, reads: None, order: None }).await;
+        self.committing.store(false, Ordering::Release);
+        written.map(|_| ())
+    }
+
     /// Rows that depend on no epoch need not be looked at before their turn.
     async fn write_at_turn(&mut self, writes: &[Write], has_returning: bool) -> Result<Option<Outcome>> {
         let [write] = writes else { return Ok(None) };

@@ -1,5 +1,7 @@
 //! Rewrites of a query's tree into forms that DataFusion's planner leads to our functions.
 
+mod lookups;
+
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
@@ -59,11 +61,15 @@ impl VisitorMut for Rewriter<'_> {
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
         match factor {
             TableFactor::Table { name, alias, args: Some(args), with_ordinality, .. }
-                if single_name(name).is_some_and(|n| SET_RETURNING.contains(&n.as_str())) =>
+                if single_name(name).is_some_and(|n| n == "unnest" || SET_RETURNING.contains(&n.as_str())) =>
             {
-                let function = call_args(single_name(name).unwrap_or_default().as_str(), args.args.clone());
+                let function = single_name(name).unwrap_or_default();
+                let array = match args.args.as_slice() {
+                    [FunctionArg::Unnamed(FunctionArgExpr::Expr(array))] if function == "unnest" => array.clone(),
+                    _ => call_args(&function, args.args.clone()),
+                };
                 let alias = column_alias(alias.take(), name);
-                *factor = unnest(function, alias, *with_ordinality);
+                *factor = unnest(array, alias, *with_ordinality);
             }
             TableFactor::Function { name, args, with_ordinality, alias, .. }
                 if single_name(name).is_some_and(|n| n == "unnest" || SET_RETURNING.contains(&n.as_str())) =>
@@ -233,7 +239,7 @@ fn row_in_subquery(row: &[Expr], subquery: &Query, negated: bool) -> Option<Expr
 }
 
 /// Functions that give a set of rows, and an array here.
-const SET_RETURNING: [&str; 2] = ["generate_series", "regexp_split_to_table"];
+const SET_RETURNING: [&str; 3] = ["generate_series", "generate_subscripts", "regexp_split_to_table"];
 
 fn is_set_returning(expr: &Expr) -> bool {
     match expr {
@@ -329,6 +335,10 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
             Expr::Tuple(row) => row_in_subquery(row, subquery, *negated)?,
             _ => return None,
         },
+        Expr::Subquery(query) => lookups::catalog_lookup(query)?,
+        Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) => {
+            call("generate_series", lookups::subscripts(name, &list.args)?)
+        }
         Expr::IsDistinctFrom(left, right) => distinct_operand(left, right, Expr::IsDistinctFrom)?,
         Expr::IsNotDistinctFrom(left, right) => distinct_operand(left, right, Expr::IsNotDistinctFrom)?,
         Expr::UnaryOp { op: UnaryOperator::BitwiseNot, expr } => Expr::BinaryOp {
@@ -348,7 +358,7 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
         Expr::Function(Function { name, args: FunctionArguments::Subquery(query), .. })
             if single_name(name).as_deref() == Some("array") =>
         {
-            array_subquery(query)?
+            lookups::array_subquery(query)?
         }
         _ => return None,
     })
@@ -399,26 +409,34 @@ fn limited_cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
     }
 }
 
-/// `'t'::regclass` is the oid of a relation, `oid::regclass` its name; the engine has functions for both. A type's name
-/// is `format_type` of its oid.
+/// `'t'::regclass` is the oid of a relation, `oid::regclass` its name; the engine has functions that do both, for
+/// relations, types, schemas and roles. Functions are known by their names.
 fn object_cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
     let name = match data_type {
         DataType::Regclass => "regclass".to_string(),
         DataType::Custom(name, _) => single_name(name)?,
         _ => return None,
     };
-    let is_text = matches!(expr, Expr::Value(v) if matches!(v.value, Value::SingleQuotedString(_)));
-    match name.as_str() {
-        "regclass" if is_text => Some(call("to_regclass", vec![expr.clone()])),
-        "regclass" => Some(call("regclass_name", vec![expr.clone()])),
-        "regtype" if !is_text => Some(call("format_type", vec![expr.clone(), Expr::Value(Value::Null.into())])),
-        _ => None,
-    }
+    let function = match name.as_str() {
+        "regclass" => "regclass_name",
+        "regtype" => "regtype_name",
+        "regnamespace" => "regnamespace_name",
+        "regrole" => "regrole_name",
+        "regproc" | "regprocedure" => "regproc_name",
+        // `x::regclass::oid` is the oid, whatever x was.
+        "oid" => return oid_of(expr),
+        _ => return None,
+    };
+    Some(call(function, vec![expr.clone()]))
 }
 
-/// `ARRAY(SELECT ...)`: the rows of a query as an array, empty if there are none.
-fn array_subquery(query: &Query) -> Option<Expr> {
-    let text = format!("SELECT array_agg(q.x) FROM ({query}) AS q(x)");
-    let query = parse_query(&text).ok()?;
-    Some(call("coalesce", vec![Expr::Subquery(query), text_literal("{}".to_string())]))
+/// The oid of what a cast to `regclass` gave.
+fn oid_of(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Function(f) if single_name(&f.name).as_deref() == Some("regclass_name") => match &f.args {
+            FunctionArguments::List(list) => Some(call_args("regclass_oid", list.args.clone())),
+            _ => None,
+        },
+        _ => None,
+    }
 }

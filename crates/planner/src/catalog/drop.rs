@@ -54,6 +54,9 @@ impl Catalog {
             let contents = self.contents_mut();
             for relation in &order {
                 contents.relations.remove(&relation.id);
+                contents
+                    .comments
+                    .retain(|about, _| !matches!(about, super::Commented::Relation(id, _) if *id == relation.id));
                 if let Some(names) = contents.names.get_mut(&relation.schema) {
                     names.remove(&relation.name);
                 }

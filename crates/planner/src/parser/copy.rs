@@ -86,7 +86,7 @@ fn set(options: &mut CopyOptions, name: &str, value: &str) -> Result<()> {
             options.format = match value.to_ascii_lowercase().as_str() {
                 "text" => CopyFormat::Text,
                 "csv" => CopyFormat::Csv,
-                "binary" => return Err(Error::not_supported("COPY in binary format is not supported yet")),
+                "binary" => CopyFormat::Binary,
                 _ => {
                     return Err(Error::user(
                         SqlState::INVALID_PARAMETER_VALUE,
@@ -102,6 +102,9 @@ fn set(options: &mut CopyOptions, name: &str, value: &str) -> Result<()> {
         "null" => options.null = Some(value.to_string()),
         "encoding" if value.eq_ignore_ascii_case("utf8") || value.eq_ignore_ascii_case("utf-8") => {}
         "freeze" => {}
+        "force_quote" | "force_not_null" | "force_null" => {
+            return Err(Error::not_supported(format!("COPY option \"{name}\" is not supported yet")));
+        }
         _ => return Err(Error::user(SqlState::SYNTAX_ERROR, format!("option \"{name}\" not recognized"))),
     }
     Ok(())

@@ -69,6 +69,11 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
+    /// Whether a number comes next.
+    pub(super) fn at_number(&self) -> bool {
+        matches!(self.parser.peek_token_ref().token, Token::Number(..))
+    }
+
     fn symbol_token(symbol: char) -> Token {
         match symbol {
             '(' => Token::LParen,

@@ -1,6 +1,7 @@
 //! Statements about the session: transactions, parameters, cursors, prepared statements, `SHOW`.
 
-use millstream_types::{Error, Result};
+use millstream_types::pg::parse_interval;
+use millstream_types::{Error, Result, SqlState};
 
 use super::cursor::Cursor;
 use super::relation_kind;
@@ -232,7 +233,7 @@ fn fetch(c: &mut Cursor<'_>, skip: bool) -> Result<Statement> {
         None
     } else if !forward && c.words(&["NEXT"]) {
         Some(1)
-    } else if c.peek_word().is_none() && !c.at_end() {
+    } else if c.at_number() {
         Some(c.unsigned()?)
     } else {
         Some(1)
@@ -240,7 +241,28 @@ fn fetch(c: &mut Cursor<'_>, skip: bool) -> Result<Statement> {
     if !c.words(&["FROM"]) {
         c.words(&["IN"]);
     }
-    Ok(Statement::Fetch(Fetch { name: c.identifier()?.name, count, skip }))
+    let name = c.identifier()?.name;
+    let timeout_us = if c.words(&["WITH"]) { fetch_timeout(c)? } else { None };
+    Ok(Statement::Fetch(Fetch { name, count, skip, timeout_us }))
+}
+
+/// `(timeout = '1s')`
+fn fetch_timeout(c: &mut Cursor<'_>) -> Result<Option<u64>> {
+    let mut timeout_us = None;
+    for (name, value) in c.options()? {
+        if name != "timeout" {
+            let message = format!("unrecognized FETCH option \"{name}\"");
+            return Err(Error::user(SqlState::INVALID_PARAMETER_VALUE, message).with_hint("The option is TIMEOUT."));
+        }
+        let interval = parse_interval(&value)?;
+        let months_and_days = (i64::from(interval.months) * 30 + i64::from(interval.days)) * 86_400_000_000;
+        let us = months_and_days.saturating_add(interval.nanoseconds / 1000);
+        let us = u64::try_from(us).map_err(|_| {
+            Error::user(SqlState::INVALID_PARAMETER_VALUE, format!("FETCH timeout \"{value}\" is negative"))
+        })?;
+        timeout_us = Some(us);
+    }
+    Ok(timeout_us)
 }
 
 /// `PREPARE name [(types)] AS statement`

@@ -122,7 +122,6 @@ fn planned_features_are_named() {
         ("create materialized view v as select 1 emit on window close", 40),
         ("select * from a asof join b on a.x = b.x", 17),
         ("select * from a join b for system_time as of proctime() on true", 24),
-        ("comment on table t is 'x'", 1),
         ("create table t (a int generated always as identity)", 23),
     ] {
         let (state, _, at) = error(sql);
@@ -159,10 +158,36 @@ fn subscriptions_and_cursors() {
     let Statement::Subscribe(s) = one("subscribe (select 1)") else { panic!() };
     assert!(matches!(s.target, SubscribeTarget::Query(_, text) if text == "select 1"));
     assert!(matches!(one("declare c cursor for subscribe v"), Statement::DeclareCursor(d) if d.name == "c"));
-    assert_eq!(one("fetch 10 c"), Statement::Fetch(Fetch { name: "c".into(), count: Some(10), skip: false }));
-    assert_eq!(one("fetch all from c"), Statement::Fetch(Fetch { name: "c".into(), count: None, skip: false }));
-    assert_eq!(one("fetch forward 5 in c"), Statement::Fetch(Fetch { name: "c".into(), count: Some(5), skip: false }));
-    assert_eq!(one("fetch c"), Statement::Fetch(Fetch { name: "c".into(), count: Some(1), skip: false }));
+    assert_eq!(
+        one("fetch 10 c"),
+        Statement::Fetch(Fetch { name: "c".into(), count: Some(10), skip: false, timeout_us: None })
+    );
+    assert_eq!(
+        one("fetch all from c"),
+        Statement::Fetch(Fetch { name: "c".into(), count: None, skip: false, timeout_us: None })
+    );
+    assert_eq!(
+        one("fetch forward 5 in c"),
+        Statement::Fetch(Fetch { name: "c".into(), count: Some(5), skip: false, timeout_us: None })
+    );
+    assert_eq!(
+        one("fetch c"),
+        Statement::Fetch(Fetch { name: "c".into(), count: Some(1), skip: false, timeout_us: None })
+    );
+    assert_eq!(
+        one("fetch 3 from \"C\" with (timeout = '1.5 s')"),
+        Statement::Fetch(Fetch { name: "C".into(), count: Some(3), skip: false, timeout_us: Some(1_500_000) })
+    );
+    assert_eq!(
+        one("comment on column s.t.a is 'x'"),
+        Statement::Comment(Comment {
+            target: CommentTarget::Column(
+                Name { schema: Some("s".into()), name: "t".into(), position: 19 },
+                ColumnName { name: "a".into(), position: 23 },
+            ),
+            text: Some("x".into()),
+        })
+    );
     assert!(matches!(one("copy (subscribe v) to stdout"), Statement::CopyTo(_)));
 }
 

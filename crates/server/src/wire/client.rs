@@ -9,7 +9,7 @@ use millstream_types::{Error, Result};
 
 use super::connection::{Connection, Fault};
 use super::frontend::Message;
-use super::portal::{Portal, PreparedStatement};
+use super::portal::Portal;
 use crate::BackendSession;
 
 /// A client and its session.
@@ -17,7 +17,6 @@ pub(crate) struct Client<S: BackendSession> {
     pub(super) connection: Connection,
     pub(super) session: S,
     pub(super) cancel: CancelHandle,
-    pub(super) statements: HashMap<String, PreparedStatement<S::Prepared>>,
     pub(super) portals: HashMap<String, Portal<S::Prepared>>,
     /// The client is psql, which shows no row of a result before its end, but data of a copy at once.
     pub(super) is_psql: bool,
@@ -30,8 +29,7 @@ pub(crate) struct Client<S: BackendSession> {
 impl<S: BackendSession> Client<S> {
     pub(crate) fn new(connection: Connection, session: S, is_psql: bool) -> Self {
         let cancel = session.cancel_handle();
-        let (statements, portals) = (HashMap::new(), HashMap::new());
-        Client { connection, session, cancel, statements, portals, is_psql, skipping: false, in_pipeline: false }
+        Client { connection, session, cancel, portals: HashMap::new(), is_psql, skipping: false, in_pipeline: false }
     }
 
     /// Serves until the client leaves.

@@ -8,7 +8,7 @@ use super::client::{Client, or_gone};
 use super::connection::Fault;
 use super::frontend::{Bind, Target};
 use super::params::{check_formats, format_code, read_params};
-use super::portal::{Portal, PortalState, PreparedStatement};
+use super::portal::{Portal, PortalState};
 use super::rows::{OpenRows, RowForm, Sent};
 use crate::BackendSession;
 
@@ -19,14 +19,14 @@ const UNKNOWN: u32 = 705;
 
 impl<S: BackendSession> Client<S> {
     pub(super) async fn parse(&mut self, name: String, sql: &str, param_oids: &[u32]) -> Result<(), Fault> {
-        if !name.is_empty() && self.statements.contains_key(&name) {
+        if !name.is_empty() && self.session.statements().contains_key(&name) {
             return Err(Fault::Statement(Error::user(
                 SqlState::DUPLICATE_PREPARED_STATEMENT,
                 format!("prepared statement \"{name}\" already exists"),
             )));
         }
         // A failed Parse leaves no unnamed statement behind.
-        self.statements.remove(&name);
+        self.session.statements().remove(&name);
         let mut parsed = self.session.parse(sql).inspect_err(|_| self.session.statement_failed())?;
         if parsed.len() > 1 {
             return Err(Fault::Statement(Error::user(
@@ -39,13 +39,13 @@ impl<S: BackendSession> Client<S> {
             None => None,
             Some(statement) => Some(or_gone(&mut self.connection, self.session.prepare(&statement, &types)).await?),
         };
-        self.statements.insert(name, PreparedStatement { prepared });
+        self.session.statements().insert(name, prepared);
         self.connection.output.parse_complete();
         Ok(())
     }
 
     pub(super) fn bind(&mut self, bind: Bind) -> Result<(), Fault> {
-        let prepared = self.statement(&bind.statement)?.prepared.clone();
+        let prepared = self.statement(&bind.statement)?;
         if !bind.portal.is_empty() && self.portals.contains_key(&bind.portal) {
             return Err(Fault::Statement(Error::user(
                 SqlState::DUPLICATE_CURSOR,
@@ -67,7 +67,7 @@ impl<S: BackendSession> Client<S> {
     pub(super) fn describe(&mut self, target: &Target) -> Result<(), Fault> {
         match target {
             Target::Statement(name) => {
-                let prepared = self.statement(name)?.prepared.clone();
+                let prepared = self.statement(name)?;
                 let output = &mut self.connection.output;
                 output.parameter_description(prepared.as_ref().map_or(&[], S::param_types));
                 match prepared.as_ref().and_then(S::columns) {
@@ -137,7 +137,7 @@ impl<S: BackendSession> Client<S> {
             }
             PortalState::Suspended(rows) => {
                 self.cancel.clear();
-                portal.state = self.send_rows(rows, max_rows).await?;
+                portal.state = self.send_rows(*rows, max_rows).await?;
             }
             PortalState::Exhausted(tag) => {
                 self.complete(Some(&tag.complete(0)));
@@ -162,7 +162,7 @@ impl<S: BackendSession> Client<S> {
             Ok(Sent::Limit) => {
                 self.side_effects();
                 self.connection.output.portal_suspended();
-                Ok(PortalState::Suspended(rows))
+                Ok(PortalState::Suspended(Box::new(rows)))
             }
             Err(fault) => {
                 self.session.statement_failed();
@@ -174,14 +174,18 @@ impl<S: BackendSession> Client<S> {
     /// Closing what does not exist is no error.
     pub(super) fn close(&mut self, target: Target) {
         match target {
-            Target::Statement(name) => drop(self.statements.remove(&name)),
-            Target::Portal(name) => drop(self.portals.remove(&name)),
+            Target::Statement(name) => drop(self.session.statements().remove(&name)),
+            Target::Portal(name) => {
+                if self.portals.remove(&name).is_none() {
+                    self.session.close_cursor(&name);
+                }
+            }
         }
         self.connection.output.close_complete();
     }
 
-    fn statement(&self, name: &str) -> Result<&PreparedStatement<S::Prepared>> {
-        self.statements.get(name).ok_or_else(|| {
+    fn statement(&mut self, name: &str) -> Result<Option<S::Prepared>> {
+        self.session.statements().get(name).cloned().ok_or_else(|| {
             let message = match name {
                 "" => "unnamed prepared statement does not exist".to_owned(),
                 _ => format!("prepared statement \"{name}\" does not exist"),

@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use millstream_engine::{Notice, ResultColumn, Severity, TransactionStatus};
+use millstream_types::copy::CopyFormat;
 use millstream_types::pg::PgType;
 use millstream_types::{Error, SqlType};
 use pgwire::messages::PgWireBackendMessage;
@@ -168,19 +169,22 @@ impl Output {
         self.put(&PgWireBackendMessage::RowDescription(RowDescription::new(fields)));
     }
 
-    pub(crate) fn copy_in_response(&mut self, n_columns: usize) {
-        let message = CopyInResponse::new(0, n_columns as i16, vec![0; n_columns]);
+    pub(crate) fn copy_in_response(&mut self, n_columns: usize, format: CopyFormat) {
+        let code = copy_code(format);
+        let message = CopyInResponse::new(code as i8, n_columns as i16, vec![code; n_columns]);
         self.put(&PgWireBackendMessage::CopyInResponse(message));
     }
 
-    pub(crate) fn copy_out_response(&mut self, n_columns: usize) {
-        let message = CopyOutResponse::new(0, n_columns as i16, vec![0; n_columns]);
+    pub(crate) fn copy_out_response(&mut self, n_columns: usize, format: CopyFormat) {
+        let code = copy_code(format);
+        let message = CopyOutResponse::new(code as i8, n_columns as i16, vec![code; n_columns]);
         self.put(&PgWireBackendMessage::CopyOutResponse(message));
     }
 
     pub(crate) fn error(&mut self, severity: &str, error: &Error) {
         let parts = error.fields();
         let mut fields = fields(severity, parts.state.0, &parts.message, &parts.detail, &parts.hint);
+        fields.extend(parts.context.iter().map(|text| (b'W', limited(text).to_owned())));
         if let Some(position) = parts.position {
             fields.push((b'P', position.to_string()));
         }
@@ -196,6 +200,11 @@ impl Output {
         let fields = fields(severity, notice.state.0, &notice.message, &notice.detail, &notice.hint);
         self.put(&PgWireBackendMessage::NoticeResponse(NoticeResponse::new(fields)));
     }
+}
+
+/// The format code of a copy's values.
+fn copy_code(format: CopyFormat) -> i16 {
+    i16::from(format == CopyFormat::Binary)
 }
 
 fn fields(

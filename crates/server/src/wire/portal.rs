@@ -1,15 +1,9 @@
-//! Prepared statements and portals of a connection.
+//! Portals of a connection.
 
 use arrow::array::ArrayRef;
 use millstream_engine::RowsTag;
 
 use super::rows::OpenRows;
-
-/// What Parse leaves behind; an empty query string has nothing to prepare.
-#[derive(Clone)]
-pub(crate) struct PreparedStatement<P> {
-    pub(crate) prepared: Option<P>,
-}
 
 /// What Bind leaves behind: a statement with its parameters, and its result once it runs.
 pub(crate) struct Portal<P> {
@@ -23,7 +17,7 @@ pub(crate) struct Portal<P> {
 pub(crate) enum PortalState {
     New,
     /// Rows have been sent, and more may be left.
-    Suspended(OpenRows),
+    Suspended(Box<OpenRows>),
     /// All rows have been sent; asking again gives none.
     Exhausted(RowsTag),
     /// The command is done and cannot be run again.

@@ -5,7 +5,7 @@ use std::task::Poll;
 use arrow::array::RecordBatch;
 use futures::{FutureExt, StreamExt};
 use millstream_engine::{CancelHandle, ResultColumn, Rows, RowsTag};
-use millstream_types::copy::{CopyColumns, CopyOptions};
+use millstream_types::copy::{CopyColumns, CopyOptions, copy_signature};
 use millstream_types::pg::{BinaryColumn, FormatSettings, TextColumn};
 use millstream_types::{Error, Result, SqlState};
 
@@ -28,6 +28,8 @@ pub(crate) struct OpenRows {
     rows: Rows,
     form: RowForm,
     settings: FormatSettings,
+    /// What the first row's message begins with, until it has been sent.
+    prefix: &'static [u8],
     /// A batch and the first of its rows that has not been sent.
     rest: Option<(RecordBatch, usize)>,
     ended: bool,
@@ -44,7 +46,11 @@ pub(crate) enum Sent {
 
 impl OpenRows {
     pub(crate) fn new(rows: Rows, form: RowForm, settings: FormatSettings) -> Self {
-        OpenRows { rows, form, settings, rest: None, ended: false }
+        let prefix = match &form {
+            RowForm::Copy(options) => copy_signature(options),
+            RowForm::Data(_) => &[],
+        };
+        OpenRows { rows, form, settings, prefix, rest: None, ended: false }
     }
 
     pub(crate) fn columns(&self) -> &[ResultColumn] {
@@ -53,6 +59,11 @@ impl OpenRows {
 
     pub(crate) fn tag(&self) -> RowsTag {
         self.rows.tag
+    }
+
+    /// What was to come before the first row and has not, because there was none.
+    pub(crate) fn take_prefix(&mut self) -> &'static [u8] {
+        std::mem::take(&mut self.prefix)
     }
 
     /// Sends up to `max_rows` more rows. The last piece stays in the connection's output.
@@ -127,7 +138,8 @@ impl OpenRows {
         let mut row_idx = rows.start;
         while row_idx < rows.end {
             let until = rows.end.min(row_idx + ROWS_PER_LOOK);
-            row_idx = encoder.encode(row_idx..until, connection.output.rows_mut())?;
+            let prefix = std::mem::take(&mut self.prefix);
+            row_idx = encoder.encode(row_idx..until, prefix, connection.output.rows_mut())?;
             if cancel.is_cancelled() {
                 return Err(Fault::Statement(Error::cancelled()));
             }
@@ -194,7 +206,7 @@ impl<'a> RowEncoder<'a> {
     }
 
     /// Appends messages for rows until they are done or a piece is full, and gives the row to go on with.
-    fn encode(&self, rows: std::ops::Range<usize>, out: &mut Vec<u8>) -> Result<usize> {
+    fn encode(&self, rows: std::ops::Range<usize>, mut prefix: &[u8], out: &mut Vec<u8>) -> Result<usize> {
         for row_idx in rows.clone() {
             let start = out.len();
             match self {
@@ -205,6 +217,7 @@ impl<'a> RowEncoder<'a> {
                 }
                 RowEncoder::Copy(columns) => {
                     out.extend_from_slice(&[b'd', 0, 0, 0, 0]);
+                    out.extend_from_slice(std::mem::take(&mut prefix));
                     columns.write_row(row_idx, out);
                 }
             }

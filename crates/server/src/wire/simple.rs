@@ -15,7 +15,7 @@ impl<S: BackendSession> Client<S> {
     pub(super) async fn query(&mut self, sql: &str) -> Result<(), Fault> {
         // Nothing unnamed outlives a simple query.
         self.portals.remove("");
-        self.statements.remove("");
+        self.session.statements().remove("");
         let statements = self.session.parse(sql).inspect_err(|_| self.session.statement_failed())?;
         let Some((last, others)) = statements.split_last() else {
             self.connection.output.empty_query();
@@ -91,7 +91,11 @@ impl<S: BackendSession> Client<S> {
         match response {
             Response::CopyIn(copy) => {
                 self.side_effects();
-                copy_in(&mut self.connection, &self.cancel, copy, &settings).await
+                let copied = copy_in(&mut self.connection, &mut self.session, &self.cancel, copy, &settings).await;
+                if copied.is_err() {
+                    self.session.copy_abort();
+                }
+                copied
             }
             Response::CopyOut { options, rows } => {
                 let rows = OpenRows::new(rows, RowForm::Copy(options.clone()), settings);

@@ -67,7 +67,7 @@ async fn copies_of_the_simple_protocol_end_in_every_way() {
     assert_eq!(raw.next().await.expect("an answer").0, 'G');
     raw.send(&[message(b'd', b"x\ty\n"), message(b'd', b"1\t2\n"), message(b'c', b"")].concat()).await;
     let error = &raw.until_ready().await[0];
-    assert_eq!(field(error, 'D').as_deref(), Some("COPY, line 1, column a: \"x\""));
+    assert_eq!(field(error, 'W').as_deref(), Some("COPY pairs, line 1, column a: \"x\""));
     raw.send(&query("text fine")).await;
     assert_eq!(raw.kinds_until_ready().await, "TDCZI");
 }

@@ -1,5 +1,6 @@
 //! A backend whose statements say what it is to answer, so that tests see the protocol alone.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use arrow::array::{
 use arrow::datatypes::{Field, Schema};
 use futures::stream::{self, BoxStream, StreamExt};
 use millstream_engine::{
-    CancelHandle, CopyIn, CopyMessage, Notice, Response, ResultColumn, Rows, RowsTag, Severity, TransactionStatus,
+    CancelHandle, CopyIn, Notice, Response, ResultColumn, Rows, RowsTag, Severity, TransactionStatus,
 };
 use millstream_server::{Backend, BackendSession};
 use millstream_types::copy::{CopyFormat, CopyOptions};
@@ -45,6 +46,14 @@ pub(crate) struct FakeSession {
     notices: Vec<Notice>,
     changes: Vec<(String, String)>,
     implicit: bool,
+    statements: HashMap<String, Option<FakePrepared>>,
+    copy: Option<FakeCopy>,
+}
+
+/// A copy that goes on.
+struct FakeCopy {
+    refuse: bool,
+    n_rows: u64,
 }
 
 #[derive(Clone)]
@@ -72,6 +81,8 @@ impl Backend for Fake {
             notices: Vec::new(),
             changes: Vec::new(),
             implicit: false,
+            statements: HashMap::new(),
+            copy: None,
         })
     }
 }
@@ -203,28 +214,11 @@ impl FakeSession {
         CopyOptions { header: words.iter().any(|w| w == "header"), ..CopyOptions::new(format) }
     }
 
-    /// Two bigint columns in; answers when all is there.
-    fn copy_in(&self, words: &[String]) -> Response {
+    /// Two bigint columns in.
+    fn copy_in(&mut self, words: &[String]) -> Response {
         let columns = vec![ResultColumn::computed("a", SqlType::BigInt), ResultColumn::computed("b", SqlType::BigInt)];
-        let (copy, mut rows) = CopyIn::new(columns, Self::copy_options(words));
-        let observed = self.observed.clone();
-        let refuse = words.iter().any(|w| w == "refuse");
-        tokio::spawn(async move {
-            let mut n_rows = 0;
-            while let Some(message) = rows.next().await {
-                match message {
-                    CopyMessage::Batch(_) if refuse => {
-                        return rows.answer(Err(Error::user(SqlState::UNIQUE_VIOLATION, "refused")));
-                    }
-                    CopyMessage::Batch(batch) => n_rows += batch.num_rows() as u64,
-                    CopyMessage::Finish => {
-                        observed.n_copied.fetch_add(n_rows, Ordering::SeqCst);
-                        return rows.answer(Ok(format!("COPY {n_rows}")));
-                    }
-                }
-            }
-        });
-        Response::CopyIn(copy)
+        self.copy = Some(FakeCopy { refuse: words.iter().any(|w| w == "refuse"), n_rows: 0 });
+        Response::CopyIn(CopyIn { relation: "pairs".to_owned(), columns, options: Self::copy_options(words) })
     }
 
     async fn answer(&mut self, words: &[String], params: &[ArrayRef]) -> Result<Response> {
@@ -357,6 +351,29 @@ impl BackendSession for FakeSession {
         self.answer(statement, &[]).await
     }
 
+    fn statements(&mut self) -> &mut HashMap<String, Option<FakePrepared>> {
+        &mut self.statements
+    }
+
+    async fn copy_push(&mut self, rows: RecordBatch) -> Result<()> {
+        let copy = self.copy.as_mut().expect("a copy goes on");
+        if copy.refuse {
+            return Err(Error::user(SqlState::UNIQUE_VIOLATION, "refused"));
+        }
+        copy.n_rows += rows.num_rows() as u64;
+        Ok(())
+    }
+
+    async fn copy_finish(&mut self) -> Result<String> {
+        let copy = self.copy.take().expect("a copy goes on");
+        self.observed.n_copied.fetch_add(copy.n_rows, Ordering::SeqCst);
+        Ok(format!("COPY {}", copy.n_rows))
+    }
+
+    fn copy_abort(&mut self) {
+        self.copy = None;
+    }
+
     async fn begin_implicit(&mut self) {
         self.implicit = true;
     }
@@ -384,6 +401,10 @@ impl BackendSession for FakeSession {
         [("server_version", "15.0"), ("client_encoding", "UTF8"), ("server_encoding", "UTF8"), ("TimeZone", "UTC")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec()
+    }
+
+    fn close_cursor(&mut self, _name: &str) -> bool {
+        false
     }
 
     fn cursor_columns(&self, name: &str) -> Option<Vec<ResultColumn>> {

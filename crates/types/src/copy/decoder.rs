@@ -1,4 +1,4 @@
-//! The bytes of `COPY ... FROM`, in arbitrary pieces, to batches of columns.
+//! The lines of `COPY ... FROM`, in arbitrary pieces of bytes, to batches of columns.
 
 use std::sync::Arc;
 
@@ -12,15 +12,16 @@ use crate::pg::{FormatSettings, TextColumnBuilder};
 use crate::{Error, Result, SqlState, SqlType};
 
 /// Rows of a batch.
-const BATCH_ROWS: usize = 8192;
+pub(super) const BATCH_ROWS: usize = 8192;
 /// Bytes of lines after which a batch ends, however few its rows.
-const BATCH_BYTES: usize = 4 << 20;
+pub(super) const BATCH_BYTES: usize = 4 << 20;
 /// Of a value or line that an error shows.
 const SHOWN_CHARS: usize = 100;
 
-/// Decodes the data of a `COPY`. Memory is bounded by a batch and a line.
-pub struct CopyDecoder {
+/// Decodes the lines of a `COPY`. Memory is bounded by a batch and a line.
+pub(super) struct LineDecoder {
     options: CopyOptions,
+    relation: String,
     names: Vec<String>,
     schema: SchemaRef,
     // State
@@ -39,12 +40,18 @@ struct Rows {
     n_bytes: usize,
 }
 
-impl CopyDecoder {
-    /// Expects lines with these columns, in order.
-    pub fn new(columns: &[(String, SqlType)], options: CopyOptions, settings: &FormatSettings) -> Self {
+impl LineDecoder {
+    /// Expects lines with these columns of a relation, in order.
+    pub(super) fn new(
+        relation: &str,
+        columns: &[(String, SqlType)],
+        options: CopyOptions,
+        settings: &FormatSettings,
+    ) -> Self {
         let fields: Vec<_> = columns.iter().map(|(name, t)| Field::new(name, t.arrow_type(), true)).collect();
         let builders = columns.iter().map(|(_, t)| TextColumnBuilder::new(t, settings, 0)).collect();
-        CopyDecoder {
+        LineDecoder {
+            relation: relation.to_owned(),
             names: columns.iter().map(|(name, _)| name.clone()).collect(),
             schema: Arc::new(Schema::new(fields)),
             splitter: LineSplitter::new(&options),
@@ -58,11 +65,15 @@ impl CopyDecoder {
     /// Takes lines from `data` until a batch is full, which is given, or `data` is used up.
     ///
     /// # Errors
-    /// 22P04 if a line does not fit the columns, or what Postgres says of a value; the detail names the line. The decoder
-    /// cannot go on after an error.
-    pub fn decode(&mut self, data: &mut &[u8]) -> Result<Option<RecordBatch>> {
+    /// 22P04 if a line does not fit the columns, or what Postgres says of a value; the context names the line. The
+    /// decoder cannot go on after an error.
+    pub(super) fn decode(&mut self, data: &mut &[u8]) -> Result<Option<RecordBatch>> {
+        self.decode_lines(data).map_err(|error| self.in_relation(error))
+    }
+
+    fn decode_lines(&mut self, data: &mut &[u8]) -> Result<Option<RecordBatch>> {
         while !self.ended && !data.is_empty() {
-            let CopyDecoder { options, names, splitter, rows, line_no, ended, .. } = self;
+            let LineDecoder { options, names, splitter, rows, line_no, ended, .. } = self;
             let appended = splitter.next(data, |line| {
                 *line_no += 1;
                 append_line(line, options, names, rows, *line_no).map(|end| *ended = end)
@@ -83,11 +94,23 @@ impl CopyDecoder {
     /// The data has ended: gives the last batch.
     ///
     /// # Errors
-    /// As [`CopyDecoder::decode`].
-    pub fn finish(&mut self) -> Result<Option<RecordBatch>> {
+    /// As [`LineDecoder::decode`].
+    pub(super) fn finish(&mut self) -> Result<Option<RecordBatch>> {
+        self.finish_lines().map_err(|error| self.in_relation(error))
+    }
+
+    /// The error with the relation's name before the place.
+    fn in_relation(&self, error: Error) -> Error {
+        match error.fields().context.clone() {
+            Some(place) => error.with_context(format!("COPY {}, {place}", self.relation)),
+            None => error,
+        }
+    }
+
+    fn finish_lines(&mut self) -> Result<Option<RecordBatch>> {
         if self.splitter.in_quotes() && !self.ended {
             let error = Error::user(SqlState::BAD_COPY_FILE_FORMAT, "unterminated CSV quoted field");
-            return Err(error.with_detail(format!("line {}", self.line_no + 1)));
+            return Err(error.with_context(format!("line {}", self.line_no + 1)));
         }
         if let Some(line) = self.splitter.finish().filter(|_| !self.ended) {
             self.line_no += 1;
@@ -133,7 +156,8 @@ fn append_line(line: &[u8], options: &CopyOptions, names: &[String], rows: &mut 
     };
     let n_fields = match options.format {
         CopyFormat::Text => text_fields(line, options, put),
-        CopyFormat::Csv => csv_fields(line, options, put),
+        // Binary data has no lines.
+        CopyFormat::Csv | CopyFormat::Binary => csv_fields(line, options, put),
     };
     let n_fields = n_fields.map_err(|error| in_line(error, line_no, line))?;
     if let Some(missing) = names.get(n_fields) {
@@ -158,21 +182,14 @@ fn utf8(bytes: &[u8]) -> Result<&str> {
 
 /// Says where the error was, as Postgres does in its context.
 fn in_column(error: Error, line_no: u64, name: &str, value: &[u8]) -> Error {
-    with_place(error, format!("line {line_no}, column {name}: \"{}\"", shown(value)))
+    error.with_context(format!("line {line_no}, column {name}: \"{}\"", shown(value)))
 }
 
 fn in_line(error: Error, line_no: u64, line: &[u8]) -> Error {
-    if error.fields().detail.as_ref().is_some_and(|detail| detail.contains("line ")) {
+    if error.fields().context.is_some() {
         return error;
     }
-    with_place(error, format!("line {line_no}: \"{}\"", shown(line)))
-}
-
-fn with_place(error: Error, place: String) -> Error {
-    match error.fields().detail.clone() {
-        Some(detail) => error.with_detail(format!("{detail} COPY, {place}")),
-        None => error.with_detail(format!("COPY, {place}")),
-    }
+    error.with_context(format!("line {line_no}: \"{}\"", shown(line)))
 }
 
 fn shown(bytes: &[u8]) -> String {

@@ -1,15 +1,20 @@
-//! Batches to the lines of `COPY ... TO`.
+//! Batches to the data of `COPY ... TO`.
 
 use arrow::array::ArrayRef;
 
-use super::{CopyFormat, CopyOptions};
-use crate::pg::{FormatSettings, TextColumn};
+use super::{CopyFormat, CopyOptions, binary};
+use crate::pg::{BinaryColumn, FormatSettings, TextColumn};
 use crate::{Result, SqlType};
 
-/// A batch whose rows are appended to a buffer as lines.
+/// A batch whose rows are appended to a buffer, in the form that the options say.
 pub struct CopyColumns<'a> {
     options: &'a CopyOptions,
-    columns: Vec<TextColumn<'a>>,
+    columns: Columns<'a>,
+}
+
+enum Columns<'a> {
+    Text(Vec<TextColumn<'a>>),
+    Binary(Vec<BinaryColumn<'a>>),
 }
 
 impl<'a> CopyColumns<'a> {
@@ -23,29 +28,67 @@ impl<'a> CopyColumns<'a> {
         arrays: &'a [ArrayRef],
         settings: &'a FormatSettings,
     ) -> Result<Self> {
-        let column = |(sql_type, array): (&SqlType, &'a ArrayRef)| TextColumn::new(array.as_ref(), sql_type, settings);
-        Ok(CopyColumns { options, columns: types.into_iter().zip(arrays).map(column).collect::<Result<_>>()? })
+        let pairs = types.into_iter().zip(arrays);
+        let columns = match options.format {
+            CopyFormat::Binary => {
+                Columns::Binary(pairs.map(|(t, a)| BinaryColumn::new(a.as_ref(), t)).collect::<Result<_>>()?)
+            }
+            _ => Columns::Text(pairs.map(|(t, a)| TextColumn::new(a.as_ref(), t, settings)).collect::<Result<_>>()?),
+        };
+        Ok(CopyColumns { options, columns })
     }
 
-    /// Appends a row with its line break.
+    /// Appends a row, with its line break if it is a line.
     ///
     /// # Panics
     /// If there is no such row.
     pub fn write_row(&self, row_idx: usize, out: &mut Vec<u8>) {
-        for (i, column) in self.columns.iter().enumerate() {
-            if i > 0 {
-                out.push(self.options.delimiter);
-            }
-            if column.is_null(row_idx) {
-                out.extend_from_slice(self.options.null.as_bytes());
-                continue;
-            }
-            let start = out.len();
-            column.write(row_idx, out);
-            protect(start, self.columns.len() == 1, self.options, out);
+        match &self.columns {
+            Columns::Text(columns) => write_line(columns, row_idx, self.options, out),
+            Columns::Binary(columns) => write_values(columns, row_idx, out),
         }
-        out.push(b'\n');
     }
+}
+
+fn write_line(columns: &[TextColumn<'_>], row_idx: usize, options: &CopyOptions, out: &mut Vec<u8>) {
+    for (i, column) in columns.iter().enumerate() {
+        if i > 0 {
+            out.push(options.delimiter);
+        }
+        if column.is_null(row_idx) {
+            out.extend_from_slice(options.null.as_bytes());
+            continue;
+        }
+        let start = out.len();
+        column.write(row_idx, out);
+        protect(start, columns.len() == 1, options, out);
+    }
+    out.push(b'\n');
+}
+
+fn write_values(columns: &[BinaryColumn<'_>], row_idx: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&(columns.len() as i16).to_be_bytes());
+    for column in columns {
+        if column.is_null(row_idx) {
+            out.extend_from_slice(&(-1i32).to_be_bytes());
+            continue;
+        }
+        let start = out.len();
+        out.extend_from_slice(&[0; 4]);
+        column.write(row_idx, out);
+        let length = (out.len() - start - 4) as i32;
+        out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// What stands before the first row; empty for lines.
+pub fn copy_signature(options: &CopyOptions) -> &'static [u8] {
+    if options.format == CopyFormat::Binary { binary::SIGNATURE } else { &[] }
+}
+
+/// What stands after the last row; empty for lines.
+pub fn copy_end(options: &CopyOptions) -> &'static [u8] {
+    if options.format == CopyFormat::Binary { binary::END } else { &[] }
 }
 
 /// Appends the names of columns as a line.
@@ -75,6 +118,8 @@ fn protect(start: usize, alone: bool, options: &CopyOptions, out: &mut Vec<u8>) 
                 }
             }
         }
+        // Binary data has no fields to protect.
+        CopyFormat::Binary => {}
         CopyFormat::Csv => {
             let special = |b: &u8| *b == options.delimiter || *b == options.quote || matches!(b, b'\n' | b'\r');
             if value == options.null.as_bytes() || (alone && value == b"\\.") || value.iter().any(special) {

@@ -39,7 +39,8 @@ impl LineSplitter {
     pub(super) fn next<T>(&mut self, data: &mut &[u8], take: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
         let end = match self.format {
             CopyFormat::Text => self.text_end(data),
-            CopyFormat::Csv => self.csv_end(data),
+            // Binary data has no lines.
+            CopyFormat::Csv | CopyFormat::Binary => self.csv_end(data),
         };
         let Some(end) = end else {
             if self.partial.len() + data.len() > LINE_BYTES_MAX {

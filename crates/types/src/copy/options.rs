@@ -8,6 +8,8 @@ pub enum CopyFormat {
     Text,
     /// Comma separated values, quoted where needed.
     Csv,
+    /// Values in their binary forms, each with its length.
+    Binary,
 }
 
 /// The options of a `COPY`, with Postgres' defaults for the format filled in.
@@ -33,6 +35,7 @@ impl CopyOptions {
         let (delimiter, null) = match format {
             CopyFormat::Text => (b'\t', "\\N"),
             CopyFormat::Csv => (b',', ""),
+            CopyFormat::Binary => (0, ""),
         };
         CopyOptions { format, delimiter, null: null.to_owned(), header: false, quote: b'"', escape: b'"' }
     }

@@ -42,7 +42,7 @@ fn decode(
     data: &[u8],
     n_bytes: usize,
 ) -> Result<Vec<RecordBatch>> {
-    let mut decoder = CopyDecoder::new(columns, options.clone(), &FormatSettings::default());
+    let mut decoder = CopyDecoder::new("t", columns, options.clone(), &FormatSettings::default());
     let mut batches = Vec::new();
     for mut piece in data.chunks(n_bytes) {
         while let Some(batch) = decoder.decode(&mut piece)? {
@@ -153,19 +153,19 @@ fn errors_name_line_column_and_value() {
         let options = CopyOptions::new(CopyFormat::Csv);
         decode(&columns, &options, data.as_bytes(), 4).expect_err("an error")
     };
-    let detail = |error: &Error| error.fields().detail.clone();
+    let context = |error: &Error| error.fields().context.clone();
     let error = refuse("1,2\n\n");
-    assert_eq!(detail(&error).as_deref(), Some("COPY, line 2: \"\""));
+    assert_eq!(context(&error).as_deref(), Some("COPY t, line 2: \"\""));
     let error = refuse("1,2\nx,2\n");
     assert_eq!(error.message(), "invalid input syntax for type bigint: \"x\"");
-    assert_eq!(detail(&error).as_deref(), Some("COPY, line 2, column a: \"x\""));
+    assert_eq!(context(&error).as_deref(), Some("COPY t, line 2, column a: \"x\""));
     let error = refuse("1,2\n1,2,3\n");
-    assert_eq!(detail(&error).as_deref(), Some("COPY, line 2: \"1,2,3\""));
+    assert_eq!(context(&error).as_deref(), Some("COPY t, line 2: \"1,2,3\""));
     let error = refuse("1,1000");
     assert_eq!(error.state(), SqlState::NUMERIC_VALUE_OUT_OF_RANGE);
-    let expected = "A field with precision 3, scale 1 must round to an absolute value less than 10^2. \
-                    COPY, line 1, column n: \"1000\"";
-    assert_eq!(detail(&error).as_deref(), Some(expected));
+    let expected = "A field with precision 3, scale 1 must round to an absolute value less than 10^2.";
+    assert_eq!(error.fields().detail.as_deref(), Some(expected));
+    assert_eq!(context(&error).as_deref(), Some("COPY t, line 1, column n: \"1000\""));
 }
 
 #[test]
@@ -176,4 +176,27 @@ fn long_data_comes_in_batches() {
     assert!(batches.len() > 1 && batches.iter().all(|b| b.num_rows() <= 8192));
     let all = batches.iter().flat_map(|b| b.column(0).as_primitive::<arrow::datatypes::Int64Type>().values().to_vec());
     assert_eq!(Int64Array::from_iter_values(all), Int64Array::from_iter_values(0..50_000));
+}
+
+#[test]
+fn binary_data_goes_out_and_comes_in() {
+    let columns = vec![("a".to_owned(), SqlType::BigInt), ("b".to_owned(), SqlType::Text)];
+    let options = CopyOptions::new(CopyFormat::Binary);
+    let arrays: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(vec![Some(1), None, Some(-3)])),
+        Arc::new(StringViewArray::from(vec![Some("x"), Some(""), None])),
+    ];
+    let settings = FormatSettings::default();
+    let encoder = CopyColumns::new(&options, columns.iter().map(|c| &c.1), &arrays, &settings).expect("columns");
+    let mut data = copy_signature(&options).to_vec();
+    (0..3).for_each(|row| encoder.write_row(row, &mut data));
+    data.extend_from_slice(copy_end(&options));
+    for piece in [1, 7, 1000] {
+        let batches = decode(&columns, &options, &data, piece).expect("rows");
+        assert_eq!(batches.len(), 1);
+        assert_eq!(batches[0].columns(), &arrays[..], "pieces of {piece}");
+    }
+    let refused = |data: &[u8]| decode(&columns, &options, data, 1000).expect_err("refused").state();
+    assert_eq!(refused(b"1\tx\n"), SqlState::BAD_COPY_FILE_FORMAT);
+    assert_eq!(refused(&data[..data.len() - 4]), SqlState::BAD_COPY_FILE_FORMAT);
 }

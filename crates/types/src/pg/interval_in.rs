@@ -8,7 +8,7 @@ use super::datetime_tokens::{Token, tokenize};
 use crate::{Error, Result, SqlState};
 
 /// Reads an interval.
-pub(crate) fn parse_interval(text: &str) -> Result<IntervalMonthDayNano> {
+pub fn parse_interval(text: &str) -> Result<IntervalMonthDayNano> {
     let trimmed = text.trim();
     let sum = if trimmed.starts_with('P') { iso_8601(trimmed) } else { fields(trimmed) };
     let value = sum.and_then(|sum| sum.finish());
