@@ -8,12 +8,13 @@
 
 use std::ops::Range;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use millstream_benches::checksum::Checksum;
-use millstream_benches::engine_under_test::{self, Job, Output};
+use millstream_benches::engine_under_test::{self, EngineUnderTest, Job, Output};
 use millstream_benches::input::{PregeneratedSource, nexmark_source};
 use millstream_benches::nexmark_reference;
 use millstream_benches::process;
@@ -52,6 +53,9 @@ struct Args {
     /// Do not compare the result with a batch run
     #[arg(long)]
     no_check: bool,
+    /// Print the dataflow, and what each of its operators did, to standard error
+    #[arg(long)]
+    explain: bool,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -93,7 +97,7 @@ fn run_in_process(args: &Args, query: &str) -> bool {
         ("--epoch-rows", args.epoch_rows.to_string()),
         ("--event-interval-ms", args.event_interval_ms.to_string()),
     ];
-    let flags = [(args.pregenerate, "--pregenerate"), (args.no_check, "--no-check")];
+    let flags = [(args.pregenerate, "--pregenerate"), (args.no_check, "--no-check"), (args.explain, "--explain")];
     let run = std::env::current_exe().and_then(|program| {
         let mut command = Command::new(program);
         options.iter().for_each(|(name, value)| _ = command.arg(name).arg(value));
@@ -135,6 +139,9 @@ fn measure(args: &Args, query: &'static Query) -> Result<String> {
     let seconds = started.elapsed().as_secs_f64();
     let cpu_seconds = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
     let rate = |seconds: f64| (n_events as f64 / seconds).round();
+    if args.explain {
+        explain(&engine);
+    }
     epochs.sort_unstable();
     let fields = [
         ("query", json!(query.name)),
@@ -149,6 +156,24 @@ fn measure(args: &Args, query: &'static Query) -> Result<String> {
     // By hand, so that the fields keep their order.
     let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
     Ok(format!("{{{}}}", fields.join(", ")))
+}
+
+/// The plan, then a line for each node on each worker: rows in and out, time, state.
+fn explain(engine: &EngineUnderTest) {
+    engine.explain.iter().for_each(|line| eprintln!("{line}"));
+    for (worker, nodes) in engine.metrics.workers.iter().enumerate() {
+        for (node, metrics) in nodes.iter().enumerate() {
+            let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            eprintln!(
+                "worker {worker} node {node}: {} rows in {} batches, {} rows out, {:.3} s, {:.1} MB of state",
+                load(&metrics.rows_in),
+                load(&metrics.batches_in),
+                load(&metrics.rows_out),
+                load(&metrics.busy_ns) as f64 / 1e9,
+                load(&metrics.state_bytes) as f64 / 1e6,
+            );
+        }
+    }
 }
 
 /// A range of events, cut into epochs.
