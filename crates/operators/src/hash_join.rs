@@ -291,14 +291,10 @@ impl HashJoin {
     fn emit(&mut self, probing: &Probing, mut matches: Matches, out: &mut Output) -> Result<()> {
         let other = self.sides.of(probing.side.other());
         other.verify(&probing.keys, &mut matches);
-        if let Some(residual) = &self.spec.residual {
-            let columns = self.columns(&residual.columns, probing, &matches)?;
-            let batch = batch_of(residual.schema.clone(), columns, matches.len())?;
-            let mask = condition(&residual.condition, &batch, &mut out.errors)?;
-            if mask.true_count() < matches.len() {
-                matches.retain(&mask.iter().map(|m| m == Some(true)).collect::<Vec<_>>());
-            }
-        }
+        let known = match &self.spec.residual {
+            Some(residual) => self.check(residual, probing, &mut matches, out)?,
+            None => vec![],
+        };
         if matches.is_empty() {
             return Ok(());
         }
@@ -308,25 +304,58 @@ impl HashJoin {
         if !self.spec.emits_pairs {
             return Ok(());
         }
-        let columns = self.columns(&self.spec.output, probing, &matches)?;
+        let columns = self.columns(&self.spec.output, probing, &matches, &known)?;
         let batch = batch_of(self.spec.schema.clone(), columns, matches.len())?;
         out.emit(Delta::new(batch, self.weights(probing, &matches)));
         Ok(())
     }
 
-    fn columns(&self, wanted: &[JoinColumn], probing: &Probing, matches: &Matches) -> Result<Vec<ArrayRef>> {
+    /// Drops pairs that do not meet the residual condition; gives the columns that it needed, of the pairs that do.
+    fn check(
+        &self,
+        residual: &Residual,
+        probing: &Probing,
+        matches: &mut Matches,
+        out: &mut Output,
+    ) -> Result<Vec<(JoinColumn, ArrayRef)>> {
+        let mut columns = self.columns(&residual.columns, probing, matches, &[])?;
+        let batch = batch_of(residual.schema.clone(), columns.clone(), matches.len())?;
+        let mask = condition(&residual.condition, &batch, &mut out.errors)?;
+        if mask.true_count() < matches.len() {
+            matches.retain(&mask.values().iter().collect::<Vec<_>>());
+            if self.spec.emits_pairs {
+                columns = columns.iter().map(|c| arrow::compute::filter(c, &mask)).collect::<Result<_, _>>()?;
+            }
+        }
+        Ok(residual.columns.iter().copied().zip(columns).collect())
+    }
+
+    /// Columns of the pairs; those in `known` are there already.
+    fn columns(
+        &self,
+        wanted: &[JoinColumn],
+        probing: &Probing,
+        matches: &Matches,
+        known: &[(JoinColumn, ArrayRef)],
+    ) -> Result<Vec<ArrayRef>> {
+        let is_each_once = matches.len() == probing.delta.n_rows()
+            && matches.probes.iter().enumerate().all(|(i, &probe)| probe as usize == i);
         let probes = UInt32Array::new(ScalarBuffer::from(matches.probes.clone()), None);
         let other = self.sides.of(probing.side.other());
-        wanted
-            .iter()
-            .map(|&column| match column {
+        let column_of = |&wanted: &JoinColumn| {
+            if let Some((_, column)) = known.iter().find(|(c, _)| *c == wanted) {
+                return Ok(column.clone());
+            }
+            match wanted {
                 JoinColumn::Of(side, column) if side == probing.side => {
-                    Ok(arrow::compute::take(&probing.delta.columns()[column], &probes, None)?)
+                    let column = &probing.delta.columns()[column];
+                    if is_each_once { Ok(column.clone()) } else { Ok(arrow::compute::take(column, &probes, None)?) }
                 }
                 JoinColumn::Of(_, column) => Ok(other.gather(column, &matches.rows)),
                 JoinColumn::Mark => Err(Error::internal("a pair has no mark")),
-            })
-            .collect()
+            }
+        };
+        wanted.iter().map(column_of).collect()
     }
 
     /// Emits rows of a side without the other side's columns.

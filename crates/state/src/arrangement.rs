@@ -89,9 +89,10 @@ struct KeyIndex {
 }
 
 impl KeyIndex {
-    fn new(schema: &SchemaRef, columns: &[usize]) -> Self {
+    fn new(schema: &SchemaRef, columns: &[usize], deletable: bool) -> Self {
         let exact = matches!(columns, [one] if is_exact(schema.field(*one).data_type()));
-        KeyIndex { columns: columns.to_vec(), exact, index: HashIndex::new() }
+        let index = if deletable { HashIndex::new() } else { HashIndex::append_only() };
+        KeyIndex { columns: columns.to_vec(), exact, index }
     }
 
     fn keys(&self, columns: &[ArrayRef]) -> Vec<ArrayRef> {
@@ -154,7 +155,7 @@ impl Arrangement {
         Ok(Arrangement {
             rows: ChunkedRows::new(spec.schema.clone())?,
             chunks: Vec::new(),
-            indexes: keys.map(|columns| KeyIndex::new(&spec.schema, columns)).collect(),
+            indexes: keys.map(|columns| KeyIndex::new(&spec.schema, columns, spec.identity.is_some())).collect(),
             deletable: spec.identity.is_some(),
             n_live: 0,
             new_deaths: Vec::new(),
@@ -195,7 +196,7 @@ impl Arrangement {
 
     /// Adds an index over what is there.
     pub fn add_index(&mut self, columns: &[usize]) -> usize {
-        let mut index = KeyIndex::new(&self.rows.schema, columns);
+        let mut index = KeyIndex::new(&self.rows.schema, columns, self.deletable);
         let mut hashes = Vec::new();
         for chunk in 0..self.chunks.len() {
             let present: Vec<u32> = (0..self.rows.len_of(chunk))

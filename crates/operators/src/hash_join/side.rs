@@ -37,7 +37,7 @@ impl JoinSide {
             rows: RowStore::new(input.schema.clone())?,
             weights: PagedVec::new(1),
             keys: input.keys.clone(),
-            by_key: HashIndex::new(),
+            by_key: if input.append_only { HashIndex::append_only() } else { HashIndex::new() },
             by_row: (!input.append_only && !input.unique).then(HashIndex::new),
             append_only: input.append_only,
             exact,
@@ -129,7 +129,7 @@ impl JoinSide {
 
     /// Keeps a delta; `hashes` are those of its keys. If rows count partners, gives the id of each row that was added.
     pub(super) fn apply(&mut self, delta: &Delta, hashes: &[u64]) -> Result<Vec<u32>> {
-        self.totals.n_rows += (0..delta.n_rows()).map(|i| delta.weight(i)).sum::<i64>();
+        self.totals.n_rows += delta.weights().map_or(delta.n_rows() as i64, |w| w.iter().sum());
         let plain = delta.weights().is_none() && self.n_negative == 0;
         if plain {
             let mut ids = Vec::with_capacity(delta.n_rows());
@@ -270,27 +270,25 @@ impl JoinSide {
     /// Adds pairs for the hashes, whose probes are numbered from `first` on, until there are at least `limit` pairs.
     /// Returns the probe to go on with, and the row of its chain if it was interrupted.
     pub(super) fn probe(&self, hashes: &[u64], first: usize, limit: usize, matches: &mut Matches) -> (usize, u32) {
-        let mut interrupted = None;
-        let mut stopped = None;
-        self.by_key.probe_all(hashes, |i, head, count| {
-            if interrupted.is_some() || stopped.is_some() {
-                return;
-            }
+        let mut stopped_at = (first + hashes.len(), NO_ROW);
+        self.by_key.probe_while(hashes, |i, head, count| {
+            let probe = first + i;
             if matches.len() >= limit {
-                stopped = Some(first + i);
-                return;
+                stopped_at = (probe, NO_ROW);
+                return false;
+            }
+            if count == 1 {
+                matches.push(probe as u32, head);
+                return true;
             }
             let mut row = head;
-            if count == 1 {
-                matches.push((first + i) as u32, row);
-                return;
-            }
-            self.follow((first + i) as u32, &mut row, limit, matches);
+            self.follow(probe as u32, &mut row, limit, matches);
             if row != NO_ROW {
-                interrupted = Some((first + i, row));
+                stopped_at = (probe, row);
             }
+            row == NO_ROW
         });
-        interrupted.or(stopped.map(|at| (at, NO_ROW))).unwrap_or((first + hashes.len(), NO_ROW))
+        stopped_at
     }
 
     /// Adds pairs of one probe and the rows of a chain, from `row` on, until there are at least `limit` pairs.

@@ -16,7 +16,7 @@ use crate::chunk::Chunk;
 use crate::metrics::NodeMetrics;
 use crate::relation::{Arriving, Part, Relation};
 
-/// Offsets of a source that are read at once.
+/// Offsets of a source that are read at once, at most.
 const PIECE_OFFSETS: u64 = 1 << 14;
 /// Chunks of a snapshot or difference that are fed at once.
 const PIECE_CHUNKS: usize = 2;
@@ -263,7 +263,10 @@ fn read_piece(
     offsets: &mut Range<u64>,
     projection: &[usize],
 ) -> Result<Option<RecordBatch>> {
-    let piece = offsets.start..offsets.end.min(offsets.start + PIECE_OFFSETS);
+    // In even pieces: a small last one would cost as many calls as a large one.
+    let len = offsets.end - offsets.start;
+    let n_pieces = len.div_ceil(PIECE_OFFSETS).max(1);
+    let piece = offsets.start..offsets.start + len.div_ceil(n_pieces);
     offsets.start = piece.end;
     match relation.map(|r| &r.part) {
         Some(Part::Source(source)) if !piece.is_empty() => Ok(Some(source.read(piece, projection)?)),
