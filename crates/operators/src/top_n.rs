@@ -7,7 +7,6 @@
 mod append_only;
 mod retracting;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ pub use millstream_expr::OrderBy;
 use millstream_state::RowStore;
 use millstream_types::{Delta, Result};
 
-use crate::operator::{BuildContext, Operator, OperatorSpec, Output};
+use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output};
 use append_only::AppendOnlyTopN;
 use retracting::RetractingTopN;
 
@@ -127,52 +126,96 @@ fn key_schema(spec: &TopNSpec) -> SchemaRef {
     Arc::new(Schema::new(spec.partition_by.iter().map(|&c| spec.input.field(c).clone()).collect::<Vec<_>>()))
 }
 
-/// Emits the difference between what partitions showed and what they show: rows by id, in order.
-fn emit_difference(
-    spec: &TopNSpec,
-    rows: &RowStore,
-    shown: impl Iterator<Item = (Vec<u32>, Vec<u32>)>,
-    out: &mut Output,
-) -> Result<()> {
-    let (mut gone, mut come) = (Vec::new(), Vec::new());
-    for (before, after) in shown {
-        if spec.with_row_number {
-            let numbered = |rows: Vec<u32>| rows.into_iter().zip(spec.offset as i64 + 1..);
-            let after: Vec<(u32, i64)> = numbered(after).collect();
-            let before: Vec<(u32, i64)> = numbered(before).collect();
-            gone.extend(before.iter().filter(|b| !after.contains(b)));
-            come.extend(after.iter().filter(|a| !before.contains(a)));
-        } else {
-            let mut counts: HashMap<u32, i64> = HashMap::new();
-            after.into_iter().for_each(|row| *counts.entry(row).or_default() += 1);
-            before.into_iter().for_each(|row| *counts.entry(row).or_default() -= 1);
-            let mut counts: Vec<(u32, i64)> = counts.into_iter().filter(|(_, n)| *n != 0).collect();
-            counts.sort_unstable();
-            for (row, n) in counts {
-                let side = if n < 0 { &mut gone } else { &mut come };
-                side.extend(std::iter::repeat_n((row, 0), n.unsigned_abs() as usize));
+/// The differences between what partitions showed and what they show.
+#[derive(Default)]
+struct Differences {
+    gone: Numbered,
+    come: Numbered,
+    scratch: [Vec<u32>; 2],
+}
+
+/// Rows by id, each with its number in its partition where that is shown.
+#[derive(Default)]
+struct Numbered {
+    rows: Vec<u32>,
+    numbers: Vec<i64>,
+}
+
+impl Differences {
+    /// Takes the rows that a partition showed and those that it shows, in order.
+    fn add(&mut self, spec: &TopNSpec, before: &[u32], after: &[u32]) {
+        if !spec.with_row_number {
+            return self.add_multisets(before, after);
+        }
+        let numbers = spec.offset as i64 + 1..;
+        for (i, number) in (0..before.len().max(after.len())).zip(numbers) {
+            let (old, new) = (before.get(i), after.get(i));
+            if old != new {
+                for (row, side) in [(old, &mut self.gone), (new, &mut self.come)] {
+                    if let Some(&row) = row {
+                        side.rows.push(row);
+                        side.numbers.push(number);
+                    }
+                }
             }
         }
     }
-    for (numbered, weight) in [(gone, -1i64), (come, 1)] {
-        let ids: Vec<u32> = numbered.iter().map(|(row, _)| *row).collect();
-        let mut columns = rows.gather(&ids).columns().to_vec();
-        if spec.with_row_number {
-            columns.push(Arc::new(Int64Array::from_iter_values(numbered.iter().map(|(_, number)| *number))));
+
+    /// Merges both lists by row id, after what they have in common at either end is left out.
+    fn add_multisets(&mut self, mut before: &[u32], mut after: &[u32]) {
+        while let ([a, old @ ..], [b, new @ ..]) = (before, after)
+            && a == b
+        {
+            (before, after) = (old, new);
         }
-        let batch = millstream_expr::scalar::batch_of(spec.schema.clone(), columns, ids.len())?;
-        out.emit(Delta::new(batch, (weight < 0).then(|| vec![weight; ids.len()].into())));
+        while let ([old @ .., a], [new @ .., b]) = (before, after)
+            && a == b
+        {
+            (before, after) = (old, new);
+        }
+        let [old, new] = &mut self.scratch;
+        for (sorted, rows) in [(&mut *old, before), (&mut *new, after)] {
+            sorted.clear();
+            sorted.extend_from_slice(rows);
+            sorted.sort_unstable();
+        }
+        let (mut i, mut j) = (0, 0);
+        while i < old.len() || j < new.len() {
+            match (old.get(i), new.get(j)) {
+                (Some(a), Some(b)) if a == b => (i, j) = (i + 1, j + 1),
+                (Some(&a), b) if b.is_none_or(|&b| a < b) => {
+                    self.gone.rows.push(a);
+                    i += 1;
+                }
+                (_, Some(&b)) => {
+                    self.come.rows.push(b);
+                    j += 1;
+                }
+                (_, None) => break,
+            }
+        }
     }
-    Ok(())
+
+    fn emit(&self, spec: &TopNSpec, rows: &RowStore, out: &mut Output) -> Result<()> {
+        for (side, weight) in [(&self.gone, -1i64), (&self.come, 1)] {
+            for from in (0..side.rows.len()).step_by(OUTPUT_BATCH_ROWS) {
+                let ids = &side.rows[from..side.rows.len().min(from + OUTPUT_BATCH_ROWS)];
+                let mut columns = rows.gather(ids).columns().to_vec();
+                if spec.with_row_number {
+                    columns.push(Arc::new(Int64Array::from(side.numbers[from..from + ids.len()].to_vec())));
+                }
+                let batch = millstream_expr::scalar::batch_of(spec.schema.clone(), columns, ids.len())?;
+                out.emit(Delta::new(batch, (weight < 0).then(|| vec![weight; ids.len()].into())));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The part of an ordered list that is shown.
-fn window<T: Copy>(spec: &TopNSpec, ordered: impl Iterator<Item = T>) -> Vec<T> {
-    let shown = ordered.skip(spec.offset);
-    match spec.limit {
-        Some(limit) => shown.take(limit).collect(),
-        None => shown.collect(),
-    }
+fn window<'a>(spec: &TopNSpec, ordered: &'a [u32]) -> &'a [u32] {
+    let shown = ordered.get(spec.offset..).unwrap_or_default();
+    &shown[..shown.len().min(spec.limit.unwrap_or(usize::MAX))]
 }
 
 /// The partition key's columns of a delta.

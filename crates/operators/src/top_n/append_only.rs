@@ -1,28 +1,36 @@
 //! Top-n of rows that only come: each partition keeps as many rows as it may show.
 
+mod lists;
+mod order_keys;
+
 use std::cmp::Ordering;
 
 use arrow::row::Rows as EncodedRows;
-use hashbrown::HashMap;
-use millstream_state::{RowStore, Rows};
+use millstream_state::{PagedVec, RowStore, Rows};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
-use super::{OrderEncoder, TopNSpec, emit_difference, key_schema, partition_keys, window};
+use super::{Differences, OrderEncoder, TopNSpec, key_schema, partition_keys, window};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
+use lists::Lists;
+use order_keys::OrderKeys;
 
-/// A row that is kept: in the store, or still in the batch that is being pushed.
+/// A row that is kept, in 32 bits: its id in the store, or, with the highest bit, its place in the batch that is being
+/// pushed. A row goes into the store when the whole batch has been seen, so those that others of the same batch push
+/// out are never copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RowRef {
-    Stored(u32),
-    InBatch(u32),
-}
+struct RowRef(u32);
 
-#[derive(Clone, Debug)]
-struct Entry {
-    /// The order's columns, encoded.
-    key: Box<[u8]>,
-    row: RowRef,
+impl RowRef {
+    const IN_BATCH: u32 = 1 << 31;
+
+    fn in_batch(row_idx: usize) -> Self {
+        RowRef(row_idx as u32 | Self::IN_BATCH)
+    }
+
+    fn as_in_batch(self) -> Option<usize> {
+        (self.0 & Self::IN_BATCH != 0).then_some((self.0 & !Self::IN_BATCH) as usize)
+    }
 }
 
 pub(super) struct AppendOnlyTopN {
@@ -33,89 +41,153 @@ pub(super) struct AppendOnlyTopN {
 
     // State.
     partitions: GroupTable,
-    /// For each partition its first rows, in order.
-    entries: Vec<Vec<Entry>>,
+    /// For each partition its first rows, in order, as [`RowRef`]s.
+    lists: Lists,
     rows: RowStore,
-    n_key_bytes: usize,
+    /// What the rows in the store are ordered by.
+    keys: OrderKeys,
 
     // Of the epoch.
-    /// What partitions that have changed showed before.
-    before: HashMap<u32, Vec<u32>>,
+    is_touched: PagedVec<bool>,
+    /// Partitions that have changed.
+    touched: Vec<u32>,
+    /// The rows that they had before, one after another, and where each partition's end.
+    before: Vec<u32>,
+    before_ends: Vec<usize>,
     /// Rows that were shown before and are not kept any more.
     discarded: Vec<u32>,
 }
 
+/// The batch that is being pushed.
+struct Batch<'a> {
+    delta: &'a Delta,
+    keys: Option<EncodedRows>,
+    /// The columns that decide between equal keys; only encoded if some are.
+    ties: Option<EncodedRows>,
+    /// Rows that were put into a list, with its partition, in the order of rows.
+    placed: Vec<(u32, u32)>,
+    /// For each row how many of its instances were pushed out again.
+    n_displaced: Vec<u32>,
+}
+
+impl Batch<'_> {
+    fn key(&self, row_idx: usize) -> &[u8] {
+        self.keys.as_ref().map_or(&[], |keys| keys.row(row_idx).data())
+    }
+}
+
 impl AppendOnlyTopN {
     pub(super) fn new(spec: TopNSpec, n_kept: usize) -> Result<Self> {
+        let order_types = spec.order_by.iter().map(|o| spec.input.field(o.column).data_type());
         Ok(AppendOnlyTopN {
+            keys: OrderKeys::new(order_types),
             n_kept,
             order: OrderEncoder::of_order(&spec)?,
             ties: OrderEncoder::of_ties(&spec)?,
             partitions: GroupTable::new(key_schema(&spec))?,
-            entries: Vec::new(),
+            lists: Lists::new(n_kept),
             rows: RowStore::new(spec.input.clone())?,
-            n_key_bytes: 0,
-            before: HashMap::new(),
+            is_touched: PagedVec::new(false),
+            touched: Vec::new(),
+            before: Vec::new(),
+            before_ends: Vec::new(),
             discarded: Vec::new(),
             spec,
         })
     }
 
-    fn stored(entries: &[Entry]) -> impl Iterator<Item = u32> + '_ {
-        entries.iter().filter_map(|e| match e.row {
-            RowRef::Stored(row) => Some(row),
-            RowRef::InBatch(_) => None,
-        })
+    fn key_of<'a>(&'a self, batch: &'a Batch<'_>, row: u32) -> &'a [u8] {
+        match RowRef(row).as_in_batch() {
+            Some(row_idx) => batch.key(row_idx),
+            None => self.keys.get(row),
+        }
     }
 
     /// Compares a row of the batch with a kept one of the same key by all remaining columns.
-    fn compare_ties(
-        &self,
-        delta: &Delta,
-        ties: &mut Option<EncodedRows>,
-        row: usize,
-        kept: RowRef,
-    ) -> Result<Ordering> {
+    fn compare_ties(&self, batch: &mut Batch<'_>, row_idx: usize, kept: u32) -> Result<Ordering> {
         if self.ties.columns.is_empty() {
             return Ok(Ordering::Equal);
         }
-        if ties.is_none() {
-            *ties = self.ties.encode(delta.columns())?;
+        if batch.ties.is_none() {
+            batch.ties = self.ties.encode(batch.delta.columns())?;
         }
-        let of_batch = ties.as_ref().expect("there are columns");
-        Ok(match kept {
-            RowRef::InBatch(other) => of_batch.row(row).cmp(&of_batch.row(other as usize)),
-            RowRef::Stored(id) => {
-                let stored = self.rows.gather(&[id]);
+        let of_batch = batch.ties.as_ref().expect("there are columns");
+        Ok(match RowRef(kept).as_in_batch() {
+            Some(other) => of_batch.row(row_idx).cmp(&of_batch.row(other)),
+            None => {
+                let stored = self.rows.gather(&[kept]);
                 let stored = self.ties.encode(stored.columns())?.expect("there are columns");
-                of_batch.row(row).cmp(&stored.row(0))
+                of_batch.row(row_idx).cmp(&stored.row(0))
             }
         })
     }
 
     /// The place of a row among a partition's, or nothing if it is not kept.
-    fn place(
-        &self,
-        delta: &Delta,
-        ties: &mut Option<EncodedRows>,
-        key: &[u8],
-        row: usize,
-        partition: u32,
-    ) -> Result<Option<usize>> {
-        let entries = &self.entries[partition as usize];
-        if let Some(last) = entries.last().filter(|_| entries.len() == self.n_kept)
-            && key > last.key.as_ref()
+    #[inline]
+    fn place(&self, batch: &mut Batch<'_>, row_idx: usize, partition: u32) -> Result<Option<usize>> {
+        let list = self.lists.get(partition);
+        let key = batch.key(row_idx);
+        if let Some(&last) = list.get(self.n_kept - 1)
+            && key > self.key_of(batch, last)
         {
             return Ok(None);
         }
-        let mut at = entries.partition_point(|e| e.key.as_ref() < key);
-        while at < entries.len() && entries[at].key.as_ref() == key {
-            if self.compare_ties(delta, ties, row, entries[at].row)? == Ordering::Less {
+        let mut at = list.partition_point(|&row| self.key_of(batch, row) < key);
+        while at < list.len() && self.key_of(batch, list[at]) == batch.key(row_idx) {
+            if self.compare_ties(batch, row_idx, list[at])? == Ordering::Less {
                 break;
             }
             at += 1;
         }
         Ok((at < self.n_kept).then_some(at))
+    }
+
+    /// Notes what a partition had before the epoch, if it is the first change to it.
+    #[inline]
+    fn touch(&mut self, partition: u32) {
+        let is_touched = self.is_touched.get_mut(partition);
+        if !*is_touched {
+            *is_touched = true;
+            self.touched.push(partition);
+            // Rows of the batch come only after this.
+            self.before.extend_from_slice(self.lists.get(partition));
+            self.before_ends.push(self.before.len());
+        }
+    }
+
+    fn insert(&mut self, batch: &mut Batch<'_>, row_idx: usize, partition: u32, at: usize) {
+        self.touch(partition);
+        batch.placed.push((row_idx as u32, partition));
+        if let Some(displaced) = self.lists.insert(partition, at, RowRef::in_batch(row_idx).0) {
+            match RowRef(displaced).as_in_batch() {
+                Some(row_idx) => {
+                    batch.n_displaced.resize(batch.delta.n_rows(), 0);
+                    batch.n_displaced[row_idx] += 1;
+                }
+                None => self.discarded.push(displaced),
+            }
+        }
+    }
+
+    /// Copies the batch's rows that are kept into the store.
+    fn store_kept(&mut self, mut batch: Batch<'_>) {
+        if !batch.n_displaced.is_empty() {
+            let n_displaced = &mut batch.n_displaced;
+            batch.placed.retain(|(row_idx, _)| {
+                let n = &mut n_displaced[*row_idx as usize];
+                let is_kept = *n == 0;
+                *n -= u32::from(!is_kept);
+                is_kept
+            });
+        }
+        let kept: Vec<u32> = batch.placed.iter().map(|(row_idx, _)| *row_idx).collect();
+        let mut ids = Vec::with_capacity(kept.len());
+        self.rows.add(batch.delta.columns(), Rows::Selected(&kept), &mut ids);
+        assert!(self.rows.id_bound() < RowRef::IN_BATCH, "memory ends before 2^31 rows");
+        for (&(row_idx, partition), &id) in batch.placed.iter().zip(&ids) {
+            self.lists.replace(partition, RowRef::in_batch(row_idx as usize).0, id);
+            self.keys.set(id, batch.key(row_idx as usize));
+        }
     }
 }
 
@@ -126,45 +198,40 @@ impl Operator for AppendOnlyTopN {
         }
         let mut partitions = Vec::new();
         self.partitions.find_or_add(&partition_keys(&self.spec, &delta), delta.n_rows(), &mut partitions);
-        self.entries.resize_with(self.partitions.bound() as usize, Vec::new);
+        self.lists.resize(self.partitions.bound());
         let keys = self.order.encode(delta.columns())?;
-        let mut ties = None;
-        let mut changed = Vec::new();
-        for (row, &partition) in partitions.iter().enumerate() {
-            let key = keys.as_ref().map_or(&[][..], |k| k.row(row).data());
-            if delta.weight(row) < 0 {
+        let mut batch = Batch { delta: &delta, keys, ties: None, placed: Vec::new(), n_displaced: Vec::new() };
+        for (row_idx, &partition) in partitions.iter().enumerate() {
+            let weight = delta.weight(row_idx);
+            if weight < 0 {
                 return Err(Error::internal("a row was taken back from append-only input"));
             }
-            for _ in 0..delta.weight(row).min(self.n_kept as i64) {
-                let Some(at) = self.place(&delta, &mut ties, key, row, partition)? else { break };
-                let entries = &mut self.entries[partition as usize];
-                self.before.entry(partition).or_insert_with(|| Self::stored(entries).collect());
-                entries.insert(at, Entry { key: key.into(), row: RowRef::InBatch(row as u32) });
-                self.n_key_bytes += key.len();
-                if entries.len() > self.n_kept
-                    && let Some(Entry { key, row }) = entries.pop()
-                {
-                    self.n_key_bytes -= key.len();
-                    if let RowRef::Stored(id) = row {
-                        self.discarded.push(id);
-                    }
-                }
-                changed.push(partition);
+            for _ in 0..weight.min(self.n_kept as i64) {
+                let Some(at) = self.place(&mut batch, row_idx, partition)? else { break };
+                self.insert(&mut batch, row_idx, partition, at);
             }
         }
-        self.store_kept(&delta, changed);
+        self.store_kept(batch);
         Ok(Progress::Done)
     }
 
     fn end_epoch(&mut self, _: &EpochHeader, out: &mut Output) -> Result<Progress> {
-        let mut before: Vec<(u32, Vec<u32>)> = self.before.drain().collect();
-        before.sort_unstable_by_key(|b| b.0);
-        let shown = before.into_iter().map(|(partition, before)| {
-            let after = Self::stored(&self.entries[partition as usize]);
-            (window(&self.spec, before.into_iter()), window(&self.spec, after))
-        });
-        emit_difference(&self.spec, &self.rows, shown, out)?;
-        self.discarded.drain(..).for_each(|row| self.rows.free(row));
+        let mut differences = Differences::default();
+        let mut from = 0;
+        for (&partition, &to) in self.touched.iter().zip(&self.before_ends) {
+            let (before, after) = (&self.before[from..to], self.lists.get(partition));
+            differences.add(&self.spec, window(&self.spec, before), window(&self.spec, after));
+            self.is_touched.set(partition, false);
+            from = to;
+        }
+        differences.emit(&self.spec, &self.rows, out)?;
+        self.touched.clear();
+        self.before.clear();
+        self.before_ends.clear();
+        for row in self.discarded.drain(..) {
+            self.keys.forget(row);
+            self.rows.free(row);
+        }
         self.rows.reclaim();
         Ok(Progress::Done)
     }
@@ -172,37 +239,12 @@ impl Operator for AppendOnlyTopN {
     fn n_bytes(&self) -> usize {
         self.partitions.n_bytes()
             + self.rows.n_bytes()
-            + self.n_key_bytes
-            + self.entries.capacity() * size_of::<Vec<Entry>>()
-            + self.rows.len() * size_of::<Entry>()
+            + self.keys.n_bytes()
+            + self.lists.n_bytes()
+            + self.is_touched.n_bytes()
     }
 
     fn n_entries(&self) -> usize {
         self.rows.len()
-    }
-}
-
-impl AppendOnlyTopN {
-    /// Copies the batch's rows that are kept into the store.
-    fn store_kept(&mut self, delta: &Delta, mut changed: Vec<u32>) {
-        changed.sort_unstable();
-        changed.dedup();
-        let mut kept: Vec<u32> = Vec::new();
-        for &partition in &changed {
-            kept.extend(self.entries[partition as usize].iter().filter_map(|e| match e.row {
-                RowRef::InBatch(row) => Some(row),
-                RowRef::Stored(_) => None,
-            }));
-        }
-        let mut ids = Vec::with_capacity(kept.len());
-        self.rows.add(delta.columns(), Rows::Selected(&kept), &mut ids);
-        let mut ids = ids.into_iter();
-        for &partition in &changed {
-            for entry in &mut self.entries[partition as usize] {
-                if matches!(entry.row, RowRef::InBatch(_)) {
-                    entry.row = RowRef::Stored(ids.next().expect("one for each kept row"));
-                }
-            }
-        }
     }
 }

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use millstream_state::{RowStore, Rows};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
-use super::{OrderEncoder, TopNSpec, emit_difference, key_schema, partition_keys, window};
+use super::{Differences, OrderEncoder, TopNSpec, key_schema, partition_keys};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
 
@@ -53,7 +53,8 @@ impl RetractingTopN {
 
     fn shown(&self, partition: u32) -> Vec<u32> {
         let entries = self.entries[partition as usize].values();
-        window(&self.spec, entries.flat_map(|kept| std::iter::repeat_n(kept.row, kept.weight.max(0) as usize)))
+        let rows = entries.flat_map(|kept| std::iter::repeat_n(kept.row, kept.weight.max(0) as usize));
+        rows.skip(self.spec.offset).take(self.spec.limit.unwrap_or(usize::MAX)).collect()
     }
 }
 
@@ -105,8 +106,11 @@ impl Operator for RetractingTopN {
                 empty.push(*partition);
             }
         }
-        let shown: Vec<_> = before.into_iter().map(|(p, before)| (before, self.shown(p))).collect();
-        emit_difference(&self.spec, &self.rows, shown.into_iter(), out)?;
+        let mut differences = Differences::default();
+        for (partition, before) in before {
+            differences.add(&self.spec, &before, &self.shown(partition));
+        }
+        differences.emit(&self.spec, &self.rows, out)?;
         self.discarded.drain(..).for_each(|row| self.rows.free(row));
         self.rows.reclaim();
         self.partitions.remove(&empty);
