@@ -1,29 +1,31 @@
 //! Hash aggregation: groups whose results change are retracted and emitted anew at the end of the epoch.
 //!
 //! ```text
-//!   one level:    rows ──exchange by group──▶ Aggregate (rows)
-//!   two levels:   rows ──▶ PartialAggregate ──────────────exchange by group──▶ ┐
-//!                 rows ──exchange by (group, value)──▶ DistinctPartial ──────▶ ┴ Aggregate (states)
+//!   one level:    rows ──by group──▶ Aggregate (rows)
+//!   two levels:   rows ──▶ PartialAggregate ───────────────────────────────────by group──▶ ┐
+//!                 rows ──▶ DistinctReduce ──by group and value──▶ DistinctPartial ──by group──▶ ┴ Aggregate (states)
 //! ```
 //!
 //! One level suits input that is already partitioned by the group key, and groups with few rows. With two levels each
-//! worker reduces its rows first, and distinct values are found where they live, so neither hot nor few groups keep one
-//! worker busy while the others wait.
+//! worker reduces its rows first, batch by batch, and distinct values are found where they live, so neither hot nor few
+//! groups keep one worker busy while the others wait.
 
 mod distinct;
+mod distinct_reduce;
 mod partial;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::buffer::ScalarBuffer;
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::compute::kernels::cmp::distinct as is_distinct;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use hashbrown::HashMap;
 use millstream_expr::aggregate::{Input, accumulator};
-use millstream_expr::scalar::truth;
+use millstream_expr::scalar::{batch_of, truth};
 use millstream_expr::{AggregateCall, GroupAccumulator, RowError};
 use millstream_state::PagedVec;
+use millstream_types::delta::take_batch;
 use millstream_types::hash::{mix, worker_of};
 use millstream_types::{Delta, EpochHeader, Error, ErrorKind, Result};
 
@@ -31,6 +33,7 @@ use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 pub use distinct::DistinctPartialSpec;
 use distinct::DistinctSets;
+pub use distinct_reduce::DistinctReduceSpec;
 pub use partial::PartialAggregateSpec;
 
 /// What arrives on a port of an aggregate.
@@ -97,6 +100,7 @@ impl OperatorSpec for AggregateSpec {
             stamp: 1,
             touched: Vec::new(),
             before: Vec::new(),
+            before_groups: Vec::new(),
             failing: HashMap::new(),
             // Without a key there is one group, on the worker that owns the hash of no columns, and it always exists.
             global_pending: self.n_keys == 0 && worker_of(mix(0), context.n_workers) == context.worker,
@@ -151,8 +155,9 @@ struct Aggregate {
     stamps: PagedVec<u64>,
     stamp: u64,
     touched: Vec<u32>,
-    /// Results of touched groups before the epoch.
+    /// Results of touched groups before the epoch, and which groups they are of; in the order of `touched`.
     before: Vec<RecordBatch>,
+    before_groups: Vec<u32>,
     pending: Vec<Delta>,
 }
 
@@ -167,14 +172,15 @@ impl Aggregate {
                 self.touched.push(group);
             }
         }
-        let existing: Vec<u32> = self.touched[from..]
-            .iter()
-            .copied()
-            .filter(|&g| self.n_rows.get(g) > 0 || self.is_global_group(g))
-            .filter(|g| !self.failing.contains_key(g))
-            .collect();
-        if !existing.is_empty() {
-            self.before.push(self.results(&existing)?);
+        let n_before = self.before_groups.len();
+        let had_result = |g: &u32| {
+            (self.n_rows.get(*g) > 0 || self.is_global_group(*g))
+                && (self.failing.is_empty() || !self.failing.contains_key(g))
+        };
+        let existing: Vec<u32> = self.touched[from..].iter().copied().filter(had_result).collect();
+        self.before_groups.extend(existing);
+        if self.before_groups.len() > n_before {
+            self.before.push(self.results(&self.before_groups[n_before..])?);
         }
         Ok(())
     }
@@ -183,22 +189,23 @@ impl Aggregate {
         self.spec.n_keys == 0 && !self.global_pending && group == 0
     }
 
-    /// The output rows of groups, followed by the group numbers.
+    /// The output rows of groups.
     fn results(&self, groups: &[u32]) -> Result<RecordBatch> {
         let mut columns = self.table.keys(groups).columns().to_vec();
         for accumulator in &self.accumulators {
             columns.push(accumulator.finish(groups)?);
         }
-        columns.push(Arc::new(Int64Array::from_iter_values(groups.iter().map(|&g| i64::from(g)))));
-        let mut fields = self.spec.schema.fields().to_vec();
-        fields.push(Arc::new(Field::new("group", DataType::Int64, false)));
-        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+        batch_of(self.spec.schema.clone(), columns, groups.len())
     }
 
-    /// Results group by group where the groups together fail; those that fail alone are left out and noted.
-    fn results_or_errors(&mut self, groups: &[u32], out: &mut Output) -> Result<Vec<RecordBatch>> {
+    /// Results group by group where the groups together fail; those that fail alone are left out and noted. Adds the
+    /// groups that have a result to `done`.
+    fn results_or_errors(&mut self, groups: &[u32], done: &mut Vec<u32>, out: &mut Output) -> Result<Vec<RecordBatch>> {
         match self.results(groups) {
-            Ok(batch) => Ok(vec![batch]),
+            Ok(batch) => {
+                done.extend_from_slice(groups);
+                Ok(vec![batch])
+            }
             Err(error) if error.kind() != ErrorKind::User => Err(error),
             Err(error) if groups.len() == 1 => {
                 out.errors.add(error.clone(), &self.table.keys(groups), 0, 1);
@@ -208,8 +215,8 @@ impl Aggregate {
             }
             Err(_) => {
                 let (left, right) = groups.split_at(groups.len() / 2);
-                let mut batches = self.results_or_errors(left, out)?;
-                batches.extend(self.results_or_errors(right, out)?);
+                let mut batches = self.results_or_errors(left, done, out)?;
+                batches.extend(self.results_or_errors(right, done, out)?);
                 Ok(batches)
             }
         }
@@ -272,7 +279,8 @@ impl Aggregate {
     fn emit_changes(&mut self, out: &mut Output) -> Result<()> {
         let mut alive = Vec::with_capacity(self.touched.len());
         let mut gone = Vec::new();
-        for group in std::mem::take(&mut self.touched) {
+        let touched = std::mem::take(&mut self.touched);
+        for &group in &touched {
             if let Some(failed) = self.failing.remove(&group) {
                 out.errors.retract(failed);
             }
@@ -282,17 +290,22 @@ impl Aggregate {
                 n => return Err(Error::internal(format!("a group has {n} rows at the end of an epoch"))),
             }
         }
-        let mut after = Vec::new();
+        let mut after = Results { groups: Vec::with_capacity(alive.len()), batches: Vec::new() };
         for groups in alive.chunks(OUTPUT_BATCH_ROWS) {
-            after.extend(self.results_or_errors(groups, out)?);
+            after.batches.extend(self.results_or_errors(groups, &mut after.groups, out)?);
         }
-        let before = std::mem::take(&mut self.before);
-        self.pending = changes(&self.spec.schema, before, after)?;
+        let before =
+            Results { groups: std::mem::take(&mut self.before_groups), batches: std::mem::take(&mut self.before) };
+        self.pending = changes(&self.spec.schema, self.spec.n_keys, &touched, before, after)?;
+        self.touched = touched;
+        self.touched.clear();
         self.table.remove(&gone);
         for &group in &gone {
             self.accumulators.iter_mut().for_each(|a| a.reset(group));
         }
-        self.distinct.iter_mut().for_each(DistinctSets::end_epoch);
+        for sets in &mut self.distinct {
+            sets.end_epoch();
+        }
         self.pending.reverse();
         Ok(())
     }
@@ -313,64 +326,62 @@ impl Filters {
     }
 }
 
-/// The differences between results before and after; their last column tells the group.
-fn changes(schema: &SchemaRef, before: Vec<RecordBatch>, after: Vec<RecordBatch>) -> Result<Vec<Delta>> {
-    let numbers = |batch: &RecordBatch| {
-        let column = batch.columns().last().expect("the group's number");
-        column.as_primitive::<Int64Type>().values().clone()
-    };
-    let wide = match (before.first(), after.first()) {
-        (Some(b), _) | (None, Some(b)) => b.schema(),
-        (None, None) => return Ok(vec![]),
-    };
-    let before = arrow::compute::concat_batches(&wide, &before)?;
-    let after = arrow::compute::concat_batches(&wide, &after)?;
-    let (old, new) = (numbers(&before), numbers(&after));
-    let place: HashMap<i64, u32> = old.iter().enumerate().map(|(i, &g)| (g, i as u32)).collect();
-    let (mut paired_old, mut paired_new) = (Vec::new(), Vec::new());
-    let mut old_left = vec![true; old.len()];
-    let mut new_left = vec![true; new.len()];
-    for (i, group) in new.iter().enumerate() {
-        if let Some(&j) = place.get(group) {
-            paired_old.push(j);
-            paired_new.push(i as u32);
-        }
-    }
-    let unchanged = unchanged_pairs(&before, &after, &paired_old, &paired_new)?;
-    for ((&j, &i), same) in paired_old.iter().zip(&paired_new).zip(unchanged) {
-        old_left[j as usize] = !same;
-        new_left[i as usize] = !same;
-    }
-    let strip = |batch: &RecordBatch, left: Vec<bool>, weight: i64| -> Result<Delta> {
-        let columns = batch.columns()[..schema.fields().len()].to_vec();
-        let batch = millstream_expr::scalar::batch_of(schema.clone(), columns, batch.num_rows())?;
-        let n_left = left.iter().filter(|l| **l).count();
-        let batch = arrow::compute::filter_record_batch(&batch, &BooleanArray::from(left))?;
-        let weights = (weight != 1).then(|| ScalarBuffer::from(vec![weight; n_left]));
-        Ok(Delta::new(batch, weights))
-    };
-    Ok([strip(&before, old_left, -1)?, strip(&after, new_left, 1)?].into_iter().filter(|d| !d.is_empty()).collect())
+/// Output rows of some groups.
+struct Results {
+    groups: Vec<u32>,
+    batches: Vec<RecordBatch>,
 }
 
-fn unchanged_pairs(before: &RecordBatch, after: &RecordBatch, old: &[u32], new: &[u32]) -> Result<Vec<bool>> {
-    let mut same = vec![true; old.len()];
-    if old.is_empty() {
-        return Ok(same);
-    }
-    let (old, new) = (UInt32Array::from(old.to_vec()), UInt32Array::from(new.to_vec()));
-    for (b, a) in before.columns().iter().zip(after.columns()) {
-        let b = arrow::compute::take(b, &old, None)?;
-        let a = arrow::compute::take(a, &new, None)?;
-        if b.data_type().is_nested() {
-            for (i, same) in same.iter_mut().enumerate() {
-                *same &= b.slice(i, 1) == a.slice(i, 1);
+/// The differences between results before and after, both in the order of `touched`, which has all their groups.
+fn changes(schema: &SchemaRef, n_keys: usize, touched: &[u32], before: Results, after: Results) -> Result<Vec<Delta>> {
+    let [old, new] = [&before, &after].map(|r| arrow::compute::concat_batches(schema, &r.batches));
+    let (old, new) = (old?, new?);
+    // What is left of each side: everything but the pairs that are equal.
+    let (old_left, new_left) = if before.groups == after.groups {
+        let differs = differing(&old, &new, n_keys)?;
+        (differs.clone(), differs)
+    } else {
+        let (mut paired_old, mut paired_new) = (Vec::new(), Vec::new());
+        let (mut i, mut j) = (0, 0);
+        for group in touched {
+            let (was, is) = (before.groups.get(i) == Some(group), after.groups.get(j) == Some(group));
+            if was && is {
+                paired_old.push(i as u32);
+                paired_new.push(j as u32);
             }
-        } else {
-            let differs = is_distinct(&b, &a)?;
-            same.iter_mut().zip(differs.values()).for_each(|(same, differs)| *same &= !differs);
+            i += usize::from(was);
+            j += usize::from(is);
         }
+        let take = |batch: &RecordBatch, rows: &[u32]| take_batch(batch, &UInt32Array::from(rows.to_vec()));
+        let (pairs_old, pairs_new) = (take(&old, &paired_old)?, take(&new, &paired_new)?);
+        let differs = differing(&pairs_old, &pairs_new, n_keys)?;
+        let left = |n_rows: usize, pairs: &[u32]| {
+            let mut left = vec![true; n_rows];
+            pairs.iter().zip(differs.values()).for_each(|(&row, differs)| left[row as usize] = differs);
+            BooleanArray::from(left)
+        };
+        (left(old.num_rows(), &paired_old), left(new.num_rows(), &paired_new))
+    };
+    let gone = arrow::compute::filter_record_batch(&old, &old_left)?;
+    let weights = ScalarBuffer::from(vec![-1; gone.num_rows()]);
+    let gone = Delta::new(gone, Some(weights));
+    let come = Delta::inserts(arrow::compute::filter_record_batch(&new, &new_left)?);
+    Ok([gone, come].into_iter().filter(|d| !d.is_empty()).collect())
+}
+
+/// Which rows of two batches differ. Those with the same number are of the same group, so keys are equal.
+fn differing(old: &RecordBatch, new: &RecordBatch, n_keys: usize) -> Result<BooleanArray> {
+    let n_rows = old.num_rows();
+    let mut differing = BooleanBuffer::new_unset(n_rows);
+    for (old, new) in old.columns().iter().zip(new.columns()).skip(n_keys) {
+        let differs = if old.data_type().is_nested() {
+            BooleanBuffer::collect_bool(n_rows, |i| old.slice(i, 1) != new.slice(i, 1))
+        } else {
+            is_distinct(old, new)?.values().clone()
+        };
+        differing = &differing | &differs;
     }
-    Ok(same)
+    Ok(BooleanArray::new(differing, None))
 }
 
 impl Operator for Aggregate {

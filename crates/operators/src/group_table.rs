@@ -14,6 +14,7 @@ pub struct GroupTable {
     index: HashIndex,
     exact: bool,
     hashes: Vec<u64>,
+    added: Vec<u32>,
 }
 
 impl GroupTable {
@@ -23,7 +24,13 @@ impl GroupTable {
     /// Not supported, if a key's type cannot be kept.
     pub fn new(schema: SchemaRef) -> Result<Self> {
         let exact = matches!(schema.fields().as_ref(), [one] if is_exact(one.data_type()));
-        Ok(GroupTable { keys: RowStore::new(schema)?, index: HashIndex::new(), exact, hashes: Vec::new() })
+        Ok(GroupTable {
+            keys: RowStore::new(schema)?,
+            index: HashIndex::new(),
+            exact,
+            hashes: Vec::new(),
+            added: Vec::new(),
+        })
     }
 
     /// The number of groups.
@@ -56,6 +63,11 @@ impl GroupTable {
         self.keys.ids()
     }
 
+    /// The groups that the last [`GroupTable::find_or_add`] made.
+    pub fn added(&self) -> &[u32] {
+        &self.added
+    }
+
     /// Writes the group number of each row into `groups`, which is cleared first, and makes groups for new keys.
     pub fn find_or_add(&mut self, keys: &[ArrayRef], n_rows: usize, groups: &mut Vec<u32>) {
         groups.clear();
@@ -74,10 +86,10 @@ impl GroupTable {
             groups.push(group);
             group
         });
+        self.added.clear();
         if !new_rows.is_empty() {
-            let mut ids = Vec::with_capacity(new_rows.len());
-            self.keys.add(keys, Rows::Selected(&new_rows), &mut ids);
-            debug_assert!(ids.iter().zip(&new_rows).all(|(&id, &i)| groups[i as usize] == id));
+            self.keys.add(keys, Rows::Selected(&new_rows), &mut self.added);
+            debug_assert!(self.added.iter().zip(&new_rows).all(|(&id, &i)| groups[i as usize] == id));
         }
         if !keys.is_empty() && (!self.exact || keys[0].null_count() > 0 || self.has_nulls()) {
             self.resolve_collisions(keys, &hashes, groups);
@@ -104,10 +116,10 @@ impl GroupTable {
             };
             let found = self.index.rows(hashes[i]).find(is_key);
             groups[i] = found.unwrap_or_else(|| {
-                let mut ids = Vec::new();
-                self.keys.add(keys, Rows::Selected(&[i as u32]), &mut ids);
-                self.index.insert(hashes[i], ids[0]);
-                ids[0]
+                let at = self.added.len();
+                self.keys.add(keys, Rows::Selected(&[i as u32]), &mut self.added);
+                self.index.insert(hashes[i], self.added[at]);
+                self.added[at]
             });
         }
     }

@@ -4,6 +4,7 @@
 //! of their specs, and [`step`] a plain driver that runs such a graph in tests.
 
 pub mod aggregate;
+mod batch_groups;
 #[cfg(test)]
 mod change_notation;
 pub mod constant;

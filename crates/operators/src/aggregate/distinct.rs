@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use millstream_expr::AggregateCall;
 use millstream_state::PagedVec;
 use millstream_types::{Delta, EpochHeader, Error, Result};
@@ -14,16 +14,45 @@ use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 
 /// A use of the distinct values: a filter and the calls that have it.
-struct Variant {
-    filter: Option<usize>,
+pub(super) struct Variant {
+    pub(super) filter: Option<usize>,
     calls: Vec<usize>,
 }
 
+/// The filters of distinct calls over one column, each once. `calls` are numbered as their users do.
+pub(super) fn variants_of<'a>(calls: impl Iterator<Item = (usize, &'a AggregateCall)>) -> Vec<Variant> {
+    let mut variants: Vec<Variant> = Vec::new();
+    for (i, call) in calls {
+        match variants.iter_mut().find(|v| v.filter == call.filter) {
+            Some(variant) => variant.calls.push(i),
+            None => variants.push(Variant { filter: call.filter, calls: vec![i] }),
+        }
+    }
+    variants
+}
+
+/// Whether it is enough to know which values were seen: rows only come, and there are few filters.
+pub(super) fn is_seen_enough(append_only: bool, n_variants: usize) -> bool {
+    append_only && n_variants <= SEEN_VARIANTS_MAX
+}
+
+/// Filters for which a value has a bit each.
+const SEEN_VARIANTS_MAX: usize = 32;
+
 /// Values that became, or ceased to be, members of their group.
+#[derive(Default)]
 pub(super) struct Change {
     pub(super) groups: Vec<u32>,
     pub(super) weights: Vec<i64>,
     rows: Vec<u32>,
+}
+
+impl Change {
+    fn push(&mut self, group: u32, weight: i64, row_idx: u32) {
+        self.groups.push(group);
+        self.weights.push(weight);
+        self.rows.push(row_idx);
+    }
 }
 
 /// How the members are counted.
@@ -47,37 +76,33 @@ pub(super) struct DistinctSets {
 impl DistinctSets {
     /// One for each column that is the argument of a distinct call.
     pub(super) fn of_calls(calls: &[AggregateCall], input: &SchemaRef, append_only: bool) -> Result<Vec<DistinctSets>> {
-        let mut sets: Vec<DistinctSets> = Vec::new();
-        for (i, call) in calls.iter().enumerate().filter(|(_, c)| c.distinct) {
+        let mut arguments = Vec::new();
+        for call in calls.iter().filter(|c| c.distinct) {
             let argument = call.argument.ok_or_else(|| Error::internal("DISTINCT without an argument"))?;
-            let at = match sets.iter().position(|s| s.argument == argument) {
-                Some(at) => at,
-                None => {
-                    sets.push(DistinctSets::new(argument, input.field(argument).data_type())?);
-                    sets.len() - 1
-                }
-            };
-            let variants = &mut sets[at].variants;
-            match variants.iter_mut().find(|v| v.filter == call.filter) {
-                Some(variant) => variant.calls.push(i),
-                None => variants.push(Variant { filter: call.filter, calls: vec![i] }),
+            if !arguments.contains(&argument) {
+                arguments.push(argument);
             }
         }
-        for s in &mut sets {
-            if !append_only || s.variants.len() > 32 {
-                s.counts = Counts::Weights(s.variants.iter().map(|_| PagedVec::new(0)).collect());
-            }
-        }
-        Ok(sets)
+        let sets_of = |argument: usize| {
+            let of_argument = |(_, c): &(usize, &AggregateCall)| c.distinct && c.argument == Some(argument);
+            let variants = variants_of(calls.iter().enumerate().filter(of_argument));
+            DistinctSets::new(argument, input.field(argument).data_type(), variants, append_only)
+        };
+        arguments.into_iter().map(sets_of).collect()
     }
 
-    fn new(argument: usize, data_type: &DataType) -> Result<Self> {
+    fn new(argument: usize, data_type: &DataType, variants: Vec<Variant>, append_only: bool) -> Result<Self> {
         let fields = vec![Field::new("group", DataType::Int64, false), Field::new("value", data_type.clone(), true)];
+        let counts = if is_seen_enough(append_only, variants.len()) {
+            Counts::Seen(PagedVec::new(0))
+        } else {
+            Counts::Weights(variants.iter().map(|_| PagedVec::new(0)).collect())
+        };
         Ok(DistinctSets {
             argument,
-            variants: Vec::new(),
             entries: GroupTable::new(Arc::new(Schema::new(fields)))?,
-            counts: Counts::Seen(PagedVec::new(0)),
+            counts,
+            variants,
             emptied: Vec::new(),
         })
     }
@@ -103,72 +128,167 @@ impl DistinctSets {
         mut changed: impl FnMut(&Change, usize, &ArrayRef) -> Result<()>,
     ) -> Result<()> {
         let values = &delta.columns()[self.argument];
-        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(groups.iter().map(|&g| i64::from(g))));
-        let mut entries = Vec::new();
-        self.entries.find_or_add(&[numbers, values.clone()], delta.n_rows(), &mut entries);
-        let mut filters = Filters::default();
+        let entries = self.find_or_add(groups, values);
+        let filters: Vec<Option<usize>> = self.variants.iter().map(|v| v.filter).collect();
+        let mut masks = Filters::default();
         let nulls = values.nulls().filter(|n| n.null_count() > 0);
-        for (v, variant) in self.variants.iter().enumerate() {
-            let filter = filters.get(delta, variant.filter);
-            let counts = |i: usize| nulls.is_none_or(|n| n.is_valid(i)) && filter.is_none_or(|f| f.value(i));
-            let mut change = Change { groups: Vec::new(), weights: Vec::new(), rows: Vec::new() };
-            for (i, &entry) in entries.iter().enumerate() {
-                if !counts(i) {
-                    continue;
-                }
-                let weight = delta.weight(i);
-                let turn = match &mut self.counts {
-                    Counts::Seen(seen) => {
-                        if weight < 0 {
-                            return Err(Error::internal("a row was taken back from append-only input"));
-                        }
-                        let seen = seen.get_mut(entry);
-                        let is_new = *seen >> v & 1 == 0 && weight > 0;
-                        *seen |= u32::from(weight > 0) << v;
-                        i64::from(is_new)
-                    }
-                    Counts::Weights(weights) => {
-                        let n = weights[v].get_mut(entry);
-                        let was = *n > 0;
-                        *n += weight;
-                        i64::from(*n > 0) - i64::from(was)
-                    }
-                };
-                if turn != 0 {
-                    change.groups.push(groups[i]);
-                    change.weights.push(turn);
-                    change.rows.push(i as u32);
-                }
-            }
-            if !change.rows.is_empty() {
-                let rows = UInt32Array::from(std::mem::take(&mut change.rows));
-                let values = arrow::compute::take(values, &rows, None)?;
-                variant.calls.iter().try_for_each(|&call| changed(&change, call, &values))?;
-            }
+        for (variant_idx, filter) in filters.into_iter().enumerate() {
+            let mask = masks.get(delta, filter);
+            let count = |i: usize| {
+                let counts = nulls.is_none_or(|n| n.is_valid(i)) && mask.is_none_or(|m| m.value(i));
+                if counts { delta.weight(i) } else { 0 }
+            };
+            let change = self.count(variant_idx, &entries, groups, count)?;
+            self.report(variant_idx, change, values, &mut changed)?;
         }
-        if let (Counts::Weights(_), Some(weights)) = (&self.counts, delta.weights()) {
-            self.emptied.extend(entries.iter().zip(weights.iter()).filter(|(_, w)| **w < 0).map(|(&e, _)| e));
+        if let Some(weights) = delta.weights() {
+            let taken_back = entries.iter().zip(weights.iter()).filter(|(_, w)| **w < 0);
+            self.note_emptied(taken_back.map(|(&entry, _)| entry));
         }
         Ok(())
     }
 
-    /// Forgets values without rows.
-    pub(super) fn end_epoch(&mut self) {
+    /// Takes values as [`super::DistinctReduceSpec`] prepares them: each with a column of bits that tell under which
+    /// filters it was seen, or with a column for each filter of the rows that came, less those that were taken back.
+    pub(super) fn update_reduced(
+        &mut self,
+        groups: &[u32],
+        values: &ArrayRef,
+        counts: &[ArrayRef],
+        mut changed: impl FnMut(&Change, usize, &ArrayRef) -> Result<()>,
+    ) -> Result<()> {
+        let entries = self.find_or_add(groups, values);
+        let numbers = |column: usize| counts[column].as_primitive::<Int64Type>().values();
+        if let Counts::Seen(seen) = &mut self.counts {
+            // Most values were seen before: one pass finds those that were not.
+            let mut fresh = Vec::new();
+            for (i, (&entry, &bits)) in entries.iter().zip(numbers(0)).enumerate() {
+                let seen = seen.get_mut(entry);
+                let new_bits = bits as u32 & !*seen;
+                if new_bits != 0 {
+                    *seen |= new_bits;
+                    fresh.push((i as u32, new_bits));
+                }
+            }
+            for variant_idx in 0..self.variants.len() {
+                let mut change = Change::default();
+                let of_variant = fresh.iter().filter(|(_, bits)| bits >> variant_idx & 1 == 1);
+                of_variant.for_each(|&(i, _)| change.push(groups[i as usize], 1, i));
+                self.report(variant_idx, change, values, &mut changed)?;
+            }
+            return Ok(());
+        }
+        for variant_idx in 0..self.variants.len() {
+            let weights = numbers(variant_idx);
+            let taken_back = entries.iter().zip(weights).filter(|(_, w)| **w < 0).map(|(&entry, _)| entry);
+            self.note_emptied(taken_back);
+            let change = self.count(variant_idx, &entries, groups, |i| weights[i])?;
+            self.report(variant_idx, change, values, &mut changed)?;
+        }
+        Ok(())
+    }
+
+    /// The entry of each row.
+    fn find_or_add(&mut self, groups: &[u32], values: &ArrayRef) -> Vec<u32> {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(groups.iter().map(|&g| i64::from(g))));
+        let mut entries = Vec::new();
+        self.entries.find_or_add(&[numbers, values.clone()], groups.len(), &mut entries);
+        entries
+    }
+
+    /// Counts `count(row_idx)` rows of each entry under a filter; gives the rows with which entries became members of
+    /// their set, or ceased to be.
+    fn count(
+        &mut self,
+        variant_idx: usize,
+        entries: &[u32],
+        groups: &[u32],
+        count: impl Fn(usize) -> i64,
+    ) -> Result<Change> {
+        let mut change = Change::default();
+        let mut turn = |i: usize, weight: i64| change.push(groups[i], weight, i as u32);
+        match &mut self.counts {
+            Counts::Seen(seen) => {
+                for (i, &entry) in entries.iter().enumerate() {
+                    let weight = count(i);
+                    if weight < 0 {
+                        return Err(Error::internal("a row was taken back from append-only input"));
+                    }
+                    let seen = seen.get_mut(entry);
+                    if weight > 0 && *seen >> variant_idx & 1 == 0 {
+                        *seen |= 1 << variant_idx;
+                        turn(i, 1);
+                    }
+                }
+            }
+            Counts::Weights(weights) => {
+                for (i, &entry) in entries.iter().enumerate() {
+                    let n = weights[variant_idx].get_mut(entry);
+                    let was = *n > 0;
+                    *n += count(i);
+                    if was != (*n > 0) {
+                        turn(i, if was { -1 } else { 1 });
+                    }
+                }
+            }
+        }
+        Ok(change)
+    }
+
+    fn report(
+        &self,
+        variant_idx: usize,
+        mut change: Change,
+        values: &ArrayRef,
+        changed: &mut impl FnMut(&Change, usize, &ArrayRef) -> Result<()>,
+    ) -> Result<()> {
+        if change.rows.is_empty() {
+            return Ok(());
+        }
+        let rows = UInt32Array::from(std::mem::take(&mut change.rows));
+        let values = arrow::compute::take(values, &rows, None)?;
+        self.variants[variant_idx].calls.iter().try_for_each(|&call| changed(&change, call, &values))
+    }
+
+    fn note_emptied(&mut self, entries: impl Iterator<Item = u32>) {
+        if matches!(self.counts, Counts::Weights(_)) {
+            self.emptied.extend(entries);
+        }
+    }
+
+    /// Forgets values without rows; gives the group of each that it forgot.
+    pub(super) fn end_epoch(&mut self) -> Vec<u32> {
         let mut emptied = std::mem::take(&mut self.emptied);
         if let Counts::Weights(weights) = &self.counts {
             emptied.sort_unstable();
             emptied.dedup();
             emptied.retain(|&entry| weights.iter().all(|w| w.get(entry) == 0));
-            self.entries.remove(&emptied);
         }
+        let groups = self.groups_of(&emptied);
+        self.entries.remove(&emptied);
+        groups
+    }
+
+    /// The group of each value that the last update saw for the first time.
+    fn groups_of_added(&self) -> Vec<u32> {
+        self.groups_of(self.entries.added())
+    }
+
+    fn groups_of(&self, entries: &[u32]) -> Vec<u32> {
+        if entries.is_empty() {
+            return vec![];
+        }
+        let keys = self.entries.keys(entries);
+        keys.column(0).as_primitive::<Int64Type>().values().iter().map(|&group| group as u32).collect()
     }
 }
 
-/// Finds the distinct values of one column, on input partitioned by group key and value, and reduces what changes to
-/// states of the calls. All calls are distinct and have the same argument.
+/// Finds the distinct values of one column and reduces what changes to states of the calls. Takes what
+/// [`super::DistinctReduceSpec`] makes of the rows, partitioned by group key and value. All calls are distinct and have
+/// the same argument.
 #[derive(Clone, Debug)]
 pub struct DistinctPartialSpec {
-    /// The schema of the input.
+    /// The schema of the rows, which the key and the calls refer to.
     pub input: SchemaRef,
     /// The columns of the group key.
     pub group_by: Vec<usize>,
@@ -179,7 +299,7 @@ pub struct DistinctPartialSpec {
 }
 
 impl DistinctPartialSpec {
-    fn keys(&self) -> Vec<Arc<Field>> {
+    pub(super) fn keys(&self) -> Vec<Arc<Field>> {
         self.group_by.iter().map(|&c| Arc::clone(&self.input.fields()[c])).collect()
     }
 }
@@ -206,6 +326,7 @@ impl OperatorSpec for DistinctPartialSpec {
             spec: self.clone(),
             schema: self.schema(),
             groups: GroupTable::new(keys)?,
+            n_values: PagedVec::new(0),
             sets,
         }))
     }
@@ -216,20 +337,26 @@ struct DistinctPartial {
     schema: SchemaRef,
     /// Numbers the group keys, to make entries narrow.
     groups: GroupTable,
+    /// The number of values that each group has; only counted if rows may be taken back.
+    n_values: PagedVec<u32>,
     sets: DistinctSets,
 }
 
 impl Operator for DistinctPartial {
     fn push(&mut self, _: Port, delta: Delta, out: &mut Output) -> Result<Progress> {
-        let keys: Vec<ArrayRef> = self.spec.group_by.iter().map(|&c| delta.columns()[c].clone()).collect();
+        let (keys, rest) = delta.columns().split_at(self.spec.group_by.len());
+        let (values, counts) = rest.split_first().ok_or_else(|| Error::internal("distinct values without a column"))?;
         let mut groups = Vec::new();
-        self.groups.find_or_add(&keys, delta.n_rows(), &mut groups);
+        self.groups.find_or_add(keys, delta.n_rows(), &mut groups);
         let mut states = reduce::States::new(&self.spec.input, &self.spec.calls, false)?;
         let mut touched = Vec::new();
-        self.sets.update(&groups, &delta, |change, call, values| {
+        self.sets.update_reduced(&groups, values, counts, |change, call, values| {
             touched.extend_from_slice(&change.groups);
             states.update(call, &change.groups, values, &change.weights)
         })?;
+        if !self.spec.append_only {
+            self.sets.groups_of_added().into_iter().for_each(|group| *self.n_values.get_mut(group) += 1);
+        }
         if !touched.is_empty() {
             touched.sort_unstable();
             touched.dedup();
@@ -239,15 +366,23 @@ impl Operator for DistinctPartial {
     }
 
     fn end_epoch(&mut self, _: &EpochHeader, _: &mut Output) -> Result<Progress> {
-        self.sets.end_epoch();
+        let mut emptied = Vec::new();
+        for group in self.sets.end_epoch() {
+            let n_values = self.n_values.get_mut(group);
+            *n_values -= 1;
+            if *n_values == 0 {
+                emptied.push(group);
+            }
+        }
+        self.groups.remove(&emptied);
         Ok(Progress::Done)
     }
 
     fn n_bytes(&self) -> usize {
-        self.groups.n_bytes() + self.sets.n_bytes()
+        self.groups.n_bytes() + self.n_values.n_bytes() + self.sets.n_bytes()
     }
 
     fn n_entries(&self) -> usize {
-        self.sets.len()
+        self.groups.len() + self.sets.len()
     }
 }

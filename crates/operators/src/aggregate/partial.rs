@@ -8,7 +8,7 @@ use millstream_expr::AggregateCall;
 use millstream_types::{Delta, EpochHeader, Result};
 
 use super::{Filters, describe};
-use crate::group_table::GroupTable;
+use crate::batch_groups::BatchGroups;
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 
 /// Batches are only grouped while that makes them at least this much smaller.
@@ -55,36 +55,58 @@ impl OperatorSpec for PartialAggregateSpec {
     }
 
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(PartialAggregate { spec: self.clone(), schema: self.schema(), n_skipped: 0, is_skipping: false }))
+        Ok(Box::new(PartialAggregate {
+            spec: self.clone(),
+            schema: self.schema(),
+            table: BatchGroups::default(),
+            skipping: Skipping::default(),
+        }))
     }
 }
 
 struct PartialAggregate {
     spec: PartialAggregateSpec,
     schema: SchemaRef,
-    is_skipping: bool,
+    table: BatchGroups,
+    skipping: Skipping,
+}
+
+/// Whether batches are worth grouping before they are exchanged.
+#[derive(Debug, Default)]
+pub(super) struct Skipping {
+    is_on: bool,
     n_skipped: u32,
+}
+
+impl Skipping {
+    /// Whether the next batch should not be grouped.
+    pub(super) fn skips_next(&mut self) -> bool {
+        self.n_skipped += 1;
+        self.is_on && !self.n_skipped.is_multiple_of(RETRY_EVERY)
+    }
+
+    /// Learns from a batch that was grouped.
+    pub(super) fn learn(&mut self, n_rows: usize, n_groups: usize) {
+        if n_rows >= SAMPLE_ROWS_MIN {
+            self.is_on = n_groups as f64 > GROUPS_PER_ROW_MAX * n_rows as f64;
+        }
+    }
 }
 
 impl Operator for PartialAggregate {
     fn push(&mut self, _: Port, delta: Delta, out: &mut Output) -> Result<Progress> {
         let n_rows = delta.n_rows();
         let keys: Vec<ArrayRef> = self.spec.group_by.iter().map(|&c| delta.columns()[c].clone()).collect();
-        self.n_skipped += 1;
-        if self.is_skipping && !self.n_skipped.is_multiple_of(RETRY_EVERY) {
+        if self.skipping.skips_next() {
             let groups: Vec<u32> = (0..n_rows as u32).collect();
             out.emit(self.reduce(&delta, &groups, &keys, &groups)?);
             return Ok(Progress::Done);
         }
-        let fields = self.spec.keys();
-        let mut table = GroupTable::new(Arc::new(arrow::datatypes::Schema::new(fields)))?;
-        let mut groups = Vec::new();
-        table.find_or_add(&keys, n_rows, &mut groups);
-        if n_rows >= SAMPLE_ROWS_MIN {
-            self.is_skipping = table.len() as f64 > GROUPS_PER_ROW_MAX * n_rows as f64;
-        }
-        let all: Vec<u32> = (0..table.bound()).collect();
-        out.emit(self.reduce(&delta, &groups, table.keys(&all).columns(), &all)?);
+        self.table.group(&keys, n_rows)?;
+        self.skipping.learn(n_rows, self.table.len());
+        let all: Vec<u32> = (0..self.table.len() as u32).collect();
+        let keys = keys.iter().map(|key| self.table.first_values(key)).collect::<Result<Vec<_>>>()?;
+        out.emit(self.reduce(&delta, self.table.groups(), &keys, &all)?);
         Ok(Progress::Done)
     }
 

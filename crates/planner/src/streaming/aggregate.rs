@@ -8,7 +8,9 @@ use datafusion::logical_expr::expr::{AggregateFunction as PlanFunction, NullTrea
 use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr};
 use millstream_expr::recomputed::{Argument, ForeignFunction};
 use millstream_expr::{AggregateCall, AggregateFunction, MapStage, OrderBy, RecomputedCall, Scalar};
-use millstream_operators::aggregate::{AggregateInput, AggregateSpec, DistinctPartialSpec, PartialAggregateSpec};
+use millstream_operators::aggregate::{
+    AggregateInput, AggregateSpec, DistinctPartialSpec, DistinctReduceSpec, PartialAggregateSpec,
+};
 use millstream_operators::recompute::RecomputeSpec;
 use millstream_operators::{Edge, Exchange, NodeId};
 use millstream_types::{Error, Result};
@@ -85,8 +87,11 @@ impl Planner {
                     calls: indices.iter().map(|&i| calls[i].clone()).collect(),
                     append_only: facts.append_only,
                 };
-                let by_value = keys.iter().copied().chain([argument]).collect();
-                let distinct = self.add(distinct, vec![Edge { from, exchange: Exchange::Hash(by_value) }]);
+                let reduce = DistinctReduceSpec(distinct.clone());
+                let reduce = self.add(reduce, vec![Edge { from, exchange: Exchange::Local }]);
+                // The value stands behind the keys.
+                let by_value = Exchange::Hash((0..=n_keys).collect());
+                let distinct = self.add(distinct, vec![Edge { from: reduce, exchange: by_value }]);
                 ports.push(AggregateInput::States { counts_rows: false, calls: indices });
                 edges.push(Edge { from: distinct, exchange: by_key.clone() });
             }
