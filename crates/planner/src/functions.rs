@@ -7,6 +7,7 @@ mod numbering;
 pub(crate) mod numeric;
 mod ordered_set;
 pub(crate) mod overloads;
+mod regexp;
 mod rounding;
 mod series;
 mod statistics;

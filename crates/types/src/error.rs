@@ -56,6 +56,8 @@ states! {
     DIVISION_BY_ZERO = "22012";
     /// 22015
     INTERVAL_FIELD_OVERFLOW = "22015";
+    /// 2201B
+    INVALID_REGULAR_EXPRESSION = "2201B";
     /// 22021: bytes that are not UTF-8
     CHARACTER_NOT_IN_REPERTOIRE = "22021";
     /// 22023

@@ -18,22 +18,52 @@ pub(super) static SPECS: &[Spec] = &[
     Spec { name: "to_char_number", returns: |_| TEXT, run: to_char_number, strict: true },
 ];
 
+/// Times often come in order, so a row mostly has the text of the one before: same pattern, same day or minute.
 fn to_char_time(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
     let times = us_of(&args[0]);
     let patterns = args[1].as_string_view();
     let has_zone = matches!(args[0].data_type(), DataType::Timestamp(_, Some(_)));
     let mut out = StringViewBuilder::with_capacity(n_rows);
+    let (mut pattern, mut unit_us) = ("", 1);
+    // The units since 1970 that `text` is for; nothing for no text.
+    let mut written = None;
+    let mut text = String::new();
     for i in 0..n_rows {
         if times.is_null(i) || patterns.is_null(i) {
             out.append_null();
             continue;
         }
-        let time = DateTime::from_timestamp_micros(times.value(i))
-            .ok_or_else(|| Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))?
-            .naive_utc();
-        out.append_value(format_time(&time, patterns.value(i), has_zone));
+        if patterns.value(i) != pattern {
+            pattern = patterns.value(i);
+            unit_us = finest_unit_us(pattern);
+            written = None;
+        }
+        let unit = times.value(i).div_euclid(unit_us);
+        if written != Some(unit) {
+            let time = DateTime::from_timestamp_micros(times.value(i))
+                .ok_or_else(|| Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))?
+                .naive_utc();
+            text = format_time(&time, pattern, has_zone);
+            written = Some(unit);
+        }
+        out.append_value(&text);
     }
     Ok(Arc::new(out.finish()))
+}
+
+/// A span of microseconds since 1970 within which the pattern gives one text.
+fn finest_unit_us(pattern: &str) -> i64 {
+    let upper = pattern.to_ascii_uppercase();
+    let has_any = |fields: &[&str]| fields.iter().any(|f| upper.contains(f));
+    if has_any(&["MS", "US", "FF"]) {
+        1
+    } else if has_any(&["SS"]) {
+        1_000_000
+    } else if has_any(&["HH", "MI", "AM", "PM", "A.M", "P.M"]) {
+        60_000_000
+    } else {
+        86_400_000_000
+    }
 }
 
 /// Patterns, longest first where one is the beginning of another.
@@ -303,4 +333,27 @@ fn format_number(value: i128, scale: u32, pattern: &str) -> Result<String, Error
         let _ = write!(result, "{}{sign}{}", &out[..first], &out[first..]);
     }
     Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{StringViewArray, TimestampMicrosecondArray};
+
+    #[test]
+    fn a_text_is_used_again_only_within_its_unit() {
+        let times: Vec<i64> = [0, 1, 999, 1_000, 1_000_000, 60_000_000, 3_600_000_000, 43_200_000_000, 86_400_000_000]
+            .into_iter()
+            .flat_map(|t| [t - 1, t, t + 1, -t])
+            .collect();
+        for pattern in PATTERNS {
+            let all: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times.clone()));
+            let patterns: ArrayRef = Arc::new(StringViewArray::from(vec![*pattern; times.len()]));
+            let together = to_char_time(&[all.clone(), patterns.clone()], times.len()).expect("times are in range");
+            for i in 0..times.len() {
+                let alone = to_char_time(&[all.slice(i, 1), patterns.slice(i, 1)], 1).expect("times are in range");
+                assert_eq!(together.slice(i, 1).as_string_view(), alone.as_string_view(), "{pattern} {}", times[i]);
+            }
+        }
+    }
 }

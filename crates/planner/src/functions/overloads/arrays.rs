@@ -5,6 +5,7 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Case, Expr, Operator, cast, lit, not};
 use millstream_types::{Error, SqlState};
 
+use super::super::regexp::group_of_match;
 use super::{canonical_call, datafusion_function, nullif, resolve};
 use crate::binder::external;
 use crate::typing::calls::{no_function, resolve_call};
@@ -55,7 +56,10 @@ pub(super) fn array_function(name: &str, args: &[Expr], types: &[DataType], sche
             let items = args.iter().map(|a| coerce(a.clone(), &common, schema)).collect::<Result<Vec<_>>>()?;
             call("make_array", items)
         }
-        ("array_element", 2) if element_first.is_some() => call("array_element", vec![args[0].clone(), int(1)?]),
+        ("array_element", 2) if element_first.is_some() => match group_of_match(&args[0], &int(1)?) {
+            Some(group) => Ok(Some(group)),
+            None => call("array_element", vec![args[0].clone(), int(1)?]),
+        },
         ("array_slice", 3) if element_first.is_some() => call("array_slice", vec![args[0].clone(), int(1)?, int(2)?]),
         ("array_length" | "array_upper", 2) if element_first.is_some() => {
             // Null for an empty array, as in Postgres, where DataFusion says 0.

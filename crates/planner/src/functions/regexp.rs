@@ -1,0 +1,112 @@
+//! Groups of regular expressions.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
+use arrow::datatypes::Int64Type;
+use datafusion::logical_expr::Expr;
+use millstream_types::{Error, SqlState};
+use regex::Regex;
+
+use super::builtin::{Spec, builtin};
+use crate::typing::types::TEXT;
+
+/// The functions of this file.
+pub(super) static SPECS: &[Spec] = &[Spec { name: "regexp_group", returns: |_| TEXT, run: regexp_group, strict: true }];
+
+/// `(regexp_match(text, pattern))[i]` without the array in between, if that is what the arguments of the subscript are.
+pub(super) fn group_of_match(array: &Expr, index: &Expr) -> Option<Expr> {
+    match (array, index) {
+        (Expr::ScalarFunction(call), Expr::Literal(_, _)) if call.name() == "regexp_match" && call.args.len() == 2 => {
+            let args = vec![call.args[0].clone(), call.args[1].clone(), index.clone()];
+            matches!(args[1], Expr::Literal(_, _)).then(|| builtin("regexp_group").call(args))
+        }
+        _ => None,
+    }
+}
+
+/// `regexp_group(text, pattern, i)`: what the `i`th group matched, or the whole pattern if it has no group; null if
+/// that is nothing.
+fn regexp_group(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
+    let (texts, patterns) = (args[0].as_string_view(), args[1].as_string_view());
+    let indexes = args[2].as_primitive::<Int64Type>();
+    let mut out = StringViewBuilder::with_capacity(n_rows);
+    let mut compiled: Option<Pattern> = None;
+    for i in 0..n_rows {
+        if texts.is_null(i) || patterns.is_null(i) || indexes.is_null(i) {
+            out.append_null();
+            continue;
+        }
+        let pattern = match compiled.take().filter(|p| p.regex.as_str() == patterns.value(i)) {
+            Some(pattern) => compiled.insert(pattern),
+            None => compiled.insert(Pattern::new(patterns.value(i))?),
+        };
+        out.append_option(pattern.group(texts.value(i), indexes.value(i)));
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+/// A compiled pattern, with room for one match.
+struct Pattern {
+    regex: Regex,
+    places: regex::CaptureLocations,
+}
+
+impl Pattern {
+    fn new(pattern: &str) -> Result<Self, Error> {
+        let regex = Regex::new(pattern).map_err(|error| {
+            let message = format!("invalid regular expression: {}", reason_of(&error));
+            Error::user(SqlState::INVALID_REGULAR_EXPRESSION, message)
+        })?;
+        Ok(Pattern { places: regex.capture_locations(), regex })
+    }
+
+    #[inline]
+    fn group<'t>(&mut self, text: &'t str, index: i64) -> Option<&'t str> {
+        let n_groups = self.places.len() - 1;
+        let group = match usize::try_from(index).ok()? {
+            1 if n_groups == 0 => 0,
+            group if (1..=n_groups).contains(&group) => group,
+            _ => return None,
+        };
+        self.regex.captures_read(&mut self.places, text)?;
+        self.places.get(group).map(|(from, to)| &text[from..to])
+    }
+}
+
+/// The last line of the error says what is wrong; those before it point at the place.
+fn reason_of(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Int64Array, StringViewArray};
+
+    #[test]
+    fn groups_are_what_they_matched() {
+        let cases = [
+            ("a=1&b=22", "(&|^)b=([^&]*)", 2, Some("22")),
+            ("b=22", "(&|^)b=([^&]*)", 1, Some("")),
+            ("a=1", "(&|^)b=([^&]*)", 2, None),
+            ("abc", "b.", 1, Some("bc")),
+            ("abc", "b.", 2, None),
+            ("abc", "(x)?(b)", 1, None),
+            ("abc", "(x)?(b)", 2, Some("b")),
+            ("abc", "(b)", 0, None),
+            ("abc", "(b)", -1, None),
+            ("", "", 1, Some("")),
+        ];
+        let texts: ArrayRef = Arc::new(cases.iter().map(|c| Some(c.0)).collect::<StringViewArray>());
+        let patterns: ArrayRef = Arc::new(cases.iter().map(|c| Some(c.1)).collect::<StringViewArray>());
+        let indexes: ArrayRef = Arc::new(cases.iter().map(|c| Some(c.2)).collect::<Int64Array>());
+        let found = regexp_group(&[texts, patterns, indexes], cases.len()).expect("all patterns compile");
+        let found = found.as_string_view();
+        for (i, case) in cases.iter().enumerate() {
+            assert_eq!(found.is_valid(i).then(|| found.value(i)), case.3, "{case:?}");
+        }
+    }
+}
