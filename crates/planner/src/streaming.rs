@@ -47,7 +47,7 @@ pub struct StreamingPlan {
 /// # Errors
 /// Not supported (0A000), for what has no operator yet.
 pub fn plan(plan: &LogicalPlan, columns: &[(String, SqlType)]) -> Result<StreamingPlan> {
-    let mut planner = Planner { dataflow: Dataflow::default(), row_limits: HashMap::new() };
+    let mut planner = Planner { dataflow: Dataflow::default(), row_limits: HashMap::new(), lowered: Vec::new() };
     let lowered = planner.lower(plan, None)?;
     let facts = lowered.facts.clone();
     let fields: Vec<Field> = columns.iter().map(|(name, t)| Field::new(name, t.arrow_type(), true)).collect();
@@ -110,6 +110,7 @@ impl Facts {
 }
 
 /// A lowered plan node: a node of the dataflow, the stages that wait on top of it, and what its rows are.
+#[derive(Clone)]
 struct Lowered {
     node: NodeId,
     stages: Vec<MapStage>,
@@ -122,6 +123,8 @@ struct Planner {
     dataflow: Dataflow,
     /// How many rows of each partition are wanted of a `row_number()`, by its plan node.
     row_limits: HashMap<*const Window, usize>,
+    /// Plans that may come again, as what they were lowered to.
+    lowered: Vec<(LogicalPlan, Lowered)>,
 }
 
 impl Planner {
@@ -144,7 +147,7 @@ impl Planner {
                 Ok(input)
             }
             LogicalPlan::Projection(projection) => self.lower_projection(projection),
-            LogicalPlan::Aggregate(aggregate) => self.lower_aggregate(aggregate),
+            LogicalPlan::Aggregate(aggregate) => self.lower_once(plan, |planner| planner.lower_aggregate(aggregate)),
             LogicalPlan::Distinct(Distinct::All(input)) => self.lower_distinct(input),
             LogicalPlan::Distinct(Distinct::On(distinct)) => self.lower_distinct_on(distinct),
             LogicalPlan::Limit(limit) => self.lower_limit(limit),
@@ -162,6 +165,16 @@ impl Planner {
             other => Err(Error::not_supported(format!("{} cannot be kept up to date yet", name_of(other)))
                 .with_hint("Support for it in materialized views is planned; an ad-hoc SELECT can run it.")),
         }
+    }
+
+    /// Lowers a plan that has state; one that stands in a query twice is computed and kept once.
+    fn lower_once(&mut self, plan: &LogicalPlan, lower: impl FnOnce(&mut Self) -> Result<Lowered>) -> Result<Lowered> {
+        if let Some((_, lowered)) = self.lowered.iter().find(|(known, _)| known == plan) {
+            return Ok(lowered.clone());
+        }
+        let lowered = lower(self)?;
+        self.lowered.push((plan.clone(), lowered.clone()));
+        Ok(lowered)
     }
 
     fn lower_scan(&mut self, scan: &TableScan) -> Result<Lowered> {

@@ -386,3 +386,67 @@ impl Operator for DistinctPartial {
         self.groups.len() + self.sets.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::DistinctReduceSpec;
+    use super::*;
+    use arrow::array::RecordBatch;
+    use millstream_expr::AggregateFunction;
+    use millstream_types::delta::schema_of;
+    use millstream_types::{Epoch, hash::mix};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// Rows `(group, value, weight)` through both operators; what changes of the number of distinct values.
+    fn push(operators: &mut [Box<dyn Operator>; 2], rows: &[(i64, i64, i64)], counts: &mut BTreeMap<i64, i64>) {
+        let schema = schema_of(&[("k", DataType::Int64), ("v", DataType::Int64)]);
+        let column =
+            |f: fn(&(i64, i64, i64)) -> i64| -> ArrayRef { Arc::new(rows.iter().map(f).collect::<Int64Array>()) };
+        let batch = RecordBatch::try_new(schema, vec![column(|r| r.0), column(|r| r.1)]).expect("two columns");
+        let delta = Delta::new(batch, Some(rows.iter().map(|r| r.2).collect()));
+        let mut out = Output::default();
+        operators[0].push(0, delta, &mut out).expect("rows can be reduced");
+        let mut changes = Output::default();
+        for reduced in out.take() {
+            operators[1].push(0, reduced, &mut changes).expect("values can be counted");
+        }
+        for delta in changes.take() {
+            let numbers = |c: usize| delta.columns()[c].as_primitive::<Int64Type>().values().to_vec();
+            numbers(0).into_iter().zip(numbers(1)).for_each(|(k, n)| *counts.entry(k).or_default() += n);
+        }
+        let header = EpochHeader { epoch: Epoch(1), now_us: 0 };
+        operators[1].end_epoch(&header, &mut changes).expect("sums are not negative");
+    }
+
+    #[test]
+    fn values_are_counted_once_and_groups_without_rows_are_forgotten() {
+        let call =
+            AggregateCall { function: AggregateFunction::Count, argument: Some(1), distinct: true, filter: None };
+        let input = schema_of(&[("k", DataType::Int64), ("v", DataType::Int64)]);
+        let spec = DistinctPartialSpec { input, group_by: vec![0], calls: vec![call], append_only: false };
+        let context = BuildContext { worker: 0, n_workers: 1 };
+        let reduce = DistinctReduceSpec(spec.clone()).build(context).expect("the types can be kept");
+        let mut operators = [reduce, spec.build(context).expect("the types can be kept")];
+        let mut counts = BTreeMap::new();
+        let mut kept: Vec<(i64, i64)> = Vec::new();
+        for step in 0..40u64 {
+            let r = |i: u64| mix(step * 1000 + i);
+            let mut rows: Vec<(i64, i64, i64)> =
+                (0..r(0) % 300).map(|i| ((r(i) % 20) as i64, (r(i) >> 32) as i64 % 10, 1)).collect();
+            kept.extend(rows.iter().map(|r| (r.0, r.1)));
+            for i in 0..r(1) % (kept.len() as u64 + 1) {
+                let (k, v) = kept.swap_remove(r(1000 + i) as usize % kept.len());
+                rows.push((k, v, -1));
+            }
+            push(&mut operators, &rows, &mut counts);
+            let mut expected: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
+            kept.iter().for_each(|(k, v)| _ = expected.entry(*k).or_default().insert(*v));
+            counts.retain(|_, n| *n != 0);
+            let expected: BTreeMap<i64, i64> = expected.into_iter().map(|(k, v)| (k, v.len() as i64)).collect();
+            assert_eq!(counts, expected, "step {step}");
+        }
+        let rest: Vec<_> = kept.drain(..).map(|(k, v)| (k, v, -1)).collect();
+        push(&mut operators, &rest, &mut counts);
+        assert_eq!(operators[1].n_entries(), 0);
+    }
+}

@@ -350,9 +350,9 @@ mod tests {
             let all: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times.clone()));
             let patterns: ArrayRef = Arc::new(StringViewArray::from(vec![*pattern; times.len()]));
             let together = to_char_time(&[all.clone(), patterns.clone()], times.len()).expect("times are in range");
-            for i in 0..times.len() {
+            for (i, time) in times.iter().enumerate() {
                 let alone = to_char_time(&[all.slice(i, 1), patterns.slice(i, 1)], 1).expect("times are in range");
-                assert_eq!(together.slice(i, 1).as_string_view(), alone.as_string_view(), "{pattern} {}", times[i]);
+                assert_eq!(together.slice(i, 1).as_string_view(), alone.as_string_view(), "{pattern} {time}");
             }
         }
     }
