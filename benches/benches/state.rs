@@ -38,6 +38,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    millstream_state::allocator::keep_freed_memory();
     let args = Args::parse();
     let run = |kind: &str| {
         let program = std::env::current_exe()?;

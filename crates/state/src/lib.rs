@@ -3,6 +3,7 @@
 //! Everything here is synchronous and belongs to one worker, except the readers' ends: snapshots are immutable and may
 //! be read from any thread.
 
+pub mod allocator;
 pub mod arrangement;
 pub mod buffer;
 pub mod codec;
