@@ -46,21 +46,33 @@ fn combine(seed: u64, hash: u64) -> u64 {
     mix(seed.rotate_left(23).wrapping_mul(MUL) ^ hash)
 }
 
+#[inline]
+fn absorb(state: u64, word: u64) -> u64 {
+    let product = u128::from(state ^ word) * u128::from(0xa076_1d64_78bd_642fu64);
+    ((product as u64) ^ ((product >> 64) as u64)).wrapping_add(word.rotate_left(32))
+}
+
 /// Hashes bytes, eight at a time, with 128-bit multiplication (after wyhash, Wang Yi, 2019).
 #[inline]
 pub fn hash_bytes(bytes: &[u8]) -> u64 {
     let mut state = MUL ^ (bytes.len() as u64);
     let mut chunks = bytes.chunks_exact(8);
     for chunk in &mut chunks {
-        let word = u64::from_le_bytes(chunk.try_into().expect("chunks of eight"));
-        let product = u128::from(state ^ word) * u128::from(0xa076_1d64_78bd_642fu64);
-        state = (product as u64) ^ ((product >> 64) as u64);
-        state = state.wrapping_add(word.rotate_left(32));
+        state = absorb(state, u64::from_le_bytes(chunk.try_into().expect("chunks of eight")));
     }
     let rest = chunks.remainder();
     let mut last = [0u8; 8];
     last[..rest.len()].copy_from_slice(rest);
     mix(state ^ u64::from_le_bytes(last))
+}
+
+/// What [`hash_bytes`] gives for the value of a view that holds its bytes itself, which are at most 12 and padded with
+/// zeros.
+#[inline]
+fn hash_inline(view: u128) -> u64 {
+    let state = MUL ^ u64::from(view as u32);
+    let first_word = (view >> 32) as u64;
+    if view as u32 >= 8 { mix(absorb(state, first_word) ^ (view >> 96) as u64) } else { mix(state ^ first_word) }
 }
 
 /// Whether equal hashes of non-null values of this type mean equal values.
@@ -121,6 +133,19 @@ fn hash_column(array: &ArrayRef, mut put: impl FnMut(u64)) {
             }
         }};
     }
+    macro_rules! views {
+        ($array:expr) => {{
+            let array = $array;
+            let nulls = array.nulls().filter(|n| n.null_count() > 0);
+            for (i, &view) in array.views().iter().enumerate() {
+                put(match nulls {
+                    Some(nulls) if nulls.is_null(i) => NULL_HASH,
+                    _ if view as u32 <= 12 => hash_inline(view),
+                    _ => hash_bytes(array.value(i).as_ref()),
+                });
+            }
+        }};
+    }
     match array.data_type() {
         DataType::Int16 => primitive!(Int16Type, |v: i16| v as i64 as u64),
         DataType::Int32 => primitive!(Int32Type, |v: i32| v as i64 as u64),
@@ -144,9 +169,9 @@ fn hash_column(array: &ArrayRef, mut put: impl FnMut(u64)) {
                 put(if array.is_valid(i) { mix(u64::from(array.value(i))) } else { NULL_HASH });
             }
         }
-        DataType::Utf8View => bytes!(array.as_string_view()),
+        DataType::Utf8View => views!(array.as_string_view()),
         DataType::Utf8 => bytes!(array.as_string::<i32>()),
-        DataType::BinaryView => bytes!(array.as_binary_view()),
+        DataType::BinaryView => views!(array.as_binary_view()),
         DataType::Binary => bytes!(array.as_binary::<i32>()),
         _ => hash_by_rows(array, put),
     }
@@ -199,8 +224,9 @@ mod tests {
         let narrow: ArrayRef = Arc::new(Int32Array::from(vec![Some(7), None, Some(-1)]));
         let wide: ArrayRef = Arc::new(Int64Array::from(vec![Some(7), None, Some(-1)]));
         assert_eq!(hashes(&[narrow]), hashes(&[wide]));
-        let a: ArrayRef = Arc::new(StringArray::from(vec!["", "abc", "a longer text than inline"]));
-        let b: ArrayRef = Arc::new(StringViewArray::from(vec!["", "abc", "a longer text than inline"]));
+        let texts: Vec<&str> = (0..40).map(|len| &"a text as long as it has to be, and longer"[..len]).collect();
+        let a: ArrayRef = Arc::new(StringArray::from(texts.clone()));
+        let b: ArrayRef = Arc::new(StringViewArray::from(texts));
         assert_eq!(hashes(&[a]), hashes(&[b]));
         let f: ArrayRef = Arc::new(Float64Array::from(vec![0.0, -0.0, f64::NAN, -f64::NAN]));
         let h = hashes(&[f]);

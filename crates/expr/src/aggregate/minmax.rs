@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use millstream_state::PagedVec;
 use millstream_types::{Error, Result};
 
+use super::best_bytes::BestBytes;
 use super::ordered::{fits_u64, keys_i128, keys_u64, values_of_i128, values_of_u64};
 use super::{GroupAccumulator, Input};
 
@@ -41,6 +42,7 @@ pub(super) fn accumulator(is_max: bool, argument: &DataType, append_only: bool) 
         }
     }
     match argument {
+        DataType::Utf8View | DataType::BinaryView if append_only => Box::new(BestBytes::new(is_max, argument)),
         t if fits_u64(t) => of::<u64>(is_max, argument, append_only),
         DataType::Decimal128(_, _) => of::<i128>(is_max, argument, append_only),
         _ => of::<Box<[u8]>>(is_max, argument, append_only),
