@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{Column, DFSchema, TableReference};
+use datafusion::common::{Column, DFSchema, ScalarValue, TableReference};
 use datafusion::execution::context::ExecutionProps;
-use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::expressions::CastExpr;
 use millstream_expr::{MapStage, Scalar};
@@ -22,7 +22,37 @@ pub(super) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Scalar> {
     let mut props = ExecutionProps::new();
     props.config_options = Some(crate::session_context::options().clone());
     let context = PhysicalPlanningContext::default();
-    create_physical_expr(expr, schema, &props, &context).map(Scalar::new).map_err(from_datafusion)
+    let expr = with_durations(expr.clone(), schema)?;
+    create_physical_expr(&expr, schema, &props, &context).map(Scalar::new).map_err(from_datafusion)
+}
+
+/// Constant intervals without months that are added to timestamps become numbers of microseconds: Arrow adds those as
+/// integers, and goes through the calendar with intervals.
+fn with_durations(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let replace = |e: Expr| {
+        let Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::Plus | Operator::Minus), right }) = &e else {
+            return Ok(Transformed::no(e));
+        };
+        let Some(us) = constant_microseconds(right) else { return Ok(Transformed::no(e)) };
+        // A day has 24 hours where there is no other zone than UTC.
+        let is_plain = match left.get_type(schema)? {
+            DataType::Timestamp(TimeUnit::Microsecond, zone) => zone.is_none_or(|z| z.as_ref() == "UTC"),
+            _ => false,
+        };
+        if !is_plain {
+            return Ok(Transformed::no(e));
+        }
+        let duration = Expr::Literal(ScalarValue::DurationMicrosecond(Some(us)), None);
+        Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(left.clone(), *op, Box::new(duration)))))
+    };
+    expr.transform_up(replace).data().map_err(from_datafusion)
+}
+
+fn constant_microseconds(expr: &Expr) -> Option<i64> {
+    let Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _) = expr else { return None };
+    let of_days = i64::from(interval.days) * 86_400_000_000;
+    let is_exact = interval.months == 0 && interval.nanoseconds % 1000 == 0;
+    is_exact.then(|| of_days.checked_add(interval.nanoseconds / 1000)).flatten()
 }
 
 /// The expression with its columns named without their relation.
