@@ -116,6 +116,15 @@ impl<T: Plain> AppendBuf<T> {
         }
     }
 
+    /// As [`AppendBuf::reserve`], for a buffer that will never hold more than `len_max` values.
+    pub fn reserve_within(&mut self, additional: usize, len_max: usize) {
+        let needed = self.len + additional;
+        debug_assert!(needed <= len_max);
+        if needed > self.capacity {
+            self.move_to(needed.max(len_max.min(self.capacity * 2)));
+        }
+    }
+
     fn move_to(&mut self, capacity: usize) {
         let block = Arc::new(Block::new(capacity * size_of::<T>()));
         let ptr: NonNull<T> = block.ptr.cast();

@@ -101,9 +101,11 @@ impl<T: Plain + Default> Chunks<T> {
     }
 
     fn append(&mut self, chunk: usize, values: &[T], rows: Rows<'_>) {
+        let chunk = self.chunk(chunk);
+        chunk.reserve_within(rows.len(), CHUNK_ROWS);
         match rows {
-            Rows::Range { offset, len } => self.chunk(chunk).extend_from_slice(&values[offset..offset + len]),
-            Rows::Selected(selection) => self.chunk(chunk).extend_selected(values, selection),
+            Rows::Range { offset, len } => chunk.extend_from_slice(&values[offset..offset + len]),
+            Rows::Selected(selection) => chunk.extend_selected(values, selection),
         }
     }
 

@@ -13,7 +13,7 @@ use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::DataType;
 
 use crate::buffer::AppendBuf;
-use crate::column::{Rows, chunk_of, offset_of};
+use crate::column::{CHUNK_ROWS, Rows, chunk_of, offset_of};
 use crate::hash_index::NO_ROW;
 
 const INLINE: usize = 12;
@@ -62,7 +62,7 @@ impl Strings {
     }
 
     pub(crate) fn append(&mut self, chunk: usize, array: &ArrayRef, rows: Rows<'_>) {
-        self.chunk(chunk).reserve(rows.len());
+        self.chunk(chunk).reserve_within(rows.len(), CHUNK_ROWS);
         let (views, buffers) = view_parts(array);
         for i in 0..rows.len() {
             let view = self.store(views[rows.index(i)], buffers);
