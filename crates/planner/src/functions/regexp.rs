@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
 use arrow::datatypes::Int64Type;
 use datafusion::logical_expr::Expr;
+use millstream_types::hash::hash_bytes;
 use millstream_types::{Error, SqlState};
 use regex::Regex;
 
@@ -30,41 +31,90 @@ pub(super) fn group_of_match(array: &Expr, index: &Expr) -> Option<Expr> {
 fn regexp_group(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
     let (texts, patterns) = (args[0].as_string_view(), args[1].as_string_view());
     let indexes = args[2].as_primitive::<Int64Type>();
-    let mut out = StringViewBuilder::with_capacity(n_rows);
+    let mut groups: Vec<Option<&str>> = Vec::with_capacity(n_rows);
     let mut compiled: Option<Pattern> = None;
+    let mut seen = Seen::default();
     for i in 0..n_rows {
         if texts.is_null(i) || patterns.is_null(i) || indexes.is_null(i) {
-            out.append_null();
+            groups.push(None);
             continue;
         }
-        let pattern = match compiled.take().filter(|p| p.regex.as_str() == patterns.value(i)) {
+        let (text, index) = (texts.value(i), indexes.value(i));
+        let pattern = match compiled.take().filter(|p| p.regex.as_str() == patterns.value(i) && p.index == index) {
             Some(pattern) => compiled.insert(pattern),
-            None => compiled.insert(Pattern::new(patterns.value(i))?),
+            None => {
+                seen = Seen::default();
+                compiled.insert(Pattern::new(patterns.value(i), index)?)
+            }
         };
-        out.append_option(pattern.group(texts.value(i), indexes.value(i)));
+        let group = match seen.find(text, i as u32, |row| texts.value(row as usize)) {
+            Some(row) => groups[row as usize],
+            None => pattern.group(text),
+        };
+        groups.push(group);
     }
+    let mut out = StringViewBuilder::with_capacity(n_rows);
+    groups.into_iter().for_each(|group| out.append_option(group));
     Ok(Arc::new(out.finish()))
+}
+
+/// Rows of a batch by their text: texts of streams repeat, and a look here costs a tenth of a search. Stops looking
+/// where too few of them do.
+#[derive(Default)]
+struct Seen {
+    /// A row for the text's hash, or `NO_ROW`; the last one that came stays.
+    rows: Vec<u32>,
+    n_looked: u32,
+    n_found: u32,
+}
+
+const NO_ROW: u32 = u32::MAX;
+const SEEN_SLOTS: usize = 1 << 12;
+/// Texts after which it is known whether they repeat: at least one of eight should.
+const SEEN_SAMPLE: u32 = 512;
+
+impl Seen {
+    /// An earlier row with the same text; else notes this one.
+    #[inline]
+    fn find<'t>(&mut self, text: &str, row: u32, text_of: impl Fn(u32) -> &'t str) -> Option<u32> {
+        if self.n_looked >= SEEN_SAMPLE && self.n_found < self.n_looked / 8 {
+            return None;
+        }
+        if self.rows.is_empty() {
+            self.rows = vec![NO_ROW; SEEN_SLOTS];
+        }
+        self.n_looked += 1;
+        let slot = &mut self.rows[hash_bytes(text.as_bytes()) as usize % SEEN_SLOTS];
+        if *slot != NO_ROW && text_of(*slot) == text {
+            self.n_found += 1;
+            return Some(*slot);
+        }
+        *slot = row;
+        None
+    }
 }
 
 /// A compiled pattern, with room for one match.
 struct Pattern {
     regex: Regex,
+    /// The group that is wanted, from 1.
+    index: i64,
     places: regex::CaptureLocations,
 }
 
 impl Pattern {
-    fn new(pattern: &str) -> Result<Self, Error> {
+    fn new(pattern: &str, index: i64) -> Result<Self, Error> {
         let regex = Regex::new(pattern).map_err(|error| {
             let message = format!("invalid regular expression: {}", reason_of(&error));
             Error::user(SqlState::INVALID_REGULAR_EXPRESSION, message)
         })?;
-        Ok(Pattern { places: regex.capture_locations(), regex })
+        Ok(Pattern { places: regex.capture_locations(), regex, index })
     }
 
     #[inline]
-    fn group<'t>(&mut self, text: &'t str, index: i64) -> Option<&'t str> {
+    fn group<'t>(&mut self, text: &'t str) -> Option<&'t str> {
         let n_groups = self.places.len() - 1;
-        let group = match usize::try_from(index).ok()? {
+        let group = match usize::try_from(self.index).ok()? {
             1 if n_groups == 0 => 0,
             group if (1..=n_groups).contains(&group) => group,
             _ => return None,
@@ -100,6 +150,8 @@ mod tests {
             ("abc", "(b)", -1, None),
             ("", "", 1, Some("")),
         ];
+        // Each case twice, so that the second time its group is known.
+        let cases = cases.map(|case| [case, case]).concat();
         let texts: ArrayRef = Arc::new(cases.iter().map(|c| Some(c.0)).collect::<StringViewArray>());
         let patterns: ArrayRef = Arc::new(cases.iter().map(|c| Some(c.1)).collect::<StringViewArray>());
         let indexes: ArrayRef = Arc::new(cases.iter().map(|c| Some(c.2)).collect::<Int64Array>());
