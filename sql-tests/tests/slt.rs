@@ -1,10 +1,10 @@
 //! Runs every `.slt` file of this directory: against Millstream in four modes, and, if it is plain Postgres SQL,
-//! against Postgres 15.
+//! against Postgres 15. Then the SQL blocks of README and docs against Millstream.
 //!
 //! `cargo test -p millstream-sql-tests -- joins` runs those with `joins` in their names;
 //! `-- --bless-from-postgres joins` writes into these files what Postgres answered, and never anything else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use millstream_sql_tests::millstream::{self, MODES, Options};
 use millstream_sql_tests::postgres::Postgres;
+use millstream_testkit::docs;
 use millstream_testkit::slt::{self, Engine, SltFile};
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
@@ -61,6 +62,10 @@ fn main() -> ExitCode {
             Err(error) => trials.push(Trial::test(format!("parse::{shown}"), move || Err(Failed::from(error)))),
         }
     }
+    match docs::pages(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")) {
+        Ok(pages) => trials.extend(pages.into_iter().map(|page| trial_of_page(&suite, page))),
+        Err(error) => return fail(&format!("cannot list the documentation: {error}")),
+    }
     trials.push(Trial::test("files::enough", move || check_sizes(&sizes)));
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     // The trials hold the suite no longer, so this stops Postgres.
@@ -101,6 +106,23 @@ fn trials_of(suite: &Arc<Suite>, file: Arc<SltFile>, shown: &str) -> Vec<Trial> 
         }));
     }
     trials
+}
+
+/// The SQL of a page of the documentation works as it stands there.
+fn trial_of_page(suite: &Arc<Suite>, page: PathBuf) -> Trial {
+    let suite = suite.clone();
+    let name = page.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Trial::test(format!("docs::{name}"), move || suite.in_time(run_page(&page)))
+}
+
+async fn run_page(page: &Path) -> Result<(), String> {
+    let server = millstream::start(MODES[1].1).await?;
+    let outcome = match server.connect().await {
+        Ok(mut connection) => docs::run(page, &mut connection).await,
+        Err(error) => Err(error.to_string()),
+    };
+    server.stop().await;
+    outcome
 }
 
 impl Suite {

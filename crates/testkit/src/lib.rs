@@ -1,5 +1,6 @@
-//! For tests only: batch literals, recompute oracle, seeded changes, test-file runner.
+//! For tests only: batch literals, recompute oracle, seeded changes, test-file runner, the SQL of the documentation.
 
 #[cfg(test)]
 mod dependencies;
+pub mod docs;
 pub mod slt;
