@@ -18,6 +18,8 @@ pub struct MaterializeSpec {
     pub schema: SchemaRef,
     /// Columns whose values no two rows share, if known.
     pub key: Option<Vec<usize>>,
+    /// Columns whose hash, in this order, decides which worker keeps a row, if it is so.
+    pub partitioned_by: Option<Vec<usize>>,
     /// No row is ever taken back.
     pub append_only: bool,
     /// The delta of each epoch has no row that it also takes back.

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use datafusion::logical_expr::ScalarUDF;
+use millstream_operators::materialize::MaterializeSpec;
 use millstream_types::{Error, Result, SqlState};
 
 use crate::ast::{Name, RelationKind};
@@ -177,11 +178,12 @@ impl Catalog {
     }
 
     /// Notes what planning has found out about a view's rows.
-    pub fn set_facts(&mut self, id: RelationId, append_only: bool, key: Option<Vec<usize>>) {
+    pub fn set_facts(&mut self, id: RelationId, result: &MaterializeSpec) {
         if let Some(relation) = self.contents_mut().relations.get_mut(&id) {
             let relation = Arc::make_mut(relation);
-            relation.append_only = append_only;
-            relation.primary_key = key.unwrap_or_default();
+            relation.append_only = result.append_only;
+            relation.primary_key = result.key.clone().unwrap_or_default();
+            relation.partitioned_by = result.partitioned_by.clone();
         }
     }
 

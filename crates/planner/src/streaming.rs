@@ -49,16 +49,15 @@ pub struct StreamingPlan {
 pub fn plan(plan: &LogicalPlan, columns: &[(String, SqlType)]) -> Result<StreamingPlan> {
     let mut planner = Planner { dataflow: Dataflow::default(), row_limits: HashMap::new(), lowered: Vec::new() };
     let lowered = planner.lower(plan, None)?;
-    let facts = lowered.facts.clone();
     let fields: Vec<Field> = columns.iter().map(|(name, t)| Field::new(name, t.arrow_type(), true)).collect();
     let schema: SchemaRef = Arc::new(Schema::new(fields));
     let lowered = planner.under_schema(lowered, &schema)?;
+    let Facts { append_only, key, partitioned_by, consolidated } = lowered.facts.clone();
     planner.emit(lowered);
     let mut relations: Vec<RelationId> = planner.dataflow.imports().map(|(_, id, _)| id).collect();
     relations.sort_unstable();
     relations.dedup();
-    let result =
-        MaterializeSpec { schema, key: facts.key, append_only: facts.append_only, consolidated: facts.consolidated };
+    let result = MaterializeSpec { schema, key, partitioned_by, append_only, consolidated };
     Ok(StreamingPlan { dataflow: planner.dataflow, result, relations })
 }
 
@@ -190,12 +189,8 @@ impl Planner {
         let places = |columns: &[usize]| columns.iter().map(place).collect::<Option<Vec<usize>>>();
         let key = relation.declared_key().and_then(places);
         let append_only = relation.append_only || relation.kind == Kind::Stream;
-        let facts = Facts {
-            append_only,
-            partitioned_by: key.clone().filter(|_| relation.kind == Kind::Table),
-            key,
-            consolidated: false,
-        };
+        let facts =
+            Facts { append_only, partitioned_by: relation.partitioned_by().and_then(places), key, consolidated: false };
         let node = self.dataflow.add(Node::Import {
             relation: source.id(),
             name: relation.name.clone(),
@@ -273,7 +268,11 @@ impl Planner {
                 exprs::cast(&column, &present, want.data_type())?
             });
         }
-        let casts = scalars.iter().any(|s| s.as_column().is_none());
+        let origin: Vec<Option<usize>> = scalars.iter().map(Scalar::as_column).collect();
+        let casts = origin.contains(&None);
+        if casts {
+            input.facts = input.facts.project(&origin);
+        }
         if casts || present.fields().iter().zip(schema.fields()).any(|(a, b)| a.name() != b.name()) {
             input.stages.push(MapStage { predicate: None, projection: Some(scalars), schema: schema.clone() });
         }

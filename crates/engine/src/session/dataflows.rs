@@ -64,7 +64,7 @@ impl Session {
         let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names)?;
         let created = catalog.create_view(create, RelationKind::MaterializedView, columns, bound.relations)?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE MATERIALIZED VIEW")) };
-        catalog.set_facts(relation.id, plan.result.append_only, plan.result.key.clone());
+        catalog.set_facts(relation.id, &plan.result);
         let live = self.install_view(relation, plan, options.memory_limit).await?;
         self.publish(catalog);
         drop(ddl);

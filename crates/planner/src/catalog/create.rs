@@ -279,6 +279,7 @@ impl Contents {
             columns: new.columns,
             primary_key: new.primary_key,
             on_conflict: new.on_conflict,
+            partitioned_by: None,
             append_only: new.append_only,
             options: new.options,
             depends_on: new.depends_on,

@@ -119,6 +119,8 @@ pub struct Relation {
     pub primary_key: Vec<usize>,
     /// What a row does whose key exists already.
     pub on_conflict: OnKeyConflict,
+    /// Of a materialized view, the columns whose hash, in this order, decides which worker keeps a row, if it is so.
+    pub partitioned_by: Option<Vec<usize>>,
     /// Whether rows are only ever added.
     pub append_only: bool,
     /// `WITH (...)`, in order.
@@ -163,6 +165,14 @@ impl Relation {
     pub fn declared_key(&self) -> Option<&[usize]> {
         let declared = !self.primary_key.is_empty() && self.primary_key.iter().all(|&i| !self.columns[i].hidden);
         declared.then_some(self.primary_key.as_slice())
+    }
+
+    /// The columns whose hash, in this order, decides which worker keeps a row; `None` if rows lie anywhere.
+    pub fn partitioned_by(&self) -> Option<&[usize]> {
+        match self.kind {
+            Kind::Table => Some(&self.primary_key),
+            _ => self.partitioned_by.as_deref(),
+        }
     }
 
     /// The query's text, if it is a view or a sink over a query.
