@@ -55,6 +55,8 @@ pub enum Node {
         projection: Vec<usize>,
         /// Their schema.
         schema: SchemaRef,
+        /// The rows as of the start are not wanted: whoever uses this reads them elsewhere.
+        changes_only: bool,
     },
     /// An operator over other nodes.
     Operator {

@@ -3,13 +3,19 @@
 //! Each side keeps its rows in an index by key. A delta on one side is kept, and joined with all that is there on the
 //! other: so every pair is met once, by whichever row comes second. With no keys this is a nested loop.
 //!
+//! A side whose rows a relation has arranged already, by the same key on the same worker, is not kept: the join reads
+//! the relation. As that may be ahead, it is read as of an epoch: ΔL meets R as of the last epoch, and ΔR, which waits for
+//! the end of the epoch, meets L as of this one.
+//!
 //! Pairs are emitted as they are met. What depends on whether a row has a partner at all, the null-extended rows of
 //! outer joins and the rows of semi, anti and mark joins, is decided at the end of the epoch, from a count of partners
 //! that each such row keeps.
 
 mod alone;
+mod shared;
 mod side;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
@@ -19,10 +25,12 @@ use millstream_expr::Scalar;
 use millstream_expr::scalar::{batch_of, condition};
 use millstream_state::{Matches, NO_ROW};
 use millstream_types::hash::hash_columns;
-use millstream_types::{Delta, EpochHeader, Error, Result};
+use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 
+use crate::dataflow::RelationId;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 pub use alone::Alone;
+use shared::SharedSide;
 use side::JoinSide;
 
 /// One of the two inputs of a join; its number is the port's.
@@ -95,6 +103,20 @@ pub struct JoinInput {
     pub append_only: bool,
     /// At most one row has any one key.
     pub unique: bool,
+    /// Where its rows are kept already, if the join need not keep them: then it emits nothing beside pairs for them, and
+    /// what arrives are the relation's changes after the start, exchanged with nobody.
+    pub shared: Option<SharedInput>,
+}
+
+/// An arrangement that has the rows of an input, partitioned and indexed by the join's key.
+#[derive(Clone, Debug)]
+pub struct SharedInput {
+    /// The relation.
+    pub relation: RelationId,
+    /// The relation's columns that the index is over, in its order, which is the join's.
+    pub keys: Vec<usize>,
+    /// For each column of the input, the relation's.
+    pub columns: Vec<usize>,
 }
 
 /// A column of a joined row.
@@ -155,7 +177,9 @@ impl OperatorSpec for HashJoinSpec {
             text += &format!(" where {}", residual.condition);
         }
         for (side, label) in [(Side::Left, "left"), (Side::Right, "right")] {
-            if self.inputs.of(side).append_only {
+            if self.inputs.of(side).shared.is_some() {
+                text += &format!(" {label} shared");
+            } else if self.inputs.of(side).append_only {
                 text += &format!(" {label} append-only");
             }
         }
@@ -166,14 +190,20 @@ impl OperatorSpec for HashJoinSpec {
         self.schema.clone()
     }
 
-    fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
+    fn build(&self, context: BuildContext<'_>) -> Result<Box<dyn Operator>> {
+        let side = |side: Side| -> Result<Kept> {
+            let input = self.inputs.of(side);
+            Ok(match &input.shared {
+                Some(shared) => Kept::Elsewhere(SharedSide::new(shared, context)?),
+                None => Kept::Here(JoinSide::new(input, *self.alone.of(side))?),
+            })
+        };
         Ok(Box::new(HashJoin {
-            sides: Sides {
-                left: JoinSide::new(&self.inputs.left, self.alone.left)?,
-                right: JoinSide::new(&self.inputs.right, self.alone.right)?,
-            },
+            sides: Sides { left: side(Side::Left)?, right: side(Side::Right)? },
             spec: self.clone(),
             probing: None,
+            put_off: VecDeque::new(),
+            ending: None,
             hashes: Vec::new(),
         }))
     }
@@ -211,14 +241,71 @@ struct Probing {
     next_row: u32,
 }
 
+/// Where the rows of a side are.
+enum Kept {
+    /// In the join's own state.
+    Here(JoinSide),
+    /// In a relation's arrangement.
+    Elsewhere(SharedSide),
+}
+
+impl Kept {
+    fn own(&self) -> Option<&JoinSide> {
+        match self {
+            Kept::Here(side) => Some(side),
+            Kept::Elsewhere(_) => None,
+        }
+    }
+
+    fn own_mut(&mut self) -> Option<&mut JoinSide> {
+        match self {
+            Kept::Here(side) => Some(side),
+            Kept::Elsewhere(_) => None,
+        }
+    }
+
+    /// A row's weight; an arrangement keeps each instance as a row.
+    #[inline]
+    fn weight(&self, row: u32) -> i64 {
+        self.own().map_or(1, |side| side.weight(row))
+    }
+
+    fn counts_partners(&self) -> bool {
+        self.own().is_some_and(JoinSide::counts_partners)
+    }
+
+    fn gather(&self, column: usize, rows: &[u32]) -> ArrayRef {
+        match self {
+            Kept::Here(side) => side.gather(column, rows),
+            Kept::Elsewhere(shared) => shared.gather(column, rows),
+        }
+    }
+
+    /// From here on a shared side is as of an epoch.
+    fn advance(&mut self, epoch: Epoch) {
+        if let Kept::Elsewhere(shared) = self {
+            shared.advance(epoch);
+        }
+    }
+}
+
 struct HashJoin {
     spec: HashJoinSpec,
-    sides: Sides<JoinSide>,
+    sides: Sides<Kept>,
     probing: Option<Probing>,
+    /// Deltas of a shared side: they are joined at the end of the epoch, with all that the other side has by then.
+    put_off: VecDeque<Delta>,
+    /// The epoch that is being ended.
+    ending: Option<Epoch>,
     hashes: Vec<u64>,
 }
 
 impl HashJoin {
+    /// The side whose deltas are put off, if one is shared: ΔL ⋈ R(e-1) + L(e) ⋈ ΔR.
+    fn put_off_side(&self) -> Option<Side> {
+        [Side::Right, Side::Left].into_iter().find(|side| self.sides.of(*side).own().is_none())
+    }
+
     /// Which rows may have partners: those without a null in their key, except where null equals null.
     fn may_match(&self, side: Side, delta: &Delta) -> Result<Option<BooleanArray>> {
         let mut mask: Option<BooleanArray> = None;
@@ -242,10 +329,13 @@ impl HashJoin {
             Side::Right => (&mut self.sides.right, &mut self.sides.left),
         };
         for (&probe, &row) in matches.probes.iter().zip(&matches.rows) {
-            other.count_partners(row, probing.delta.weight(probe as usize));
+            let weight = other.weight(row);
+            if let Some(other) = other.own_mut() {
+                other.count_partners(row, probing.delta.weight(probe as usize));
+            }
             let kept = probing.kept.get(probe as usize).copied().unwrap_or(NO_ROW);
-            if kept != NO_ROW {
-                mine.count_partners(kept, other.weight(row));
+            if let Some(mine) = mine.own_mut().filter(|_| kept != NO_ROW) {
+                mine.count_partners(kept, weight);
             }
         }
     }
@@ -266,8 +356,18 @@ impl HashJoin {
 
     /// About a batch of pairs with equal hashes.
     fn next_matches(&self, probing: &mut Probing) -> Matches {
-        let other = self.sides.of(probing.side.other());
         let mut matches = Matches::default();
+        let other = match self.sides.of(probing.side.other()) {
+            Kept::Here(other) => other,
+            Kept::Elsewhere(shared) => {
+                let (from, n_rows) = (probing.next_probe, probing.hashes.len());
+                let to = n_rows.min(from + OUTPUT_BATCH_ROWS);
+                let keys: Vec<ArrayRef> = probing.keys.iter().map(|k| k.slice(from, to - from)).collect();
+                shared.probe(&keys, &probing.hashes[from..to], from, &mut matches);
+                probing.next_probe = to;
+                return matches;
+            }
+        };
         if probing.next_row != NO_ROW {
             other.follow(probing.next_probe as u32, &mut probing.next_row, OUTPUT_BATCH_ROWS, &mut matches);
             if probing.next_row != NO_ROW {
@@ -289,8 +389,9 @@ impl HashJoin {
     }
 
     fn emit(&mut self, probing: &Probing, mut matches: Matches, out: &mut Output) -> Result<()> {
-        let other = self.sides.of(probing.side.other());
-        other.verify(&probing.keys, &mut matches);
+        if let Kept::Here(other) = self.sides.of(probing.side.other()) {
+            other.verify(&probing.keys, &mut matches);
+        }
         let known = match &self.spec.residual {
             Some(residual) => self.check(residual, probing, &mut matches, out)?,
             None => vec![],
@@ -379,17 +480,15 @@ impl HashJoin {
 
     fn weights(&self, probing: &Probing, matches: &Matches) -> Option<ScalarBuffer<i64>> {
         let other = self.sides.of(probing.side.other());
-        if probing.delta.weights().is_none() && other.all_once() {
+        if probing.delta.weights().is_none() && other.own().is_none_or(JoinSide::all_once) {
             return None;
         }
         let pairs = matches.probes.iter().zip(&matches.rows);
         Some(pairs.map(|(&p, &r)| probing.delta.weight(p as usize) * other.weight(r)).collect())
     }
-}
 
-impl Operator for HashJoin {
-    fn push(&mut self, port: Port, delta: Delta, out: &mut Output) -> Result<Progress> {
-        let side = Side::of_port(port)?;
+    /// Keeps a delta and joins it with what is there on the other side.
+    fn join(&mut self, side: Side, delta: Delta, out: &mut Output) -> Result<Progress> {
         let may_match = self.may_match(side, &delta)?;
         let keeps_all = self.spec.alone.of(side).needs_unmatched() || self.spec.alone.left == Alone::NullAwareAnti;
         let mut delta = delta;
@@ -404,10 +503,13 @@ impl Operator for HashJoin {
         let mut keys = keys_of(&delta);
         let mut hashes = std::mem::take(&mut self.hashes);
         hash_columns(&keys, delta.n_rows(), &mut hashes);
-        let mut kept = self.sides.of_mut(side).apply(&delta, &hashes)?;
+        let mut own = self.sides.of_mut(side).own_mut();
+        let mut kept = own.as_mut().map_or(Ok(vec![]), |own| own.apply(&delta, &hashes))?;
         if let Some(mask) = may_match.filter(|_| keeps_all) {
             // Rows with a null key are kept, and have no partners.
-            self.sides.of_mut(side).note_null_keys(&delta, &mask, &kept);
+            if let Some(own) = own {
+                own.note_null_keys(&delta, &mask, &kept);
+            }
             let rows: Vec<u32> = (0..delta.n_rows() as u32).filter(|&i| mask.value(i as usize)).collect();
             hashes = rows.iter().map(|&i| hashes[i as usize]).collect();
             if !kept.is_empty() {
@@ -420,28 +522,67 @@ impl Operator for HashJoin {
         self.probe(out)
     }
 
-    fn end_epoch(&mut self, _: &EpochHeader, out: &mut Output) -> Result<Progress> {
-        let right = self.sides.right.totals();
+    /// Joins what was put off, then decides what depends on the whole of the epoch.
+    fn end(&mut self, epoch: Epoch, out: &mut Output) -> Result<Progress> {
+        let mut progress = self.probe(out)?;
+        if let Some(side) = self.put_off_side() {
+            while progress == Progress::Done
+                && let Some(delta) = self.put_off.pop_front()
+            {
+                progress = self.join(side, delta, out)?;
+            }
+            if progress == Progress::More {
+                return Ok(Progress::More);
+            }
+            self.sides.of_mut(side).advance(epoch);
+        }
+        let right = self.sides.right.own().map(JoinSide::totals).unwrap_or_default();
         for side in [Side::Left, Side::Right] {
-            let state = self.sides.of_mut(side);
+            let Some(state) = self.sides.of_mut(side).own_mut() else { continue };
             state.end_epoch()?;
             for decided in state.decide(right) {
                 self.emit_alone(side, &decided, out)?;
             }
-            self.sides.of_mut(side).remove_dead();
+            if let Some(state) = self.sides.of_mut(side).own_mut() {
+                state.remove_dead();
+            }
         }
+        self.ending = None;
         Ok(Progress::Done)
+    }
+}
+
+impl Operator for HashJoin {
+    fn push(&mut self, port: Port, delta: Delta, out: &mut Output) -> Result<Progress> {
+        let side = Side::of_port(port)?;
+        if self.put_off_side() == Some(side) {
+            self.put_off.push_back(delta);
+            return Ok(Progress::Done);
+        }
+        self.join(side, delta, out)
+    }
+
+    fn end_epoch(&mut self, header: &EpochHeader, out: &mut Output) -> Result<Progress> {
+        self.ending = Some(header.epoch);
+        if let Some(side) = self.put_off_side() {
+            self.sides.of_mut(side.other()).advance(header.epoch);
+        }
+        self.end(header.epoch, out)
     }
 
     fn resume(&mut self, out: &mut Output) -> Result<Progress> {
-        self.probe(out)
+        match self.ending {
+            Some(epoch) => self.end(epoch, out),
+            None => self.probe(out),
+        }
     }
 
     fn n_bytes(&self) -> usize {
-        self.sides.left.n_bytes() + self.sides.right.n_bytes()
+        let sides = [&self.sides.left, &self.sides.right].into_iter().filter_map(Kept::own);
+        sides.map(JoinSide::n_bytes).sum::<usize>() + self.put_off.iter().map(Delta::n_bytes).sum::<usize>()
     }
 
     fn n_entries(&self) -> usize {
-        self.sides.left.len() + self.sides.right.len()
+        [&self.sides.left, &self.sides.right].into_iter().filter_map(Kept::own).map(JoinSide::len).sum()
     }
 }

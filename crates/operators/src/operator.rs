@@ -1,10 +1,15 @@
 //! The contract between operators and whoever drives them.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::rc::Rc;
 
 use arrow::datatypes::SchemaRef;
 use millstream_expr::RowErrors;
-use millstream_types::{Delta, EpochHeader, Result};
+use millstream_state::Arrangement;
+use millstream_types::{Delta, Epoch, EpochHeader, Result};
+
+use crate::dataflow::RelationId;
 
 /// The number of an operator's input.
 pub type Port = usize;
@@ -96,12 +101,41 @@ pub trait Operator {
 }
 
 /// What an operator may know of where it runs.
-#[derive(Clone, Copy, Debug)]
-pub struct BuildContext {
+#[derive(Clone, Copy)]
+pub struct BuildContext<'a> {
     /// This worker.
     pub worker: usize,
     /// All workers.
     pub n_workers: usize,
+    /// The epoch that the dataflow starts at: shared arrangements are read as of it, and not fed.
+    pub start: Epoch,
+    /// The relations that this worker keeps.
+    pub arrangements: &'a dyn Arrangements,
+}
+
+impl BuildContext<'static> {
+    /// One worker, from the first epoch on, with nothing to share.
+    pub fn alone() -> Self {
+        BuildContext { worker: 0, n_workers: 1, start: Epoch::ZERO, arrangements: &NoArrangements }
+    }
+}
+
+/// Arrangements that a worker keeps, and that operators may read instead of keeping rows of their own.
+///
+/// Contract: the owner has completed an epoch on this worker before an operator that imports the relation ends that
+/// epoch, and the relation is held at the last epoch that the operator has ended.
+pub trait Arrangements {
+    /// This worker's part of a relation.
+    fn arrangement(&self, relation: RelationId) -> Option<Rc<RefCell<Arrangement>>>;
+}
+
+/// Nothing to share.
+pub struct NoArrangements;
+
+impl Arrangements for NoArrangements {
+    fn arrangement(&self, _: RelationId) -> Option<Rc<RefCell<Arrangement>>> {
+        None
+    }
 }
 
 /// What an operator is to do: immutable, shared by all workers, printed by EXPLAIN.
@@ -124,5 +158,5 @@ pub trait OperatorSpec: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Not supported, if a type cannot be kept in state.
-    fn build(&self, context: BuildContext) -> Result<Box<dyn Operator>>;
+    fn build(&self, context: BuildContext<'_>) -> Result<Box<dyn Operator>>;
 }

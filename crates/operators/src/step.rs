@@ -25,7 +25,9 @@ impl StepDriver {
         let build = |worker: usize| {
             let nodes = dataflow.nodes.iter().map(|node| match node {
                 Node::Import { .. } => Ok(None),
-                Node::Operator { spec, .. } => spec.build(BuildContext { worker, n_workers }).map(Some),
+                Node::Operator { spec, .. } => {
+                    spec.build(BuildContext { worker, n_workers, ..BuildContext::alone() }).map(Some)
+                }
             });
             nodes.collect::<Result<Vec<_>>>()
         };

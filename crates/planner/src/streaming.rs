@@ -9,6 +9,7 @@ mod constant;
 mod exprs;
 mod grouping_sets;
 mod join;
+mod shared;
 mod top_n;
 mod unnest;
 mod window;
@@ -196,6 +197,7 @@ impl Planner {
             name: relation.name.clone(),
             projection,
             schema: arrow_schema(&scan.projected_schema),
+            changes_only: false,
         });
         let schema = scan.projected_schema.as_ref().clone();
         let mut lowered = Lowered { node, stages: vec![], schema, facts };

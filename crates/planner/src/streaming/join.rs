@@ -39,8 +39,10 @@ impl Planner {
         let right = self.lower(&join.right, Some(&right_wanted))?;
         let left_kept = kept_columns(join.left.schema(), &left.schema)?;
         let right_kept = kept_columns(join.right.schema(), &right.schema)?;
-        let (left, left_keys) = with_columns(left, join.on.iter().map(|(l, _)| l))?;
-        let (right, right_keys) = with_columns(right, join.on.iter().map(|(_, r)| r))?;
+        let (left, mut left_keys) = with_columns(left, join.on.iter().map(|(l, _)| l))?;
+        let (right, mut right_keys) = with_columns(right, join.on.iter().map(|(_, r)| r))?;
+        let keys = [&mut left_keys, &mut right_keys];
+        let sharing = self.share_sides([&left, &right], keys, [alone.left, alone.right]);
 
         // A column of the joined row, by its position in the plan's output.
         let column_of = |c: usize| -> Result<JoinColumn> {
@@ -65,7 +67,7 @@ impl Planner {
         let one_worker = alone.left == Alone::NullAwareAnti;
         let inputs = Sides { left: self.join_input(&left, &left_keys), right: self.join_input(&right, &right_keys) };
         let edges = vec![self.join_edge(left, &left_keys, one_worker), self.join_edge(right, &right_keys, one_worker)];
-        let spec = HashJoinSpec {
+        let mut spec = HashJoinSpec {
             inputs,
             emits_pairs,
             alone,
@@ -74,6 +76,7 @@ impl Planner {
             output: columns,
             schema: arrow_schema(&schema),
         };
+        sharing.apply(&mut spec);
         let node = self.add(spec, edges);
         Ok(Lowered { node, stages: vec![], schema, facts })
     }
@@ -81,7 +84,7 @@ impl Planner {
     fn join_input(&self, input: &Lowered, keys: &[usize]) -> JoinInput {
         let schema = input.stages.last().map_or_else(|| self.dataflow.schema(input.node), |s| s.schema.clone());
         let unique = input.facts.key.as_ref().is_some_and(|key| key.iter().all(|c| keys.contains(c)));
-        JoinInput { schema, keys: keys.to_vec(), append_only: input.facts.append_only, unique }
+        JoinInput { schema, keys: keys.to_vec(), append_only: input.facts.append_only, unique, shared: None }
     }
 
     fn join_edge(&mut self, input: Lowered, keys: &[usize], one_worker: bool) -> Edge {
