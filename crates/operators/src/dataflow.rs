@@ -111,6 +111,19 @@ impl Dataflow {
         })
     }
 
+    /// Whether a node is an import whose rows as of the start are not wanted.
+    pub fn is_changes_only(&self, node: NodeId) -> bool {
+        matches!(self.nodes[node], Node::Import { changes_only: true, .. })
+    }
+
+    /// The relations whose arrangements operators read themselves, once for each operator.
+    pub fn shared_relations(&self) -> impl Iterator<Item = RelationId> {
+        self.nodes.iter().flat_map(|node| match node {
+            Node::Import { .. } => vec![],
+            Node::Operator { spec, .. } => spec.shared_relations(),
+        })
+    }
+
     /// The graph as indented lines, the root first.
     pub fn explain(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -133,9 +146,10 @@ impl Dataflow {
             Exchange::Broadcast => " [to all workers]".to_owned(),
         };
         match &self.nodes[id] {
-            Node::Import { name, schema, .. } => {
+            Node::Import { name, schema, changes_only, .. } => {
                 let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-                lines.push(format!("{indent}Import {name} ({}){exchange}", names.join(", ")));
+                let what = if *changes_only { " changes only" } else { "" };
+                lines.push(format!("{indent}Import {name} ({}){what}{exchange}", names.join(", ")));
             }
             Node::Operator { spec, inputs } => {
                 let about = spec.describe();

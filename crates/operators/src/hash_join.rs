@@ -190,6 +190,11 @@ impl OperatorSpec for HashJoinSpec {
         self.schema.clone()
     }
 
+    fn shared_relations(&self) -> Vec<RelationId> {
+        let shared = [&self.inputs.left, &self.inputs.right].into_iter().filter_map(|i| i.shared.as_ref());
+        shared.map(|s| s.relation).collect()
+    }
+
     fn build(&self, context: BuildContext<'_>) -> Result<Box<dyn Operator>> {
         let side = |side: Side| -> Result<Kept> {
             let input = self.inputs.of(side);

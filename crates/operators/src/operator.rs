@@ -154,6 +154,11 @@ pub trait OperatorSpec: fmt::Debug + Send + Sync {
         false
     }
 
+    /// The relations whose arrangements it reads, beside what its inputs bring.
+    fn shared_relations(&self) -> Vec<RelationId> {
+        vec![]
+    }
+
     /// Makes the running operator of one worker.
     ///
     /// # Errors

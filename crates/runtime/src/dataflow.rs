@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use millstream_operators::materialize::Materialize;
+use millstream_operators::operator::Arrangements;
 use millstream_operators::{BuildContext, Exchange, Node, RelationId};
 use millstream_state::Arrangement;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
@@ -110,22 +111,27 @@ pub(crate) struct Built {
     pub(crate) arrangement: Option<Rc<RefCell<Arrangement>>>,
 }
 
+/// What a worker gives to a dataflow that it builds.
+pub(crate) struct Site<'a> {
+    pub(crate) failure: Failure,
+    pub(crate) quanta: Quanta,
+    pub(crate) outbox: &'a Outbox,
+    /// What its operators may read instead of keeping it.
+    pub(crate) arrangements: &'a dyn Arrangements,
+}
+
 /// Builds all operators of a dataflow.
 ///
 /// # Errors
 /// If an operator cannot be built; then nothing was installed on this worker.
-pub(crate) fn build(
-    worker: &mut Worker,
-    install: &InstallDataflow,
-    failure: Failure,
-    quanta: Quanta,
-    outbox: &Outbox,
-) -> Result<Built> {
-    let build_context = BuildContext { worker: worker.index(), n_workers: worker.peers() };
+pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'_>) -> Result<Built> {
+    let Site { failure, quanta, outbox, arrangements } = site;
+    let start = install.start.epoch;
+    let build_context = BuildContext { worker: worker.index(), n_workers: worker.peers(), start, arrangements };
     let context = Rc::new(Context {
         name: install.name.clone(),
         worker: worker.index(),
-        start: install.start.epoch,
+        start,
         failure,
         errors: Arc::clone(&install.errors),
         pressure: Arc::clone(&install.pressure),

@@ -84,7 +84,13 @@ mod tests {
     fn rows_that_change_workers_are_counted_once() {
         let mut dataflow = Dataflow::default();
         let schema = std::sync::Arc::new(arrow::datatypes::Schema::empty());
-        dataflow.add(Node::Import { relation: RelationId(1), name: "t".to_owned(), projection: vec![], schema });
+        dataflow.add(Node::Import {
+            relation: RelationId(1),
+            name: "t".to_owned(),
+            projection: vec![],
+            schema,
+            changes_only: false,
+        });
         let pressure = Pressure::new(&dataflow, 2);
         let root = pressure.root();
         pressure.sent(0, 0, 100);

@@ -1,12 +1,14 @@
 //! What a worker keeps: its part of every relation, its copy of every dataflow, and the commands it has still to do.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
+use millstream_operators::operator::Arrangements;
 use millstream_operators::{NodeId, RelationId};
-use millstream_state::{Arrangement, Matches};
+use millstream_state::{Arrangement, Hold, Matches};
 use millstream_types::hash::hash_columns;
 use millstream_types::{Delta, Epoch, Error, Result};
 use timely::worker::Worker;
@@ -16,7 +18,7 @@ use crate::adapter::SMALL_STATE;
 use crate::command::{
     Command, EpochWork, Events, InstallDataflow, Lookup, LookupReply, RelationInput, RelationSpec, Root, Round,
 };
-use crate::dataflow::{Built, Outbox, build};
+use crate::dataflow::{Built, Outbox, Site, build};
 use crate::failure::Failure;
 use crate::memory::Charge;
 use crate::quanta::Quanta;
@@ -30,6 +32,8 @@ pub(super) struct Installed {
     pub(super) built: Built,
     pub(super) install: Arc<InstallDataflow>,
     pub(super) imports: Vec<ImportState>,
+    /// On relations that its operators read themselves, at the last epoch that is complete here.
+    holds: Vec<Hold>,
     /// The last epoch in which it gets something.
     last_ticked: Epoch,
     /// All epochs up to this one are complete here.
@@ -172,14 +176,18 @@ impl WorkerState {
 
     fn install(&mut self, timely: &mut Worker, install: Arc<InstallDataflow>) {
         let failure = Failure::new(install.id, Arc::clone(&self.events));
-        let built = match build(timely, &install, failure, self.quanta.clone(), &self.outbox) {
-            Ok(built) => built,
-            Err(error) => return self.events.failed(install.id, install.start.epoch, error),
-        };
         let start = install.start.epoch;
+        let arrangements = &Kept(&self.relations);
+        let site = Site { failure, quanta: self.quanta.clone(), outbox: &self.outbox, arrangements };
+        let built = build(timely, &install, site).and_then(|built| Ok((built, self.hold_shared(&install)?)));
+        let (built, holds) = match built {
+            Ok(built) => built,
+            Err(error) => return self.events.failed(install.id, start, error),
+        };
         let mut imports = Vec::new();
         for (i, (node, relation, projection)) in install.dataflow.imports().enumerate() {
             let arriving = match &install.offsets[i] {
+                _ if install.dataflow.is_changes_only(node) => Arriving::Ready(vec![]),
                 Some(offsets) => self.offsets(&install, offsets),
                 None => Arriving::Snapshot { needs: self.last_ticked(relation), next_chunk: 0, snapshot: None },
             };
@@ -203,8 +211,21 @@ impl WorkerState {
         self.order.push(install.id);
         self.to_feed.push(install.id);
         let (sealed, last_ticked, round) = (start.prev(), start, start);
-        let installed = Installed { built, imports, last_ticked, sealed, round, follows: false, install };
+        let installed = Installed { built, imports, holds, last_ticked, sealed, round, follows: false, install };
         self.dataflows.insert(installed.install.id, installed);
+    }
+
+    /// Holds the relations that operators read themselves, as of the start.
+    fn hold_shared(&self, install: &InstallDataflow) -> Result<Vec<Hold>> {
+        let start = install.start.epoch;
+        let hold = |id: RelationId| {
+            let relation = self.relations.get(&id).ok_or_else(|| Error::internal(format!("relation {id} is gone")))?;
+            let held = relation.shared.holds.acquire(start);
+            held.map_err(|since| {
+                Error::internal(format!("epoch {start} of relation {id} cannot be held after {since}"))
+            })
+        };
+        install.dataflow.shared_relations().map(hold).collect()
     }
 
     /// This worker's part of a range of offsets, as a part of a round.
@@ -318,6 +339,7 @@ impl WorkerState {
         for sealed in sealed {
             let Some(installed) = self.dataflows.get_mut(&sealed.relation) else { continue };
             installed.sealed = sealed.upto;
+            installed.holds.iter_mut().for_each(|hold| hold.advance(sealed.upto));
             if installed.imports.iter().any(|i| !i.arrivals.is_empty()) {
                 self.to_feed.push(sealed.relation);
             }
@@ -360,6 +382,15 @@ impl WorkerState {
         arrangement.probe(index, &lookup.keys, &hashes, lookup.at, &mut matches);
         let rows = arrangement.gather(&matches.rows);
         Ok(LookupReply { probes: matches.probes, rows })
+    }
+}
+
+/// A worker's relations, as operators may read them.
+struct Kept<'a>(&'a HashMap<RelationId, Relation>);
+
+impl Arrangements for Kept<'_> {
+    fn arrangement(&self, relation: RelationId) -> Option<Rc<RefCell<Arrangement>>> {
+        self.0.get(&relation).and_then(Relation::arrangement).map(Rc::clone)
     }
 }
 
