@@ -109,9 +109,7 @@ fn statements(page: &str) -> Vec<Statement> {
 /// Where in a line the statement ends, behind its semicolon, if it does; `before` is what it has of earlier lines.
 fn end_of_statement(line: &str, before: &str) -> Option<usize> {
     let mut quote: Option<char> = None;
-    let mut n_seen = 0;
-    for text in [before, line] {
-        let is_line = n_seen == 1;
+    for (text, is_line) in [(before, false), (line, true)] {
         let mut chars = text.char_indices().peekable();
         while let Some((at, c)) = chars.next() {
             match (quote, c) {
@@ -125,7 +123,6 @@ fn end_of_statement(line: &str, before: &str) -> Option<usize> {
                 _ => {}
             }
         }
-        n_seen += 1;
     }
     None
 }
