@@ -200,7 +200,7 @@ impl OperatorSpec for HashJoinSpec {
             let input = self.inputs.of(side);
             Ok(match &input.shared {
                 Some(shared) => Kept::Elsewhere(SharedSide::new(shared, context)?),
-                None => Kept::Here(JoinSide::new(input, *self.alone.of(side))?),
+                None => Kept::Here(Box::new(JoinSide::new(input, *self.alone.of(side))?)),
             })
         };
         Ok(Box::new(HashJoin {
@@ -249,7 +249,7 @@ struct Probing {
 /// Where the rows of a side are.
 enum Kept {
     /// In the join's own state.
-    Here(JoinSide),
+    Here(Box<JoinSide>),
     /// In a relation's arrangement.
     Elsewhere(SharedSide),
 }
