@@ -112,7 +112,7 @@ pub(crate) fn check(
 ) -> (Box<dyn Operator>, Vec<Vec<String>>) {
     let mut result = None;
     for split in ["backwards", "row by row", "whole"] {
-        let operator = spec.build(BuildContext { worker: 0, n_workers: 1 }).expect("types can be kept");
+        let operator = spec.build(BuildContext::alone()).expect("types can be kept");
         let mut run = Run { operator, schema: spec.schema() };
         let mut all_errors = Vec::new();
         for (i, (rows, expected)) in epochs.iter().enumerate() {
@@ -142,7 +142,7 @@ pub(crate) fn check_against_definition(spec: &dyn OperatorSpec, input: &SchemaRe
         millstream_types::hash::mix(state) % n
     };
     let build = || {
-        let operator = spec.build(BuildContext { worker: 0, n_workers: 1 }).expect("types can be kept");
+        let operator = spec.build(BuildContext::alone()).expect("types can be kept");
         Run { operator, schema: spec.schema() }
     };
     let mut run = build();

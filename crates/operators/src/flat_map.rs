@@ -198,7 +198,7 @@ mod tests {
             keeps,
             schema: Arc::new(Schema::new(vec![int("id"), int("x"), int("y")])),
         };
-        let mut operator = spec.build(BuildContext { worker: 0, n_workers: 1 }).expect("no state");
+        let mut operator = spec.build(BuildContext::alone()).expect("no state");
         let mut out = Output::default();
         // The first row alone, to see that slices of lists are read at their offsets.
         for piece in [delta.slice(0, 1), delta.slice(1, 3)] {

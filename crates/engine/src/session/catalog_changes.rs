@@ -241,7 +241,7 @@ fn plan_view(catalog: &mut Catalog, create: &CreateView) -> Result<Created> {
     let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names)?;
     let created = catalog.create_view(create, RelationKind::MaterializedView, columns, bound.relations)?;
     if let Created::New(relation) = &created {
-        catalog.set_facts(relation.id, plan.result.append_only, plan.result.key.clone());
+        catalog.set_facts(relation.id, &plan.result);
     }
     Ok(created)
 }

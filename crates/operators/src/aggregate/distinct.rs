@@ -424,7 +424,7 @@ mod tests {
             AggregateCall { function: AggregateFunction::Count, argument: Some(1), distinct: true, filter: None };
         let input = schema_of(&[("k", DataType::Int64), ("v", DataType::Int64)]);
         let spec = DistinctPartialSpec { input, group_by: vec![0], calls: vec![call], append_only: false };
-        let context = BuildContext { worker: 0, n_workers: 1 };
+        let context = BuildContext::alone();
         let reduce = DistinctReduceSpec(spec.clone()).build(context).expect("the types can be kept");
         let mut operators = [reduce, spec.build(context).expect("the types can be kept")];
         let mut counts = BTreeMap::new();
