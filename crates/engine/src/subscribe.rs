@@ -133,6 +133,7 @@ fn hidden_relation(id: RelationId, columns: Vec<(String, SqlType)>) -> Relation 
         columns: columns.into_iter().map(|(name, t)| Column::new(name, t)).collect(),
         primary_key: vec![],
         on_conflict: millstream_planner::ast::OnKeyConflict::Error,
+        partitioned_by: None,
         append_only: false,
         options: vec![],
         depends_on: vec![],
