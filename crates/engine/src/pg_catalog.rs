@@ -23,8 +23,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{JoinType, ScalarValue};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::error::DataFusionError;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, TableScan};
 use millstream_planner::catalog::{Column, Kind};
 use millstream_planner::errors::from_datafusion;
@@ -123,9 +125,62 @@ pub(crate) fn without_empty(plan: LogicalPlan) -> Result<LogicalPlan> {
             let empty = EmptyRelation { produce_one_row: false, schema: scan.projected_schema };
             Ok(Transformed::yes(LogicalPlan::EmptyRelation(empty)))
         }
-        node => Ok(Transformed::no(node)),
+        // Nothing is made of nothing, whatever subqueries a projection of it has.
+        node if has_no_row(&node) => {
+            let empty = EmptyRelation { produce_one_row: false, schema: Arc::clone(node.schema()) };
+            Ok(Transformed::yes(LogicalPlan::EmptyRelation(empty)))
+        }
+        node => {
+            let names = NamePreserver::new(&node);
+            node.map_expressions(|expr| {
+                let name = names.save(&expr);
+                Ok(expr.transform_up(without_null_subquery)?.update_data(|expr| name.restore(expr)))
+            })
+        }
     });
     emptied.map(|t| t.data).map_err(from_datafusion)
+}
+
+/// A null in place of a scalar subquery that has no row.
+fn without_null_subquery(expr: Expr) -> Result<Transformed<Expr>, DataFusionError> {
+    match &expr {
+        Expr::ScalarSubquery(subquery) if gives_null(&subquery.subquery) => {
+            let data_type = subquery.subquery.schema().field(0).data_type();
+            Ok(Transformed::yes(Expr::Literal(ScalarValue::try_from(data_type)?, None)))
+        }
+        _ => Ok(Transformed::no(expr)),
+    }
+}
+
+/// Whether a scalar subquery is null: it has no row, or it is the first value of no rows.
+fn gives_null(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => {
+            let is_first = |e: &Expr| matches!(e, Expr::AggregateFunction(f) if f.func.name() == "first_value");
+            aggregate.group_expr.is_empty() && aggregate.aggr_expr.iter().all(is_first) && has_no_row(&aggregate.input)
+        }
+        LogicalPlan::Projection(projection) => {
+            let is_column = |e: &Expr| matches!(e.clone().unalias(), Expr::Column(_) | Expr::Cast(_));
+            has_no_row(plan) || projection.expr.iter().all(is_column) && gives_null(&projection.input)
+        }
+        LogicalPlan::SubqueryAlias(alias) => gives_null(&alias.input),
+        plan => has_no_row(plan),
+    }
+}
+
+fn has_no_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::EmptyRelation(empty) => !empty.produce_one_row,
+        LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Distinct(_) => plan.inputs().into_iter().all(has_no_row),
+        LogicalPlan::Join(join) if join.join_type == JoinType::Inner => {
+            has_no_row(&join.left) || has_no_row(&join.right)
+        }
+        _ => false,
+    }
 }
 
 fn is_ours(schema: &str) -> bool {

@@ -163,8 +163,9 @@ impl Returns {
         match self {
             Returns::Always(kind) => kind,
             Returns::OtherForm => match arg_types.first() {
-                Some(DataType::Utf8View | DataType::Utf8 | DataType::LargeUtf8) => CellType::BigInt,
-                _ => CellType::Text,
+                Some(data_type) if data_type.is_integer() => CellType::Text,
+                // A name, or a parameter that will be one.
+                _ => CellType::BigInt,
             },
         }
     }
