@@ -3,6 +3,7 @@
 mod builtin;
 pub(crate) mod casts;
 mod extract;
+pub(crate) mod hopping;
 mod numbering;
 pub(crate) mod numeric;
 mod ordered_set;

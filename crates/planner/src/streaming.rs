@@ -7,12 +7,15 @@
 mod aggregate;
 mod constant;
 mod exprs;
+mod group_keys;
 mod grouping_sets;
+mod inline;
 mod join;
 mod shared;
 mod top_n;
 mod unnest;
 mod window;
+mod windowed_aggregate;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -281,12 +284,17 @@ impl Planner {
         Ok(input)
     }
 
+    /// The schema of a node's output with its waiting stages.
+    fn output_schema(&self, lowered: &Lowered) -> SchemaRef {
+        lowered.stages.last().map_or_else(|| self.dataflow.schema(lowered.node), |s| s.schema.clone())
+    }
+
     /// Makes the waiting stages a node.
     fn emit(&mut self, lowered: Lowered) -> NodeId {
         if lowered.stages.is_empty() {
             return lowered.node;
         }
-        let schema = lowered.stages.last().map_or_else(|| self.dataflow.schema(lowered.node), |s| s.schema.clone());
+        let schema = self.output_schema(&lowered);
         let spec = MapSpec { stages: Stages(lowered.stages), schema };
         self.add(spec, vec![Edge { from: lowered.node, exchange: Exchange::Local }])
     }

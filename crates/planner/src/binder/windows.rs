@@ -3,13 +3,15 @@
 use arrow::datatypes::IntervalMonthDayNano;
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue};
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, col};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, col, lit};
 use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, ObjectName, TableAlias, TableFactor,
 };
 use millstream_types::{Error, SqlState};
 
 use super::context::external;
+use crate::functions::builtin;
+use crate::functions::hopping::WINDOW_STARTS;
 use crate::parser::{folded, planned_error};
 use crate::typing::calls::resolve_call;
 use crate::typing::cast::explicit_cast;
@@ -208,12 +210,8 @@ fn hop(args: &[FunctionArg], context: &mut dyn RelationPlannerContext) -> Result
         return Err(external(Error::user(SqlState::PROGRAM_LIMIT_EXCEEDED, message)));
     }
     let last = bin(slide, &time, offset, input.schema())?;
-    let starts = (0..n_windows)
-        .rev()
-        .map(|n| plus(last.clone(), interval(-n * slide), input.schema()))
-        .collect::<Result<Vec<_>>>()?;
     let time_name = "__window_time";
-    let starts = resolve_call(&Call::function("array"), starts, input.schema())?;
+    let starts = builtin(WINDOW_STARTS).call(vec![last, lit(slide), lit(n_windows)]);
     let n_columns = input.schema().fields().len();
     let mut exprs = all_columns(&input);
     exprs.push(time.alias(time_name));

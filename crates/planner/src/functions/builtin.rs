@@ -90,7 +90,7 @@ pub(crate) fn find(name: &str) -> Option<Arc<ScalarUDF>> {
     static ALL: LazyLock<HashMap<&'static str, Arc<ScalarUDF>>> = LazyLock::new(|| {
         let specs = super::temporal::SPECS.iter().chain(super::text::SPECS).chain(super::extract::SPECS);
         let specs = specs.chain(super::rounding::SPECS).chain(super::to_char::SPECS).chain(super::series::SPECS);
-        let specs = specs.chain(super::regexp::SPECS);
+        let specs = specs.chain(super::regexp::SPECS).chain(super::hopping::SPECS);
         specs.map(|spec| (spec.name, Arc::new(ScalarUDF::new_from_impl(Builtin::new(spec))))).collect()
     });
     ALL.get(name).cloned()

@@ -23,6 +23,12 @@ impl Planner {
         if let Some(Expr::GroupingSet(set)) = aggregate.group_expr.first() {
             return self.lower_grouping_sets(aggregate, set);
         }
+        if let Some(lowered) = self.lower_without_determined_keys(aggregate)? {
+            return Ok(lowered);
+        }
+        if let Some(lowered) = self.lower_windowed_aggregate(aggregate)? {
+            return Ok(lowered);
+        }
         let exprs = || aggregate.group_expr.iter().chain(&aggregate.aggr_expr);
         let needed = columns_of(exprs(), aggregate.input.schema());
         let input = self.lower(&aggregate.input, Some(&needed))?;
@@ -42,7 +48,7 @@ impl Planner {
         schema: DFSchema,
     ) -> Result<Lowered> {
         let facts = input.facts.clone();
-        let input_schema = input.stages.last().map_or_else(|| self.dataflow.schema(input.node), |s| s.schema.clone());
+        let input_schema = self.output_schema(&input);
         let from = self.emit(input);
         let incremental: Option<Vec<AggregateCall>> = calls.iter().map(|c| c.incremental(&input_schema)).collect();
         let Some(calls) = incremental else {
@@ -145,7 +151,7 @@ impl Planner {
     }
 
     /// A node whose columns are those of the plan, perhaps of other types.
-    fn under_planned_types(&mut self, node: NodeId, facts: Facts, schema: DFSchema) -> Result<Lowered> {
+    pub(super) fn under_planned_types(&mut self, node: NodeId, facts: Facts, schema: DFSchema) -> Result<Lowered> {
         let out = self.dataflow.schema(node);
         let lowered = Lowered { node, stages: vec![], schema: schema.clone(), facts };
         let planned = arrow_schema(&schema);
@@ -169,7 +175,7 @@ pub(super) enum Call {
 }
 
 impl Call {
-    fn incremental(&self, input: &SchemaRef) -> Option<AggregateCall> {
+    pub(super) fn incremental(&self, input: &SchemaRef) -> Option<AggregateCall> {
         let Call::Ours(call, _) = self else { return None };
         call.function.result_type(call.argument.map(|a| input.field(a).data_type())).is_some().then(|| call.clone())
     }
@@ -203,7 +209,7 @@ fn distinct_arguments(calls: &[AggregateCall]) -> Vec<usize> {
 }
 
 /// Whether states of parts of a group add up to the state of the group.
-fn is_splittable(call: &AggregateCall, append_only: bool) -> bool {
+pub(super) fn is_splittable(call: &AggregateCall, append_only: bool) -> bool {
     match call.function {
         AggregateFunction::Min | AggregateFunction::Max | AggregateFunction::BitAnd | AggregateFunction::BitOr => {
             append_only
@@ -218,7 +224,12 @@ fn ignores_repetition(function: AggregateFunction) -> bool {
     matches!(function, F::Min | F::Max | F::BoolAnd | F::BoolOr | F::BitAnd | F::BitOr)
 }
 
-fn output_schema(input: &SchemaRef, keys: &[usize], calls: &[AggregateCall], names: &DFSchema) -> Result<SchemaRef> {
+pub(super) fn output_schema(
+    input: &SchemaRef,
+    keys: &[usize],
+    calls: &[AggregateCall],
+    names: &DFSchema,
+) -> Result<SchemaRef> {
     let mut fields = Vec::new();
     for (i, &key) in keys.iter().enumerate() {
         fields.push(Field::new(names.field(i).name(), input.field(key).data_type().clone(), true));
@@ -289,16 +300,22 @@ impl InputColumns {
         Ok(Call::Foreign { function, order_by, distinct: params.distinct, filter })
     }
 
-    /// Puts the columns on top of the input.
-    pub(super) fn into_stage(self, input: Lowered) -> Lowered {
-        let InputColumns { scalars, exprs, .. } = self;
-        let origin: Vec<Option<usize>> = scalars.iter().map(Scalar::as_column).collect();
-        let present = arrow_schema(&input.schema);
-        let fields = scalars.iter().zip(&exprs).map(|(s, e)| {
+    /// The columns, under the names of their expressions.
+    pub(super) fn arrow_schema(&self) -> SchemaRef {
+        let present = arrow_schema(&self.schema);
+        let fields = self.scalars.iter().zip(&self.exprs).map(|(s, e)| {
             let data_type = s.data_type(&present).expect("bound to this schema");
             Field::new(e.schema_name().to_string(), data_type, true)
         });
-        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    /// Puts the columns on top of the input.
+    pub(super) fn into_stage(self, input: Lowered) -> Lowered {
+        let schema = self.arrow_schema();
+        let InputColumns { scalars, .. } = self;
+        let origin: Vec<Option<usize>> = scalars.iter().map(Scalar::as_column).collect();
+        let present = arrow_schema(&input.schema);
         let facts = input.facts.project(&origin);
         let mut lowered = Lowered { facts, ..input };
         let is_identity =

@@ -34,15 +34,20 @@ impl Planner {
             partitioned_by: facts.partitioned_by.and_then(|p| p.iter().map(place).collect()),
             ..Facts::default()
         };
-        let keeps = match unnest.options.null_handling {
-            NullHandling::Drop => Keeps::None,
-            NullHandling::Preserve => Keeps::Nulls,
-            NullHandling::PreserveAndExpandEmpty => Keeps::All,
-        };
+        let keeps = keeps_of(unnest);
         let schema = arrow_schema(&unnest.schema);
         let spec = FlatMapSpec { columns, keeps, schema };
         let from = self.emit(input);
         let node = self.add(spec, vec![Edge { from, exchange: Exchange::Local }]);
         Ok(Lowered { node, stages: vec![], schema: unnest.schema.as_ref().clone(), facts })
+    }
+}
+
+/// What becomes of rows without elements.
+pub(super) fn keeps_of(unnest: &Unnest) -> Keeps {
+    match unnest.options.null_handling {
+        NullHandling::Drop => Keeps::None,
+        NullHandling::Preserve => Keeps::Nulls,
+        NullHandling::PreserveAndExpandEmpty => Keeps::All,
     }
 }
