@@ -166,40 +166,38 @@ impl JoinSide {
         let mut dead = Vec::new();
         let mut kept = if self.partners.is_some() { vec![NO_ROW; delta.n_rows()] } else { vec![] };
         for i in 0..delta.n_rows() {
-            let weight = delta.weight(i);
-            if weight == 0 {
-                continue;
-            }
+            let mut left = delta.weight(i);
             // Rows that an earlier row of this delta changed are looked up again.
-            let found = place[i].filter(|&row| self.weights.get(row) > 0).or_else(|| {
-                let needs = weight < 0 || self.n_negative > 0;
-                if needs { self.find_one(delta, i, find_by[i]) } else { None }
-            });
-            let cancels = found.filter(|&row| weight < 0 || self.weights.get(row) < 0);
-            match cancels {
-                Some(row) => {
-                    let weight = self.weights.get(row) + weight;
-                    self.set_weight(row, weight);
-                    match &mut self.partners {
-                        // What the row has emitted is taken back at the end of the epoch.
-                        Some(partners) => partners.touch(row),
-                        None if weight == 0 => dead.push((row, i)),
-                        None => {}
-                    }
+            let mut found = place[i].filter(|&row| self.weights.get(row) > 0);
+            while left != 0 {
+                let looks_on = left < 0 || self.n_negative > 0;
+                let next =
+                    found.take().or_else(|| if looks_on { self.find_one(delta, i, left, find_by[i]) } else { None });
+                let Some(row) = next else { break };
+                let weight = self.weights.get(row);
+                // Equal rows may be kept as several: one change may use up more than one of them.
+                let cancelled = if left < 0 { left.max(-weight) } else { left.min(-weight) };
+                left -= cancelled;
+                self.set_weight(row, weight + cancelled);
+                match &mut self.partners {
+                    // What the row has emitted is taken back at the end of the epoch.
+                    Some(partners) => partners.touch(row),
+                    None if weight + cancelled == 0 => dead.push((row, i)),
+                    None => {}
                 }
-                None => {
-                    added.clear();
-                    self.rows.add(delta.columns(), Rows::Selected(&[i as u32]), &mut added);
-                    let row = added[0];
-                    self.by_key.insert(hashes[i], row);
-                    if let Some(by_row) = &mut self.by_row {
-                        by_row.insert(row_hashes[i], row);
-                    }
-                    self.set_weight(row, weight);
-                    if let Some(partners) = &mut self.partners {
-                        partners.touch(row);
-                        kept[i] = row;
-                    }
+            }
+            if left != 0 {
+                added.clear();
+                self.rows.add(delta.columns(), Rows::Selected(&[i as u32]), &mut added);
+                let row = added[0];
+                self.by_key.insert(hashes[i], row);
+                if let Some(by_row) = &mut self.by_row {
+                    by_row.insert(row_hashes[i], row);
+                }
+                self.set_weight(row, left);
+                if let Some(partners) = &mut self.partners {
+                    partners.touch(row);
+                    kept[i] = row;
                 }
             }
         }
@@ -253,10 +251,11 @@ impl JoinSide {
         found
     }
 
-    fn find_one(&self, delta: &Delta, i: usize, hash: u64) -> Option<u32> {
+    /// A kept row equal to a row of a delta, whose weight has the opposite sign of `weight`.
+    fn find_one(&self, delta: &Delta, i: usize, weight: i64, hash: u64) -> Option<u32> {
         let index = self.by_row.as_ref().unwrap_or(&self.by_key);
         let columns: Vec<usize> = (0..delta.columns().len()).collect();
-        let wants_negative = delta.weight(i) > 0;
+        let wants_negative = weight > 0;
         index
             .rows(hash)
             .filter(|&row| if wants_negative { self.weights.get(row) < 0 } else { self.weights.get(row) > 0 })
