@@ -4,6 +4,7 @@ mod builtin;
 pub(crate) mod casts;
 mod extract;
 pub(crate) mod hopping;
+mod min_max;
 mod numbering;
 pub(crate) mod numeric;
 mod ordered_set;
@@ -65,7 +66,7 @@ impl Registry {
             scalars.insert("array_replace".to_string(), function);
         }
         let mut aggregates = HashMap::new();
-        let ours = ordered_set::all().into_iter().chain(statistics::all());
+        let ours = ordered_set::all().into_iter().chain(statistics::all()).chain(min_max::all());
         for function in SessionStateDefaults::default_aggregate_functions().into_iter().chain(ours) {
             for alias in function.aliases() {
                 aggregates.insert(alias.clone(), function.clone());

@@ -39,6 +39,20 @@ impl Ours {
     }
 }
 
+impl One {
+    /// A state that only takes values.
+    pub(super) fn append_only(function: AggregateFunction, argument: &DataType) -> Result<Self> {
+        let accumulator = accumulator(function, Some(argument), true).map_err(external)?;
+        Ok(One { accumulator, is_distinct: false, retracts: false, seen: Vec::new(), argument: argument.clone() })
+    }
+
+    /// A state that takes values back too, for frames that slide.
+    pub(super) fn retracting(function: AggregateFunction, argument: &DataType) -> Result<Self> {
+        let accumulator = accumulator(function, Some(argument), false).map_err(external)?;
+        Ok(One { accumulator, is_distinct: false, retracts: true, seen: Vec::new(), argument: argument.clone() })
+    }
+}
+
 impl AggregateUDFImpl for Ours {
     fn name(&self) -> &str {
         self.name
@@ -55,12 +69,7 @@ impl AggregateUDFImpl for Ours {
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         let argument = args.expr_fields[0].data_type().clone();
-        Ok(Box::new(One {
-            accumulator: self.make(&argument)?,
-            is_distinct: args.is_distinct,
-            seen: Vec::new(),
-            argument,
-        }))
+        Ok(Box::new(One { is_distinct: args.is_distinct, ..One::append_only(self.function, &argument)? }))
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
@@ -75,9 +84,11 @@ impl AggregateUDFImpl for Ours {
 }
 
 /// The state of one group.
-struct One {
+pub(super) struct One {
     accumulator: Box<dyn GroupAccumulator>,
     is_distinct: bool,
+    /// Values may be taken back.
+    retracts: bool,
     /// All values, where only distinct ones count.
     seen: Vec<ArrayRef>,
     argument: DataType,
@@ -91,8 +102,12 @@ impl std::fmt::Debug for One {
 
 impl One {
     fn add(&mut self, values: &ArrayRef) -> Result<()> {
+        self.update(values, None)
+    }
+
+    fn update(&mut self, values: &ArrayRef, weights: Option<&[i64]>) -> Result<()> {
         let groups = vec![0; values.len()];
-        let input = Input { groups: &groups, argument: Some(values), filter: None, weights: None };
+        let input = Input { groups: &groups, argument: Some(values), filter: None, weights };
         self.accumulator.update(input).map_err(external)
     }
 
@@ -108,6 +123,14 @@ impl Accumulator for One {
             return Ok(());
         }
         self.add(&values[0])
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.update(&values[0], Some(&vec![-1; values[0].len()]))
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        self.retracts
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {

@@ -275,7 +275,10 @@ impl InputColumns {
         let filter = params.filter.as_deref().map(|f| self.add(f)).transpose()?;
         let ours = function_of(func.name());
         let argument = match (ours, params.args.as_slice()) {
-            (Some(AggregateFunction::Count), [] | [Expr::Literal(_, _)]) => Some(None),
+            (Some(AggregateFunction::Count), []) => Some(None),
+            (Some(AggregateFunction::Count), [Expr::Literal(value, _)]) if !value.is_null() && !params.distinct => {
+                Some(None)
+            }
             (Some(_), [argument]) => Some(Some(argument)),
             _ => None,
         };

@@ -169,7 +169,8 @@ fn bind(function: &WindowFunction, positions: &mut impl Iterator<Item = usize>, 
         WindowFunctionDefinition::AggregateUDF(udaf) => {
             let frame = Frame { frame: Arc::new(params.window_frame.clone()), order_by: order_by.clone(), filter };
             let argument = match arguments.as_slice() {
-                [] | [Argument::Constant(_)] if udaf.name() == "count" => Some(None),
+                [] if udaf.name() == "count" => Some(None),
+                [Argument::Constant(value)] if udaf.name() == "count" && !value.is_null() => Some(None),
                 [Argument::Column(column)] => Some(Some(*column)),
                 _ => None,
             };
