@@ -427,3 +427,6 @@ impl Operator for Aggregate {
         self.table.len() + self.distinct.iter().map(DistinctSets::len).sum::<usize>()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -591,3 +591,6 @@ impl Operator for HashJoin {
         [&self.sides.left, &self.sides.right].into_iter().filter_map(Kept::own).map(JoinSide::len).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,8 @@ pub mod map;
 pub mod materialize;
 pub mod operator;
 mod partitioned_rows;
+#[cfg(test)]
+mod property;
 pub mod recompute;
 pub mod step;
 pub mod top_n;

@@ -223,3 +223,6 @@ fn partition_keys(spec: &TopNSpec, delta: &Delta) -> Vec<ArrayRef> {
     debug_assert!(delta.columns().iter().all(|c| c.len() == delta.n_rows()));
     spec.partition_by.iter().map(|&c| delta.columns()[c].clone()).collect()
 }
+
+#[cfg(test)]
+mod tests;
