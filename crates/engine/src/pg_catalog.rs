@@ -152,12 +152,13 @@ fn without_null_subquery(expr: Expr) -> Result<Transformed<Expr>, DataFusionErro
     }
 }
 
-/// Whether a scalar subquery is null: it has no row, or it is the first value of no rows.
+/// Whether a scalar subquery is null: it has no row, or it is an aggregate of no rows. Only counts of those are values.
 fn gives_null(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
-            let is_first = |e: &Expr| matches!(e, Expr::AggregateFunction(f) if f.func.name() == "first_value");
-            aggregate.group_expr.is_empty() && aggregate.aggr_expr.iter().all(is_first) && has_no_row(&aggregate.input)
+            let counts = |f: &str| matches!(f, "count" | "regr_count" | "approx_distinct");
+            let is_null = |e: &Expr| matches!(e, Expr::AggregateFunction(f) if !counts(f.func.name()));
+            aggregate.group_expr.is_empty() && aggregate.aggr_expr.iter().all(is_null) && has_no_row(&aggregate.input)
         }
         LogicalPlan::Projection(projection) => {
             let is_column = |e: &Expr| matches!(e.clone().unalias(), Expr::Column(_) | Expr::Cast(_));

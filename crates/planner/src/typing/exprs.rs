@@ -11,7 +11,7 @@ use datafusion::logical_expr::expr::{
 };
 use datafusion::logical_expr::utils::COUNT_STAR_EXPANSION;
 use datafusion::logical_expr::{
-    BinaryExpr, Case, Cast, Expr, ExprSchemable, Operator, WindowFunctionDefinition, cast, not,
+    BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlanBuilder, Operator, WindowFunctionDefinition, cast, not,
 };
 
 use super::calls::{between, condition, like, negative, no_function, resolve_call};
@@ -121,15 +121,28 @@ fn in_list(list: InList, schema: &DFSchema) -> Result<Expr> {
     Ok(Expr::InList(InList { expr, list: all, negated }))
 }
 
-/// The left side takes the subquery's type if it is a constant; the analyzer's last rule casts the rest.
+/// The left side takes the subquery's type if it is a constant; else both get the type in which they are compared.
 fn in_subquery(inner: InSubquery, schema: &DFSchema) -> Result<Expr> {
-    let InSubquery { expr, subquery, negated } = inner;
+    let InSubquery { expr, mut subquery, negated } = inner;
     let column = subquery.subquery.schema().field(0).data_type().clone();
-    let expr = if is_unknown(&expr) { coerce(*expr, &column, schema)? } else { *expr };
+    let mut expr = if is_unknown(&expr) { coerce(*expr, &column, schema)? } else { *expr };
     let left = type_of(&expr, schema)?;
-    if super::types::common_pair(&left, &column).is_none() {
-        let dummy = Expr::Cast(Cast::new(Box::new(Expr::Literal(ScalarValue::Boolean(None), None)), column));
-        resolve_call(&Call::Operator(Operator::Eq), vec![expr.clone(), dummy], schema)?;
+    match super::types::common_pair(&left, &column) {
+        // Two nulls of no type.
+        Some(DataType::Null) => {}
+        Some(common) => {
+            expr = coerce(expr, &common, schema)?;
+            if column != common {
+                let plan = subquery.subquery.as_ref();
+                let value = coerce(Expr::from(plan.schema().qualified_field(0)), &common, plan.schema())?;
+                let cast = LogicalPlanBuilder::from(plan.clone()).project(vec![value])?.build()?;
+                subquery = subquery.with_plan(Arc::new(cast));
+            }
+        }
+        None => {
+            let dummy = Expr::Cast(Cast::new(Box::new(Expr::Literal(ScalarValue::Boolean(None), None)), column));
+            resolve_call(&Call::Operator(Operator::Eq), vec![expr.clone(), dummy], schema)?;
+        }
     }
     Ok(Expr::InSubquery(InSubquery { expr: Box::new(expr), subquery, negated }))
 }
