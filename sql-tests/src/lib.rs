@@ -3,4 +3,5 @@
 
 pub mod millstream;
 pub mod postgres;
+pub mod random_sql;
 pub mod wire;

@@ -4,6 +4,7 @@
 //! `cargo test -p millstream-sql-tests -- joins` runs those with `joins` in their names;
 //! `-- --bless-from-postgres joins` writes into these files what Postgres answered, and never anything else.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use millstream_sql_tests::millstream::{self, MODES, Options};
 use millstream_sql_tests::postgres::Postgres;
+use millstream_sql_tests::random_sql;
 use millstream_testkit::docs;
 use millstream_testkit::slt::{self, Engine, SltFile};
 use tokio::runtime::Runtime;
@@ -19,6 +21,8 @@ use tokio::sync::OnceCell;
 
 /// A file that takes longer hangs.
 const FILE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Seeds of random SQL in each mode, unless `MILLSTREAM_RANDOM_SQL` names others as `first..end`.
+const RANDOM_SEEDS: Range<u64> = 1..9;
 /// What the suite promises of itself.
 const MIN_FILES: usize = 150;
 /// What every file must have, so that it is a story and not a line.
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Ok(pages) => trials.extend(pages.into_iter().map(|page| trial_of_page(&suite, page))),
         Err(error) => return fail(&format!("cannot list the documentation: {error}")),
     }
+    trials.extend(random_trials(&suite));
     trials.push(Trial::test("files::enough", move || check_sizes(&sizes)));
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     // The trials hold the suite no longer, so this stops Postgres.
@@ -113,6 +118,27 @@ fn trial_of_page(suite: &Arc<Suite>, page: PathBuf) -> Trial {
     let suite = suite.clone();
     let name = page.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Trial::test(format!("docs::{name}"), move || suite.in_time(run_page(&page)))
+}
+
+/// Random SQL in each mode.
+fn random_trials(suite: &Arc<Suite>) -> Vec<Trial> {
+    let named = std::env::var("MILLSTREAM_RANDOM_SQL").ok();
+    let named = named.as_deref().and_then(|text| text.split_once("..")).map(|(a, b)| (a.parse(), b.parse()));
+    let seeds = match named {
+        Some((Ok(first), Ok(end))) => first..end,
+        _ => RANDOM_SEEDS,
+    };
+    let in_mode = |(mode, options)| {
+        let (suite, seeds) = (suite.clone(), seeds.clone());
+        // Each case has a deadline of its own.
+        let run = move || {
+            let compared = suite.runtime.block_on(random_sql::run_seeds(options, seeds.clone()))?;
+            println!("{mode}: seeds {seeds:?}: {compared:?}");
+            Ok(())
+        };
+        Trial::test(format!("{mode}::random_sql"), run)
+    };
+    MODES.into_iter().map(in_mode).collect()
 }
 
 async fn run_page(page: &Path) -> Result<(), String> {
