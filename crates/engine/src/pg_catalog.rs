@@ -175,11 +175,23 @@ fn has_no_row(plan: &LogicalPlan) -> bool {
         LogicalPlan::Projection(_)
         | LogicalPlan::Filter(_)
         | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Subquery(_)
         | LogicalPlan::Sort(_)
+        | LogicalPlan::Limit(_)
+        | LogicalPlan::Window(_)
         | LogicalPlan::Distinct(_) => plan.inputs().into_iter().all(has_no_row),
-        LogicalPlan::Join(join) if join.join_type == JoinType::Inner => {
-            has_no_row(&join.left) || has_no_row(&join.right)
+        LogicalPlan::Aggregate(aggregate) => {
+            let has_keys = matches!(aggregate.group_expr.first(), Some(e) if !matches!(e, Expr::GroupingSet(_)));
+            has_keys && has_no_row(&aggregate.input)
         }
+        LogicalPlan::Join(join) => match join.join_type {
+            JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi => {
+                has_no_row(&join.left) || has_no_row(&join.right)
+            }
+            JoinType::Left | JoinType::LeftAnti | JoinType::LeftMark => has_no_row(&join.left),
+            JoinType::Right | JoinType::RightAnti | JoinType::RightMark => has_no_row(&join.right),
+            JoinType::Full => has_no_row(&join.left) && has_no_row(&join.right),
+        },
         _ => false,
     }
 }

@@ -1,7 +1,7 @@
 //! Postgres' types for every expression of a plan, as an analyzer rule.
 //!
-//! Bottom up: a node's expressions are resolved over the final types of its inputs, then its schema is made anew, so each
-//! node sees final types. Every expression comes out with a type that [`millstream_types::SqlType`] has.
+//! Bottom up: a node's subqueries and expressions are resolved over the final types of its inputs, then its schema is made
+//! anew, so each node sees final types. Every expression comes out with a type that [`millstream_types::SqlType`] has.
 
 pub(crate) mod calls;
 pub(crate) mod cast;
@@ -11,14 +11,16 @@ mod input_order;
 mod lateral;
 mod multiset;
 mod nodes;
+mod outer_references;
 pub(crate) mod planner;
 pub(crate) mod types;
 pub(crate) mod with_ties;
 
 use datafusion::common::DataFusionError;
-use datafusion::common::tree_node::TransformedResult;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::utils::merge_schema;
 use datafusion::optimizer::AnalyzerRule;
 
 /// Gives every expression the type, operator and function that Postgres would.
@@ -31,6 +33,17 @@ impl AnalyzerRule for PostgresTypes {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan, DataFusionError> {
-        plan.transform_up_with_subqueries(nodes::resolve_node).data()
+        resolve_plan(plan)
     }
+}
+
+fn resolve_plan(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
+    let resolve = |node: LogicalPlan| {
+        let outer = merge_schema(&node.inputs());
+        let subqueries = |subquery: LogicalPlan| {
+            Ok(Transformed::yes(resolve_plan(outer_references::with_types_of(subquery, &outer)?)?))
+        };
+        node.map_subqueries(subqueries)?.transform_data(nodes::resolve_node)
+    };
+    plan.transform_up(resolve).data()
 }
