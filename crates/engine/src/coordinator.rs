@@ -177,6 +177,8 @@ pub(crate) struct Coordinator {
     bases: HashMap<RelationId, Base>,
     /// In the order in which they were installed.
     flows: Vec<Flow>,
+    /// What has failed and is not freed yet.
+    freeing: Vec<Arc<LiveRelation>>,
     /// Writes that wait until a dataflow has less in flight, in order.
     waiting_writes: Vec<(Commit, epochs::Reply)>,
     /// What all state is charged to.
@@ -208,6 +210,7 @@ impl Coordinator {
             last_epoch: Epoch::ZERO,
             bases: HashMap::new(),
             flows: Vec::new(),
+            freeing: Vec::new(),
             waiting_writes: Vec::new(),
             memory,
             max_stall: config.max_stall,

@@ -359,12 +359,19 @@ impl Coordinator {
             live.fail(Failed { epoch, cause: cause.clone(), origin });
             self.workers.send_all(|_| Command::Drop(id));
             live.shared.forget_readers();
+            self.freeing.push(live);
         }
     }
 
     /// All state together has passed its limit: the largest dataflow fails.
     pub(super) fn relieve_memory(&mut self, epoch: Epoch) {
         if !self.memory.is_over() {
+            return;
+        }
+        // What has failed already is freed soon: nothing else has to fail for it.
+        let is_running = |live: &Arc<LiveRelation>| self.flows.iter().any(|f| f.live.id == live.id);
+        self.freeing.retain(|live| live.shared.account.used() > 0 && !is_running(live));
+        if !self.freeing.is_empty() {
             return;
         }
         let largest = self.flows.iter().max_by_key(|f| f.live.shared.account.used());
