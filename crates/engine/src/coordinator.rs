@@ -177,8 +177,8 @@ pub(crate) struct Coordinator {
     bases: HashMap<RelationId, Base>,
     /// In the order in which they were installed.
     flows: Vec<Flow>,
-    /// What has failed and is not freed yet.
-    freeing: Vec<Arc<LiveRelation>>,
+    /// What ended relations are charged until the workers have freed them.
+    freeing: Vec<Arc<Account>>,
     /// Writes that wait until a dataflow has less in flight, in order.
     waiting_writes: Vec<(Commit, epochs::Reply)>,
     /// What all state is charged to.

@@ -200,8 +200,10 @@ impl Coordinator {
         let follows = |f: &&super::flows::Flow| f.imports.contains(&id) && crate::subscribe::is_hidden(f.live.id);
         let followers: Vec<RelationId> = self.flows.iter().filter(follows).map(|f| f.live.id).collect();
         followers.into_iter().for_each(|follower| self.drop_relation(follower));
-        if let Some(live) = self.clock.relations.write().remove(&id) {
+        let removed = self.clock.relations.write().remove(&id);
+        if let Some(live) = removed {
             live.drop_it();
+            self.will_be_freed(&live);
         }
         if self.bases.remove(&id).is_some() {
             self.workers.send_all(|_| Command::DropRelation(id));

@@ -359,19 +359,22 @@ impl Coordinator {
             live.fail(Failed { epoch, cause: cause.clone(), origin });
             self.workers.send_all(|_| Command::Drop(id));
             live.shared.forget_readers();
-            self.freeing.push(live);
+            self.will_be_freed(&live);
         }
+    }
+
+    /// Notes that a relation has ended, while its state is still there.
+    pub(super) fn will_be_freed(&mut self, live: &LiveRelation) {
+        let account = &live.shared.account;
+        self.freeing.retain(|known| known.used() > 0 && !Arc::ptr_eq(known, account));
+        self.freeing.push(Arc::clone(account));
     }
 
     /// All state together has passed its limit: the largest dataflow fails.
     pub(super) fn relieve_memory(&mut self, epoch: Epoch) {
-        if !self.memory.is_over() {
-            return;
-        }
-        // What has failed already is freed soon: nothing else has to fail for it.
-        let is_running = |live: &Arc<LiveRelation>| self.flows.iter().any(|f| f.live.id == live.id);
-        self.freeing.retain(|live| live.shared.account.used() > 0 && !is_running(live));
-        if !self.freeing.is_empty() {
+        // What is freed soon makes room: nothing else has to fail for it.
+        let freed_soon: usize = self.freeing.iter().map(|account| account.used()).sum();
+        if self.memory.limit().is_none_or(|limit| self.memory.used().saturating_sub(freed_soon) <= limit) {
             return;
         }
         let largest = self.flows.iter().max_by_key(|f| f.live.shared.account.used());
