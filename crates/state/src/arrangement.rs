@@ -19,7 +19,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, DynComparator, RecordBatch, UInt32Array, make_comparator};
+use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use hashbrown::HashMap;
 use millstream_types::delta::take_batch;
@@ -285,31 +286,50 @@ impl Arrangement {
         let mut hashes = Vec::new();
         hash_columns(&keys, columns.first().map_or(0, |c| c.len()), &mut hashes);
         let mut missing = Vec::new();
-        // Each round compares one row of each chain, all at once, and goes on with those that differ.
+        // Equal rows go down their chain together: each by itself would pass all that the others have taken.
         let mut pending = Matches::default();
+        let mut counts: Vec<usize> = Vec::new();
+        let mut leaders: HashMap<u64, usize> = HashMap::new();
+        let mut equality = RowEquality::new(columns);
         for &i in rows {
-            match identity.index.head(hashes[i as usize]) {
-                Some((head, _)) => pending.push(i, head),
-                None => missing.push(i),
+            let hash = hashes[i as usize];
+            let Some((head, chain_len)) = identity.index.head(hash) else {
+                missing.push(i);
+                continue;
+            };
+            if chain_len > 1 {
+                let leader = *leaders.entry(hash).or_insert(pending.len());
+                if leader < pending.len() && equality.holds(pending.probes[leader], i)? {
+                    counts[leader] += 1;
+                    continue;
+                }
             }
+            pending.push(i, head);
+            counts.push(1);
         }
+        // Each round compares one row of each chain, all at once.
         while !pending.is_empty() {
             let mut equal = vec![true; pending.len()];
             for (column, array) in self.rows.columns.iter().zip(columns) {
                 column.compare(&pending.rows, array, &pending.probes, &mut equal);
             }
-            let mut later = Matches::default();
-            for ((&i, &row), equal) in pending.probes.iter().zip(&pending.rows).zip(equal) {
+            let (mut later, mut later_counts) = (Matches::default(), Vec::new());
+            for (k, equal) in equal.into_iter().enumerate() {
+                let (i, row, mut count) = (pending.probes[k], pending.rows[k], counts[k]);
                 if equal && !self.chunks[chunk_of(row)].dead.get(offset_of(row)) {
                     self.kill(row);
-                    continue;
+                    count -= 1;
                 }
                 match self.indexes[0].index.next(row) {
-                    crate::NO_ROW => missing.push(i),
-                    next => later.push(i, next),
+                    _ if count == 0 => {}
+                    crate::NO_ROW => missing.extend(std::iter::repeat_n(i, count)),
+                    next => {
+                        later.push(i, next);
+                        later_counts.push(count);
+                    }
                 }
             }
-            pending = later;
+            (pending, counts) = (later, later_counts);
         }
         Ok(missing)
     }
@@ -514,6 +534,26 @@ impl Arrangement {
         }
         published.deaths.clone_from(&self.deaths);
         published.sealed = epoch;
+    }
+}
+
+/// Compares rows of one batch; makes its comparators when they are first needed.
+struct RowEquality<'a> {
+    columns: &'a [ArrayRef],
+    comparators: Vec<DynComparator>,
+}
+
+impl<'a> RowEquality<'a> {
+    fn new(columns: &'a [ArrayRef]) -> Self {
+        RowEquality { columns, comparators: Vec::new() }
+    }
+
+    fn holds(&mut self, a: u32, b: u32) -> Result<bool> {
+        if a != b && self.comparators.is_empty() {
+            let comparators = self.columns.iter().map(|c| make_comparator(c, c, SortOptions::default()));
+            self.comparators = comparators.collect::<Result<_, _>>()?;
+        }
+        Ok(a == b || self.comparators.iter().all(|compare| compare(a as usize, b as usize).is_eq()))
     }
 }
 
