@@ -152,13 +152,12 @@ fn without_null_subquery(expr: Expr) -> Result<Transformed<Expr>, DataFusionErro
     }
 }
 
-/// Whether a scalar subquery is null: it has no row, or it is an aggregate of no rows. Only counts of those are values.
+/// Whether a scalar subquery is null: it has no row, or it is the first value of no rows.
 fn gives_null(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
-            let counts = |f: &str| matches!(f, "count" | "regr_count" | "approx_distinct");
-            let is_null = |e: &Expr| matches!(e, Expr::AggregateFunction(f) if !counts(f.func.name()));
-            aggregate.group_expr.is_empty() && aggregate.aggr_expr.iter().all(is_null) && has_no_row(&aggregate.input)
+            let is_first = |e: &Expr| matches!(e, Expr::AggregateFunction(f) if f.func.name() == "first_value");
+            aggregate.group_expr.is_empty() && aggregate.aggr_expr.iter().all(is_first) && has_no_row(&aggregate.input)
         }
         LogicalPlan::Projection(projection) => {
             let is_column = |e: &Expr| matches!(e.clone().unalias(), Expr::Column(_) | Expr::Cast(_));
@@ -175,23 +174,11 @@ fn has_no_row(plan: &LogicalPlan) -> bool {
         LogicalPlan::Projection(_)
         | LogicalPlan::Filter(_)
         | LogicalPlan::SubqueryAlias(_)
-        | LogicalPlan::Subquery(_)
         | LogicalPlan::Sort(_)
-        | LogicalPlan::Limit(_)
-        | LogicalPlan::Window(_)
         | LogicalPlan::Distinct(_) => plan.inputs().into_iter().all(has_no_row),
-        LogicalPlan::Aggregate(aggregate) => {
-            let has_keys = matches!(aggregate.group_expr.first(), Some(e) if !matches!(e, Expr::GroupingSet(_)));
-            has_keys && has_no_row(&aggregate.input)
+        LogicalPlan::Join(join) if join.join_type == JoinType::Inner => {
+            has_no_row(&join.left) || has_no_row(&join.right)
         }
-        LogicalPlan::Join(join) => match join.join_type {
-            JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi => {
-                has_no_row(&join.left) || has_no_row(&join.right)
-            }
-            JoinType::Left | JoinType::LeftAnti | JoinType::LeftMark => has_no_row(&join.left),
-            JoinType::Right | JoinType::RightAnti | JoinType::RightMark => has_no_row(&join.right),
-            JoinType::Full => has_no_row(&join.left) && has_no_row(&join.right),
-        },
         _ => false,
     }
 }

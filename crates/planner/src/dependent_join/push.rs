@@ -6,6 +6,7 @@ use datafusion::common::alias::AliasGenerator;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType, NullEquality, ScalarValue, TableReference, not_impl_err};
 use datafusion::logical_expr::expr::{Sort as SortExpr, WindowFunction};
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
     Aggregate, Case, Distinct, Expr, FetchType, GroupingSet, Join, Limit, LogicalPlan, LogicalPlanBuilder, Projection,
     SkipType, Sort, Union, Window, WindowFrame, WindowFunctionDefinition, lit,
@@ -134,6 +135,19 @@ impl<'a> Pusher<'a> {
                 let builder = LogicalPlanBuilder::from(input);
                 let plan = builder.unnest_columns_with_options(unnest.exec_columns.clone(), unnest.options.clone())?;
                 Ok((plan.build()?, outer))
+            }
+            LogicalPlan::TableScan(scan) => {
+                // A condition that was pushed down to where it may spare reading.
+                let mut scan = scan.clone();
+                let (mut conditions, mut own) = (Vec::new(), Vec::new());
+                for filter in std::mem::take(&mut scan.filters) {
+                    if mentions(&filter)? { conditions.push(filter) } else { own.push(filter) }
+                }
+                scan.filters = own;
+                let (input, outer) = self.push(&LogicalPlan::TableScan(scan))?;
+                let condition = conjunction(conditions).unwrap_or_else(|| lit(true));
+                let predicate = self.condition(&condition, &outer)?;
+                Ok((LogicalPlanBuilder::from(input).filter(predicate)?.build()?, outer))
             }
             _ => not_impl_err!("this form of a correlated subquery"),
         }

@@ -63,7 +63,7 @@ async fn all_of_psqls_commands_about_the_catalog_work() {
     let client = real.connect().await;
     run(&client, SETUP).await;
     let commands = "\\d+ \\dt+ \\dv+ \\dm+ \\di+ \\ds \\dE \\dtvmS \\l \\l+ \\dn+ \\df \\df+ pg_size_pretty \\dT \\dT+ \\dT+ int4 \\du+ \\dg \
-                    \\db+ \\dx \\dC \\dy \\dD \\dO \\dA \\dP \\drds \\ddp \\dconfig work_mem \\conninfo \\timing \
+                    \\db+ \\dx \\dC \\dy \\dD \\dO \\dA \\dP \\drds \\dp \\ddp \\dconfig work_mem \\conninfo \\timing \
                     \\d users_pkey \\d users_name_idx \\d names \\d by_user \\d clicks \\d nowhere \\d+ names \\d+ nowhere \\sv names";
     let mut words = commands.split_whitespace().peekable();
     while let Some(word) = words.next() {
