@@ -249,22 +249,25 @@ pub(super) fn output_schema(
 pub(super) struct InputColumns {
     schema: DFSchema,
     exprs: Vec<Expr>,
+    names: Vec<String>,
     scalars: Vec<Scalar>,
 }
 
 impl InputColumns {
     pub(super) fn new(input: &Lowered) -> Self {
-        InputColumns { schema: input.schema.clone(), exprs: Vec::new(), scalars: Vec::new() }
+        InputColumns { schema: input.schema.clone(), exprs: Vec::new(), names: Vec::new(), scalars: Vec::new() }
     }
 
     /// The position of an expression, which is added if it is not there yet.
     pub(super) fn add(&mut self, expr: &Expr) -> Result<usize> {
+        let name = expr.schema_name().to_string();
         let expr = expr.clone().unalias();
         if let Some(at) = self.exprs.iter().position(|e| *e == expr) {
             return Ok(at);
         }
         self.scalars.push(physical(&expr, &self.schema)?);
         self.exprs.push(expr);
+        self.names.push(name);
         Ok(self.exprs.len() - 1)
     }
 
@@ -303,12 +306,12 @@ impl InputColumns {
         Ok(Call::Foreign { function, order_by, distinct: params.distinct, filter })
     }
 
-    /// The columns, under the names of their expressions.
+    /// The columns, under the names or texts of their expressions.
     pub(super) fn arrow_schema(&self) -> SchemaRef {
         let present = arrow_schema(&self.schema);
-        let fields = self.scalars.iter().zip(&self.exprs).map(|(s, e)| {
+        let fields = self.scalars.iter().zip(&self.names).map(|(s, name)| {
             let data_type = s.data_type(&present).expect("bound to this schema");
-            Field::new(e.schema_name().to_string(), data_type, true)
+            Field::new(name, data_type, true)
         });
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }

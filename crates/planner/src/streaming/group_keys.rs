@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Aggregate, BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
 use millstream_types::Result;
 
-use super::inline::{below_projections, column, substitute};
+use super::inline::{below_projections, column};
 use super::{Lowered, Planner};
 use crate::errors::from_datafusion;
 
@@ -22,49 +23,50 @@ impl Planner {
         let exprs = aggregate.group_expr.iter().chain(&aggregate.aggr_expr).map(|e| e.clone().unalias()).collect();
         let (exprs, input) = below_projections(exprs, &aggregate.input)?;
         let (keys, calls) = exprs.split_at(n_keys);
-        let is_column = |e: &Expr| matches!(e, Expr::Column(_));
-        let is_determined = |e: &&Expr| {
-            !is_column(e) && is_total(e, input.schema()) && {
-                let columns = e.column_refs();
-                !columns.is_empty() && columns.iter().all(|c| keys.contains(&Expr::Column((*c).clone())))
-            }
+        let is_determined = |key: &&Expr| {
+            let others: Vec<&Expr> = keys.iter().filter(|k| k != key).collect();
+            matches!(key, Expr::BinaryExpr(_) | Expr::ScalarFunction(_)) && is_function_of(&others, key, input.schema())
         };
         let kept: Vec<Expr> = keys.iter().filter(|k| !is_determined(k)).cloned().collect();
         if kept.len() == n_keys {
             return Ok(None);
         }
-        let narrow = Aggregate::try_new(Arc::new(input.clone()), kept.clone(), calls.to_vec());
+        // What is computed keeps the name that it has above.
+        let name = |e: &Expr| keys.iter().position(|k| k == e).map(|i| aggregate.schema.field(i).name().clone());
+        let named = |e: &Expr| match (e, name(e)) {
+            (Expr::Column(_), _) | (_, None) => e.clone(),
+            (_, Some(name)) => e.clone().alias(name),
+        };
+        let narrow = Aggregate::try_new(Arc::new(input.clone()), kept.iter().map(named).collect(), calls.to_vec());
         let narrow = LogicalPlan::Aggregate(narrow.map_err(from_datafusion)?);
         let schema = narrow.schema();
-        let key = |e: &Expr| kept.iter().position(|k| k == e).map(|i| column(schema, i));
-        let mut out = Vec::new();
-        for expr in keys {
-            out.push(match key(expr) {
-                Some(column) => column,
-                None => {
-                    let of_column = |i| key(&column(input.schema(), i)).expect("its columns are among the keys");
-                    substitute(vec![expr.clone()], input.schema(), of_column)?.swap_remove(0)
-                }
-            });
-        }
+        let over_kept = |e: Expr| match kept.iter().position(|k| *k == e) {
+            Some(i) => Ok(Transformed::new(column(schema, i), true, TreeNodeRecursion::Jump)),
+            None => Ok(Transformed::no(e)),
+        };
+        let keys = keys.iter().map(|e| e.clone().transform_down(over_kept).data().map_err(from_datafusion));
+        let mut out = keys.collect::<Result<Vec<_>>>()?;
         out.extend((0..calls.len()).map(|i| column(schema, kept.len() + i)));
         let lowered = self.lower(&narrow, None)?;
         Ok(Some(self.project(lowered, &out, aggregate.schema.as_ref().clone())?))
     }
 }
 
-/// Whether an expression has a value, the same each time, for whatever its columns hold. What may fail stays below the
+/// Whether an expression has a value, the same each time, for whatever the given keys are. What may fail stays below the
 /// aggregate, where a failing row is left out alone.
-fn is_total(expr: &Expr, schema: &DFSchema) -> bool {
+fn is_function_of(keys: &[&Expr], expr: &Expr, schema: &DFSchema) -> bool {
+    if keys.contains(&expr) {
+        return true;
+    }
     match expr {
-        Expr::Column(_) | Expr::Literal(_, _) => true,
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus | Operator::Minus, right }) => {
             let is_time = matches!(left.get_type(schema), Ok(DataType::Timestamp(_, _)));
             let is_constant = matches!(right.as_ref(), Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(_)), _));
-            is_time && is_constant && is_total(left, schema)
+            is_time && is_constant && is_function_of(keys, left, schema)
         }
-        Expr::ScalarFunction(function) => {
-            matches!(function.name(), "date_trunc") && function.args.iter().all(|a| is_total(a, schema))
+        Expr::ScalarFunction(function) if function.name() == "date_trunc" => {
+            let is_known = |a: &Expr| matches!(a, Expr::Literal(_, _)) || is_function_of(keys, a, schema);
+            function.args.iter().all(is_known) && function.args.iter().any(|a| !matches!(a, Expr::Literal(_, _)))
         }
         _ => false,
     }

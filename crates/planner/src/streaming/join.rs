@@ -82,7 +82,7 @@ impl Planner {
     }
 
     fn join_input(&self, input: &Lowered, keys: &[usize]) -> JoinInput {
-        let schema = input.stages.last().map_or_else(|| self.dataflow.schema(input.node), |s| s.schema.clone());
+        let schema = self.output_schema(input);
         let unique = input.facts.key.as_ref().is_some_and(|key| key.iter().all(|c| keys.contains(c)));
         JoinInput { schema, keys: keys.to_vec(), append_only: input.facts.append_only, unique, shared: None }
     }
