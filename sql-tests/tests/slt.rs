@@ -70,7 +70,10 @@ fn main() -> ExitCode {
         Ok(pages) => trials.extend(pages.into_iter().map(|page| trial_of_page(&suite, page))),
         Err(error) => return fail(&format!("cannot list the documentation: {error}")),
     }
-    trials.extend(random_trials(&suite));
+    match random_trials(&suite) {
+        Ok(in_each_mode) => trials.extend(in_each_mode),
+        Err(error) => return fail(&error),
+    }
     trials.push(Trial::test("files::enough", move || check_sizes(&sizes)));
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     // The trials hold the suite no longer, so this stops Postgres.
@@ -121,12 +124,10 @@ fn trial_of_page(suite: &Arc<Suite>, page: PathBuf) -> Trial {
 }
 
 /// Random SQL in each mode.
-fn random_trials(suite: &Arc<Suite>) -> Vec<Trial> {
-    let named = std::env::var("MILLSTREAM_RANDOM_SQL").ok();
-    let named = named.as_deref().and_then(|text| text.split_once("..")).map(|(a, b)| (a.parse(), b.parse()));
-    let seeds = match named {
-        Some((Ok(first), Ok(end))) => first..end,
-        _ => RANDOM_SEEDS,
+fn random_trials(suite: &Arc<Suite>) -> Result<Vec<Trial>, String> {
+    let seeds = match std::env::var("MILLSTREAM_RANDOM_SQL") {
+        Ok(named) => seeds_of(&named).ok_or_else(|| format!("MILLSTREAM_RANDOM_SQL is no first..end: {named}"))?,
+        Err(_) => RANDOM_SEEDS,
     };
     let in_mode = |(mode, options)| {
         let (suite, seeds) = (suite.clone(), seeds.clone());
@@ -138,7 +139,12 @@ fn random_trials(suite: &Arc<Suite>) -> Vec<Trial> {
         };
         Trial::test(format!("{mode}::random_sql"), run)
     };
-    MODES.into_iter().map(in_mode).collect()
+    Ok(MODES.into_iter().map(in_mode).collect())
+}
+
+fn seeds_of(named: &str) -> Option<Range<u64>> {
+    let (first, end) = named.split_once("..")?;
+    Some(first.parse().ok()?..end.parse().ok()?)
 }
 
 async fn run_page(page: &Path) -> Result<(), String> {
