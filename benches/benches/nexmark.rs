@@ -11,18 +11,18 @@ use std::ops::Range;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Parser;
 use millstream_benches::checksum::Checksum;
 use millstream_benches::engine_under_test::{self, EngineUnderTest, Job, Output};
+use millstream_benches::figure::{Figure, percentile_ms, rounded};
 use millstream_benches::input::{PregeneratedSource, nexmark_source};
 use millstream_benches::nexmark_reference;
-use millstream_benches::process;
+use millstream_benches::process::Process;
 use millstream_benches::queries::{QUERIES, Query};
 use millstream_runtime::Source;
 use millstream_types::{Error, Result};
-use serde_json::json;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -83,8 +83,8 @@ fn main() -> ExitCode {
 
 /// Whether the query failed.
 fn run_here(args: &Args, query: &'static Query) -> bool {
-    let result = measure(args, query).and_then(|line| {
-        println!("{line}");
+    let result = measure(args, query).and_then(|figure| {
+        println!("{figure}");
         if args.no_check { Ok(()) } else { check(args, query) }
     });
     result.inspect_err(|error| eprintln!("{}: error: {error}", query.name)).is_err()
@@ -120,8 +120,7 @@ fn sources(args: &Args, query: &Query) -> Result<Vec<(&'static str, Arc<dyn Sour
     query.tables.iter().map(|table| Ok((*table, nexmark_source(table, args.event_interval_ms)?))).collect()
 }
 
-/// One line of JSON.
-fn measure(args: &Args, query: &'static Query) -> Result<String> {
+fn measure(args: &Args, query: &'static Query) -> Result<Figure> {
     let mut sources = sources(args, query)?;
     if args.pregenerate {
         for (_, source) in &mut sources {
@@ -131,7 +130,8 @@ fn measure(args: &Args, query: &'static Query) -> Result<String> {
     }
     let job = Job { sql: query.sql, sources, n_workers: args.workers, output: Output::Blackhole };
     let mut engine = engine_under_test::start(job)?;
-    let (started, cpu_before) = (Instant::now(), process::cpu_seconds());
+    let process = Process::this();
+    let (started, cpu_before) = (Instant::now(), process.cpu_seconds());
     let mut n_events = 0;
     let mut epochs = Vec::new();
     while epochs.is_empty() || (query.stateless && started.elapsed().as_secs_f64() < STATELESS_SECONDS) {
@@ -139,27 +139,23 @@ fn measure(args: &Args, query: &'static Query) -> Result<String> {
         n_events += args.events;
     }
     let seconds = started.elapsed().as_secs_f64();
-    let cpu = process::cpu_seconds().zip(cpu_before);
+    let cpu = process.cpu_seconds().zip(cpu_before);
     let cpu = cpu.map(|(after, before)| (after.user - before.user, after.kernel - before.kernel));
     let rate = |seconds: f64| (n_events as f64 / seconds).round();
     if args.explain {
         explain(&engine);
     }
     epochs.sort_unstable();
-    let fields = [
-        ("query", json!(query.name)),
-        ("events", json!(n_events)),
-        ("workers", json!(args.workers)),
-        ("events_per_second", json!(rate(seconds))),
-        ("events_per_cpu_second", json!(cpu.map(|(user, kernel)| rate(user + kernel)))),
-        ("kernel_share", json!(cpu.map(|(user, kernel)| (kernel / (user + kernel) * 100.0).round() / 100.0))),
-        ("rss_peak_mb", json!(process::rss_peak_mb().map(f64::round))),
-        ("epoch_p50_ms", json!(percentile_ms(&epochs, 50))),
-        ("epoch_p99_ms", json!(percentile_ms(&epochs, 99))),
-    ];
-    // By hand, so that the fields keep their order.
-    let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
-    Ok(format!("{{{}}}", fields.join(", ")))
+    let figure = Figure::new("query", query.name)
+        .with("events", n_events)
+        .with("workers", args.workers)
+        .with("events_per_second", rate(seconds))
+        .with("events_per_cpu_second", cpu.map(|(user, kernel)| rate(user + kernel)))
+        .with("kernel_share", cpu.map(|(user, kernel)| rounded(kernel / (user + kernel), 2)))
+        .with("rss_peak_mb", process.rss_peak_mb().map(f64::round))
+        .with("epoch_p50_ms", percentile_ms(&epochs, 50))
+        .with("epoch_p99_ms", percentile_ms(&epochs, 99));
+    Ok(figure)
 }
 
 /// The plan, then a line for each node on each worker: rows in and out, time, state.
@@ -186,12 +182,6 @@ fn epochs_of(events: Range<u64>, epoch_rows: u64) -> impl Iterator<Item = Range<
     events
         .step_by(usize::try_from(epoch_rows).expect("an epoch fits in memory"))
         .map(move |at| at..end.min(at + epoch_rows))
-}
-
-/// The least time that so many percent of the sorted times do not exceed, in milliseconds with three digits.
-fn percentile_ms(sorted: &[Duration], percent: usize) -> Option<f64> {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).map(|time| (time.as_secs_f64() * 1e6).round() / 1e3)
 }
 
 /// Runs the query once more and in batch, and compares.

@@ -12,7 +12,8 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::DataType;
 use clap::Parser;
-use millstream_benches::process;
+use millstream_benches::figure::Figure;
+use millstream_benches::process::Process;
 use millstream_state::{Arrangement, ArrangementSpec};
 use millstream_types::delta::schema_of;
 use millstream_types::hash::mix;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
     };
     match &args.kind {
         Some(kind) => match fill(args.rows, kind) {
-            Ok(line) => println!("{line}"),
+            Ok(figure) => println!("{figure}"),
             Err(error) => {
                 eprintln!("error: {error}");
                 return ExitCode::FAILURE;
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn fill(n_rows: u64, kind: &str) -> Result<String> {
+fn fill(n_rows: u64, kind: &str) -> Result<Figure> {
     let schema = schema_of(&[("k", DataType::Int64), ("v", DataType::Int64)]);
     let (identity, indexes) = if kind == "deletable" { (Some(vec![0]), vec![]) } else { (None, vec![vec![0]]) };
     let mut arrangement = Arrangement::new(&ArrangementSpec { schema: schema.clone(), identity, indexes })?;
@@ -77,11 +78,10 @@ fn fill(n_rows: u64, kind: &str) -> Result<String> {
         arrangement.seal(Epoch(epoch), Epoch(epoch));
     }
     let seconds = started.elapsed().as_secs_f64();
-    Ok(format!(
-        "{{\"figure\": \"arrangement\", \"kind\": \"{kind}\", \"rows\": {n_rows}, \"rows_per_second\": {:.0}, \
-         \"accounted_mb\": {:.0}, \"rss_peak_mb\": {:.0}}}",
-        n_rows as f64 / seconds,
-        arrangement.n_bytes() as f64 / 1e6,
-        process::rss_peak_mb().unwrap_or_default(),
-    ))
+    Ok(Figure::new("figure", "arrangement")
+        .with("kind", kind)
+        .with("rows", n_rows)
+        .with("rows_per_second", (n_rows as f64 / seconds).round())
+        .with("accounted_mb", (arrangement.n_bytes() as f64 / 1e6).round())
+        .with("rss_peak_mb", Process::this().rss_peak_mb().map(f64::round)))
 }
