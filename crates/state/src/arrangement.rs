@@ -22,6 +22,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, DynComparator, RecordBatch, UInt32Array, make_comparator};
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
 use millstream_types::delta::take_batch;
 use millstream_types::hash::{hash_columns, is_exact};
@@ -35,6 +36,10 @@ use crate::snapshot::{ArrangementReader, Births, ChunkImage, Published, RowBits}
 
 /// Rows moved by merging at one seal, beyond four for each death of the epoch.
 const MERGED_ROWS_MIN: usize = CHUNK_ROWS;
+/// A chunk is not merged for fewer rows that are gone, unless all are.
+const GONE_ROWS_MIN: usize = 256;
+/// The table of deaths does not shrink for fewer.
+const DEATHS_MIN: usize = 1 << 10;
 
 /// Pairs of a probe and a row that matches it.
 #[derive(Debug, Default, Clone)]
@@ -236,9 +241,9 @@ impl Arrangement {
             if w < 0 { deletions.extend(instances) } else { insertions.extend(instances) }
         }
         if !deletions.is_empty() {
-            let missing = self.delete(delta.columns(), &deletions)?;
+            let missing = self.delete(delta, &deletions)?;
             if !missing.is_empty() {
-                cancel(delta.columns(), &missing, &mut insertions)?;
+                cancel(delta.batch(), &missing, &mut insertions)?;
             }
         }
         self.insert(delta.columns(), Rows::Selected(&insertions));
@@ -276,15 +281,16 @@ impl Arrangement {
         }
     }
 
-    /// Marks one living row dead for each of the given rows; returns those for which there was none.
-    fn delete(&mut self, columns: &[ArrayRef], rows: &[u32]) -> Result<Vec<u32>> {
+    /// Marks one living row dead for each of the given rows of a delta; returns those for which there was none.
+    fn delete(&mut self, delta: &Delta, rows: &[u32]) -> Result<Vec<u32>> {
         if !self.deletable {
             return Err(Error::internal("a row was deleted from an append-only arrangement"));
         }
+        let columns = delta.columns();
         let identity = &self.indexes[0];
         let keys = identity.keys(columns);
         let mut hashes = Vec::new();
-        hash_columns(&keys, columns.first().map_or(0, |c| c.len()), &mut hashes);
+        hash_columns(&keys, delta.n_rows(), &mut hashes);
         let mut missing = Vec::new();
         // Equal rows go down their chain together: each by itself would pass all that the others have taken.
         let mut pending = Matches::default();
@@ -446,24 +452,33 @@ impl Arrangement {
             chunk.reclaimed.set(offset_of(row));
             chunk.touched = true;
         }
+        if self.death_epochs.capacity() > 8 * self.death_epochs.len().max(DEATHS_MIN) {
+            self.death_epochs.shrink_to(2 * self.death_epochs.len());
+        }
     }
 
     /// Frees chunks without living rows and merges those that are mostly dead. Returns the freed chunks.
+    ///
+    /// All chunks are looked at, not only those that the epoch has touched: one may have had to wait, for a hold to move
+    /// on or because more than `n_rows_budget` rows were to be moved. A chunk with fewer rows living than gone costs each
+    /// death at most one move.
     fn merge_chunks(&mut self, since: Epoch, mut n_rows_budget: usize) -> Vec<usize> {
         let mut dropped = Vec::new();
         for chunk_idx in 0..self.chunks.len() {
             let chunk = &self.chunks[chunk_idx];
             let (len, n_gone) = (self.rows.len_of(chunk_idx), chunk.reclaimed.count());
-            let mergeable = chunk.touched
-                && self.rows.is_full(chunk_idx)
-                && n_gone * 2 > len
-                && chunk.dead.count() == n_gone
-                && chunk.births.newest() <= since
-                && self.merge_target != Some(chunk_idx);
-            if !mergeable || len - n_gone > n_rows_budget {
+            let is_worthwhile = n_gone * 2 > len && (n_gone == len || n_gone >= GONE_ROWS_MIN);
+            if !is_worthwhile {
+                continue;
+            }
+            // Rows that come from now on would keep the chunk from being merged.
+            self.rows.close(chunk_idx);
+            let is_settled = chunk.dead.count() == n_gone && chunk.births.newest() <= since;
+            if !is_settled || len - n_gone > n_rows_budget {
                 continue;
             }
             n_rows_budget -= len - n_gone;
+            self.merge_target = self.merge_target.filter(|&target| target != chunk_idx);
             self.move_rows(chunk_idx);
             self.rows.drop_chunk(chunk_idx);
             self.chunks[chunk_idx] = Chunk::default();
@@ -557,25 +572,27 @@ impl<'a> RowEquality<'a> {
     }
 }
 
-/// Takes out of `insertions` one row equal to each of `missing`; all are indices into `columns`.
-fn cancel(columns: &[ArrayRef], missing: &[u32], insertions: &mut Vec<u32>) -> Result<()> {
-    let n_rows = columns.first().map_or(0, |c| c.len());
-    let mut hashes = Vec::new();
-    hash_columns(columns, n_rows, &mut hashes);
-    let converter_fields =
-        columns.iter().map(|c| arrow::row::SortField::new(c.data_type().clone())).collect::<Vec<_>>();
-    let converter = arrow::row::RowConverter::new(converter_fields)?;
-    let encoded = converter.convert_columns(columns)?;
+/// Takes out of `insertions` one row equal to each of `missing`; all are indices into the batch.
+fn cancel(batch: &RecordBatch, missing: &[u32], insertions: &mut Vec<u32>) -> Result<()> {
+    let columns = batch.columns();
+    let encoded = if columns.is_empty() {
+        None
+    } else {
+        let fields = columns.iter().map(|c| SortField::new(c.data_type().clone())).collect();
+        Some(RowConverter::new(fields)?.convert_columns(columns)?)
+    };
+    // Rows without columns are all equal.
+    let row = |i: u32| encoded.as_ref().map_or([].as_slice(), |e| e.row(i as usize).data());
     let mut wanted: HashMap<&[u8], usize> = HashMap::new();
     for &i in missing {
-        *wanted.entry(encoded.row(i as usize).data()).or_default() += 1;
+        *wanted.entry(row(i)).or_default() += 1;
     }
     let mut n_left = missing.len();
     insertions.retain(|&i| {
         if n_left == 0 {
             return true;
         }
-        match wanted.get_mut(encoded.row(i as usize).data()) {
+        match wanted.get_mut(row(i)) {
             Some(n) if *n > 0 => {
                 *n -= 1;
                 n_left -= 1;
@@ -585,9 +602,11 @@ fn cancel(columns: &[ArrayRef], missing: &[u32], insertions: &mut Vec<u32>) -> R
         }
     });
     if n_left > 0 {
-        let batch = RecordBatch::try_from_iter(columns.iter().enumerate().map(|(i, c)| (i.to_string(), c.clone())))?;
-        let row = take_batch(&batch, &UInt32Array::from(missing[..1].to_vec()))?;
+        let row = take_batch(batch, &UInt32Array::from(missing[..1].to_vec()))?;
         return Err(Error::internal(format!("{n_left} rows were deleted that are not there, such as {row:?}")));
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,8 @@
 //! Open addressing with linear probing over 16-byte slots `(hash, head, count)`. A hash maps to its home slot by
 //! `(low 32 bits * capacity) >> 32`, so slots lie roughly in hash order and growing is one sequential pass. Rows of one
 //! hash form a chain through `next`; the slot points at its newest row. From `SHARD_AT` entries on the table is
-//! split into shards by higher hash bits, each of which grows alone: no insert pauses for more than a small part of the
-//! whole.
+//! split into shards by higher hash bits, each of which grows and shrinks alone: no insert pauses for more than a small
+//! part of the whole.
 //!
 //! Costs: a probe is one cache miss while chains are short; inserting and removing a row are the same plus one for the
 //! row's links. `next` and `prev` exist only for pages in which some chain has two rows; an index that rows never leave
@@ -23,6 +23,10 @@ const SHARD_BITS: u32 = 6;
 /// Entries from which on the table is split into shards.
 const SHARD_AT: usize = 1 << 15;
 const INITIAL_SLOTS: usize = 16;
+/// A shard with fewer entries for its slots than one in so many shrinks.
+const SLOTS_PER_ENTRY_MAX: usize = 16;
+/// Memory for links that an index keeps, each way, when its last row has left.
+const EMPTY_LINK_BYTES_MAX: usize = 1 << 16;
 /// How far ahead of use slots are prefetched.
 const LOOKAHEAD: usize = 16;
 
@@ -68,16 +72,28 @@ impl Shard {
     }
 
     /// Keeps the load below 4/5.
-    fn make_room(&mut self, n_slots_new: impl Fn(usize) -> usize) {
+    fn make_room(&mut self) {
         if (self.n_used + 1) * 5 > self.slots.len() * 4 {
-            let mut grown = Shard::with_slots(n_slots_new(self.slots.len()));
-            for slot in self.slots.iter().filter(|s| s.head != NO_ROW) {
-                let at = grown.find(slot.hash);
-                grown.slots[at] = *slot;
-            }
-            grown.n_used = self.n_used;
-            *self = grown;
+            self.resize(self.slots.len() * 2);
         }
+    }
+
+    /// Gives memory back when most entries have left. Shrinking to a quarter leaves as much room again, so that it costs
+    /// each removal a constant.
+    fn give_back(&mut self) {
+        if self.slots.len() > INITIAL_SLOTS && self.n_used * SLOTS_PER_ENTRY_MAX < self.slots.len() {
+            self.resize((self.slots.len() / 4).max(INITIAL_SLOTS));
+        }
+    }
+
+    fn resize(&mut self, n_slots: usize) {
+        let mut resized = Shard::with_slots(n_slots);
+        for slot in self.slots.iter().filter(|s| s.head != NO_ROW) {
+            let at = resized.find(slot.hash);
+            resized.slots[at] = *slot;
+        }
+        resized.n_used = self.n_used;
+        *self = resized;
     }
 
     /// Empties a slot and moves later ones back so that no probe is cut short.
@@ -175,7 +191,7 @@ impl HashIndex {
         for slot in whole.slots.into_iter().filter(|s| s.head != NO_ROW) {
             let shard_idx = self.shard_of(slot.hash);
             let shard = &mut self.shards[shard_idx];
-            shard.make_room(|n| n * 2);
+            shard.make_room();
             let at = shard.find(slot.hash);
             shard.slots[at] = slot;
             shard.n_used += 1;
@@ -187,7 +203,7 @@ impl HashIndex {
     pub fn insert(&mut self, hash: u64, row: u32) {
         let shard_idx = self.shard_of(hash);
         let shard = &mut self.shards[shard_idx];
-        shard.make_room(|n| n * 2);
+        shard.make_room();
         let at = shard.find(hash);
         let slot = &mut shard.slots[at];
         self.n_rows += 1;
@@ -238,6 +254,11 @@ impl HashIndex {
             if next == NO_ROW {
                 debug_assert_eq!(slot.count, 0);
                 shard.clear_slot(at);
+                shard.give_back();
+                if self.n_rows == 0 && self.next.n_bytes() > EMPTY_LINK_BYTES_MAX {
+                    self.next.clear();
+                    links.clear();
+                }
                 return;
             }
             slot.head = next;
@@ -318,7 +339,7 @@ impl HashIndex {
             }
             let shard_idx = self.shard_of(hash);
             let shard = &mut self.shards[shard_idx];
-            shard.make_room(|n| n * 2);
+            shard.make_room();
             let at = shard.find(hash);
             let slot = &mut shard.slots[at];
             let row = place(i, slot.head);
@@ -428,9 +449,11 @@ mod tests {
             assert_eq!(head as usize, i);
             head
         });
+        let n_bytes = index.n_bytes();
         for (i, &hash) in hashes.iter().enumerate() {
             index.remove(hash, i as u32);
         }
         assert!(index.is_empty() && index.shards.iter().all(|s| s.n_used == 0));
+        assert!(index.n_bytes() * 50 < n_bytes, "{} bytes are left of {n_bytes}", index.n_bytes());
     }
 }

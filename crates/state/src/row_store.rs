@@ -158,8 +158,9 @@ impl ChunkedRows {
         self.lens[chunk]
     }
 
-    pub(crate) fn is_full(&self, chunk: usize) -> bool {
-        self.lens[chunk] == CHUNK_ROWS
+    /// No more rows go to a chunk, if it is the one that is filled.
+    pub(crate) fn close(&mut self, chunk: usize) {
+        self.tail = self.tail.filter(|&tail| tail != chunk);
     }
 
     /// Makes another chunk, or a new one, the one that is filled; returns the one that was.
@@ -200,9 +201,7 @@ impl ChunkedRows {
         }
         self.lens[chunk] = 0;
         self.free_chunks.push(chunk);
-        if self.tail == Some(chunk) {
-            self.tail = None;
-        }
+        self.close(chunk);
     }
 
     pub(crate) fn share(&self, chunk: usize) -> Vec<ColumnImage> {

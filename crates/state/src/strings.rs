@@ -3,7 +3,8 @@
 //! A value of at most 12 bytes stands in its 16-byte view; a longer one is copied into the newest block, so that no
 //! stored value keeps the batch it came in alive. Views use Arrow's layout with the block's number as the buffer index,
 //! so a chunk and its blocks are an Arrow view array as they are. Each block counts its live bytes; one without any is
-//! freed, and [`Strings::rewrite`] empties the sparse ones.
+//! freed, its number is given to the next one, and [`Strings::rewrite`] empties the sparse ones. Readers keep the blocks
+//! that they came with, so they do not notice.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -28,6 +29,10 @@ const SPARSE_BYTES_MIN: usize = 1 << 20;
 pub(crate) struct Strings {
     views: Vec<AppendBuf<u128>>,
     blocks: Vec<TextBlock>,
+    /// The block that values are added to.
+    newest: Option<usize>,
+    /// Blocks without memory.
+    free_blocks: Vec<usize>,
     live_bytes: usize,
     allocated_bytes: usize,
 }
@@ -47,7 +52,14 @@ pub(crate) struct StringsImage {
 
 impl Strings {
     pub(crate) fn new() -> Self {
-        Strings { views: Vec::new(), blocks: Vec::new(), live_bytes: 0, allocated_bytes: 0 }
+        Strings {
+            views: Vec::new(),
+            blocks: Vec::new(),
+            newest: None,
+            free_blocks: Vec::new(),
+            live_bytes: 0,
+            allocated_bytes: 0,
+        }
     }
 
     pub(crate) fn n_bytes(&self) -> usize {
@@ -91,19 +103,49 @@ impl Strings {
     }
 
     fn store_long(&mut self, bytes: &[u8], prefix: u32) -> u128 {
-        let fits = self.blocks.last().is_some_and(|b| b.bytes.len() + bytes.len() <= b.bytes.capacity());
-        if !fits {
-            let capacity = (self.allocated_bytes / 8).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX).max(bytes.len());
-            self.blocks.push(TextBlock { bytes: AppendBuf::with_capacity(capacity), live_bytes: 0 });
-            self.allocated_bytes += capacity;
-        }
-        let buffer_index = self.blocks.len() as u32 - 1;
-        let block = self.blocks.last_mut().expect("pushed above");
+        let has_room = |&b: &usize| {
+            let block = &self.blocks[b].bytes;
+            block.len() + bytes.len() <= block.capacity()
+        };
+        let block_idx = self.newest.filter(has_room).unwrap_or_else(|| self.open_block(bytes.len()));
+        let buffer_index = block_idx as u32;
+        let block = &mut self.blocks[block_idx];
         let offset = block.bytes.len() as u32;
         block.bytes.extend_from_slice(bytes);
         block.live_bytes += bytes.len();
         self.live_bytes += bytes.len();
         ByteView { length: bytes.len() as u32, prefix, buffer_index, offset }.as_u128()
+    }
+
+    /// Makes a block with room for a value the newest one.
+    fn open_block(&mut self, n_bytes: usize) -> usize {
+        let capacity = (self.allocated_bytes / 8).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX).max(n_bytes);
+        self.allocated_bytes += capacity;
+        let block = TextBlock { bytes: AppendBuf::with_capacity(capacity), live_bytes: 0 };
+        let before = self.newest.take();
+        let block_idx = match self.free_blocks.pop() {
+            Some(block_idx) => {
+                self.blocks[block_idx] = block;
+                block_idx
+            }
+            None => {
+                self.blocks.push(block);
+                self.blocks.len() - 1
+            }
+        };
+        self.newest = Some(block_idx);
+        before.into_iter().for_each(|b| self.free_if_dead(b));
+        block_idx
+    }
+
+    /// Frees a block without live bytes, unless values are added to it.
+    fn free_if_dead(&mut self, block_idx: usize) {
+        let block = &mut self.blocks[block_idx];
+        if block.live_bytes == 0 && self.newest != Some(block_idx) {
+            self.allocated_bytes -= block.bytes.n_bytes();
+            block.bytes = AppendBuf::with_capacity(0);
+            self.free_blocks.push(block_idx);
+        }
     }
 
     #[inline]
@@ -125,14 +167,9 @@ impl Strings {
             return;
         }
         let block_idx = ByteView::from(view).buffer_index as usize;
-        let is_newest = block_idx + 1 == self.blocks.len();
-        let block = &mut self.blocks[block_idx];
-        block.live_bytes -= len;
+        self.blocks[block_idx].live_bytes -= len;
         self.live_bytes -= len;
-        if block.live_bytes == 0 && !is_newest {
-            self.allocated_bytes -= block.bytes.n_bytes();
-            block.bytes = AppendBuf::with_capacity(0);
-        }
+        self.free_if_dead(block_idx);
     }
 
     pub(crate) fn is_sparse(&self) -> bool {
@@ -254,7 +291,7 @@ fn view_array(
     match data_type {
         DataType::Utf8View => {
             // SAFETY: every view is inline or points at a value that was copied, whole, from a valid string array into
-            // the block of that number; blocks only grow.
+            // the block of that number; blocks only grow, and none is given up before all its values are forgotten.
             Arc::new(unsafe { StringViewArray::new_unchecked(views, blocks, nulls) })
         }
         _ => {

@@ -1,0 +1,370 @@
+//! Arrangements against a plain model: the rows of each epoch, all of them kept.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{AsArray, Int64Array, StringViewArray};
+use arrow::datatypes::{DataType, Int64Type};
+use millstream_types::delta::schema_of;
+use millstream_types::hash::mix;
+
+use super::*;
+use crate::{Changes, Hold, Holds, Snapshot};
+
+/// `(k, t, v)`.
+type Row = (Option<i64>, Option<String>, i64);
+/// Rows by weight.
+type Rows = BTreeMap<Row, i64>;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0) % n
+    }
+}
+
+fn schema() -> SchemaRef {
+    schema_of(&[("k", DataType::Int64), ("t", DataType::Utf8View), ("v", DataType::Int64)])
+}
+
+fn columns_of<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Vec<ArrayRef> {
+    vec![
+        Arc::new(rows.clone().map(|r| r.0).collect::<Int64Array>()),
+        Arc::new(rows.clone().map(|r| r.1.as_deref()).collect::<StringViewArray>()),
+        Arc::new(rows.map(|r| Some(r.2)).collect::<Int64Array>()),
+    ]
+}
+
+fn delta_of(changes: &[(Row, i64)], weighted: bool) -> Delta {
+    let batch = RecordBatch::try_new(schema(), columns_of(changes.iter().map(|c| &c.0))).expect("three columns");
+    Delta::new(batch, weighted.then(|| changes.iter().map(|c| c.1).collect()))
+}
+
+fn add(rows: &mut Rows, row: Row, weight: i64) {
+    let sum = rows.entry(row.clone()).or_default();
+    *sum += weight;
+    if *sum == 0 {
+        rows.remove(&row);
+    }
+}
+
+fn add_batch(rows: &mut Rows, batch: &RecordBatch, weight: impl Fn(usize) -> i64) {
+    let number = |c: usize| batch.column(c).as_primitive::<Int64Type>();
+    let texts = batch.column(1).as_string_view();
+    for i in 0..batch.num_rows() {
+        let k = number(0).is_valid(i).then(|| number(0).value(i));
+        let t = texts.is_valid(i).then(|| texts.value(i).to_owned());
+        add(rows, (k, t, number(2).value(i)), weight(i));
+    }
+}
+
+fn rows_of(snapshot: &Snapshot) -> Rows {
+    let mut rows = Rows::new();
+    for batch in snapshot.batches().expect("it can be read") {
+        add_batch(&mut rows, &batch, |_| 1);
+    }
+    rows
+}
+
+fn sum_of(changes: &Changes) -> Rows {
+    let mut rows = Rows::new();
+    for delta in changes.deltas().expect("it can be read") {
+        add_batch(&mut rows, delta.batch(), |i| delta.weight(i));
+    }
+    rows
+}
+
+fn difference(from: &Rows, to: &Rows) -> Rows {
+    let mut rows = to.clone();
+    from.iter().for_each(|(row, n)| add(&mut rows, row.clone(), -n));
+    rows
+}
+
+/// What a case is about.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    seed: u64,
+    /// Changes of an epoch, at most.
+    n_changes_max: u64,
+    /// Values of a column, about.
+    n_values: u64,
+    deletable: bool,
+    /// Rows are found by `k` alone, which is not unique here; else by all columns.
+    by_key: bool,
+}
+
+/// An arrangement beside its model.
+struct Pair {
+    case: Case,
+    random: Random,
+    arrangement: Arrangement,
+    indexes: Vec<Vec<usize>>,
+    holds: Holds,
+    held: Vec<Hold>,
+    /// Snapshots that readers have kept, with what they were.
+    kept: Vec<(Snapshot, Rows)>,
+    /// The rows after each sealed epoch.
+    sealed: BTreeMap<Epoch, Rows>,
+    now: Rows,
+}
+
+impl Pair {
+    fn new(case: Case) -> Self {
+        let by = if case.by_key { vec![0] } else { vec![0, 1, 2] };
+        let identity = case.deletable.then_some(by);
+        let further = vec![vec![1], vec![2, 0]];
+        let indexes = identity.iter().chain(&further).cloned().collect();
+        let spec = ArrangementSpec { schema: schema(), identity, indexes: further };
+        Pair {
+            case,
+            random: Random(case.seed),
+            arrangement: Arrangement::new(&spec).expect("the types can be kept"),
+            indexes,
+            holds: Holds::new(),
+            held: Vec::new(),
+            kept: Vec::new(),
+            sealed: BTreeMap::from([(Epoch::ZERO, Rows::new())]),
+            now: Rows::new(),
+        }
+    }
+
+    fn random_row(&mut self) -> Row {
+        let n_values = self.case.n_values;
+        let k = self.random.below(n_values + 1).checked_sub(1).map(|k| k as i64);
+        let text = |t: u64| if t.is_multiple_of(2) { t.to_string() } else { format!("{t:>40}") };
+        let t = self.random.below(n_values + 1).checked_sub(1).map(text);
+        (k, t, self.random.below(3) as i64)
+    }
+
+    /// Some rows come, some go, some come and go at once.
+    fn apply(&mut self) {
+        let mut changes: Vec<(Row, i64)> = Vec::new();
+        for _ in 0..self.random.below(self.case.n_changes_max) {
+            let row = self.random_row();
+            let weight = [1, 1, 1, 2][self.random.below(4) as usize];
+            changes.push((row.clone(), weight));
+            if self.case.deletable && self.random.below(16) == 0 {
+                changes.push((row, -(1 + self.random.below(weight as u64) as i64)));
+            }
+        }
+        if self.case.deletable && self.random.below(3) > 0 {
+            // Sometimes nearly all.
+            let share = [2, 8, 64][self.random.below(3) as usize];
+            for (row, n) in &self.now {
+                let random = mix(self.random.0 ^ row.2 as u64 ^ row.0.unwrap_or(-1) as u64);
+                if !random.is_multiple_of(share) {
+                    changes.push((row.clone(), -(1 + (self.random.below(*n as u64) as i64))));
+                }
+            }
+        }
+        let weighted = changes.iter().any(|c| c.1 != 1);
+        for i in (1..changes.len()).rev() {
+            changes.swap(i, self.random.below(i as u64 + 1) as usize);
+        }
+        self.arrangement.apply(&delta_of(&changes, weighted)).expect("the changes add up");
+        changes.into_iter().for_each(|(row, weight)| add(&mut self.now, row, weight));
+        assert_eq!(self.arrangement.len() as i64, self.now.values().sum::<i64>());
+    }
+
+    /// Takes, moves and gives up holds.
+    fn hold(&mut self, epoch: Epoch) {
+        let since = self.holds.since();
+        match self.random.below(5) {
+            0 => self.held.push(self.holds.acquire(epoch).expect("a sealed epoch can be held")),
+            1 if !self.held.is_empty() => {
+                let at = self.random.below(self.held.len() as u64) as usize;
+                self.held.swap_remove(at);
+            }
+            2 => {
+                if let Some(hold) = self.held.last_mut() {
+                    hold.advance(epoch);
+                }
+            }
+            3 => {
+                let readable: Vec<Epoch> = self.sealed.range(since..).map(|s| *s.0).collect();
+                let at = readable[self.random.below(readable.len() as u64) as usize];
+                self.kept.push((self.arrangement.reader().snapshot(at), self.sealed[&at].clone()));
+            }
+            _ => {}
+        }
+    }
+
+    fn seal(&mut self, epoch: Epoch) {
+        self.arrangement.seal(epoch, self.holds.advance(epoch));
+        self.sealed.insert(epoch, self.now.clone());
+        assert_eq!(self.arrangement.reader().sealed(), epoch);
+    }
+
+    /// Readers see each epoch that can still be read as it was.
+    fn check_readers(&self) {
+        let reader = self.arrangement.reader();
+        let since = self.holds.since();
+        let readable: Vec<(&Epoch, &Rows)> = self.sealed.range(since..).collect();
+        for (epoch, rows) in &readable {
+            let snapshot = reader.snapshot(**epoch);
+            assert_eq!(rows_of(&snapshot), **rows, "{:?} at {epoch}", self.case);
+            assert_eq!(snapshot.n_rows() as i64, rows.values().sum::<i64>(), "{:?} at {epoch}", self.case);
+        }
+        for (from, before) in readable.iter().step_by(2) {
+            for (to, after) in readable.iter().rev().step_by(2).filter(|(to, _)| to >= from) {
+                let changes = reader.changes(**from, **to);
+                assert_eq!(sum_of(&changes), difference(before, after), "{:?} {from} to {to}", self.case);
+            }
+        }
+        for (snapshot, rows) in &self.kept {
+            assert_eq!(rows_of(snapshot), *rows, "{:?}, a snapshot that was kept", self.case);
+        }
+    }
+
+    /// Each index finds the rows of a key, at each epoch that can still be read, and those of now.
+    fn check_lookups(&mut self) {
+        let probes: Vec<Row> = (0..8).map(|_| self.random_row()).collect();
+        let columns = columns_of(probes.iter());
+        let since = self.holds.since();
+        let at = self.sealed.range(since..).map(|(epoch, rows)| (Some(*epoch), rows));
+        for (at, rows) in at.chain([(None, &self.now)]) {
+            for index_columns in &self.indexes {
+                let index = self.arrangement.index_on(index_columns).expect("it was added");
+                let keys: Vec<ArrayRef> = index_columns.iter().map(|&c| columns[c].clone()).collect();
+                let mut hashes = Vec::new();
+                hash_columns(&keys, probes.len(), &mut hashes);
+                let mut matches = Matches::default();
+                matches.push(7, crate::NO_ROW);
+                self.arrangement.probe(index, &keys, &hashes, at, &mut matches);
+                assert_eq!((matches.probes[0], matches.rows[0]), (7, crate::NO_ROW), "pairs that were there stay");
+                assert!(matches.probes[1..].is_sorted(), "each key in order");
+                let found = self.arrangement.gather(&matches.rows[1..]);
+                for (i, probe) in probes.iter().enumerate() {
+                    let mut of_probe = Rows::new();
+                    let is_of_probe = |j: usize| i64::from(matches.probes[j + 1] as usize == i);
+                    add_batch(&mut of_probe, &found, is_of_probe);
+                    let is_equal = |row: &Row| {
+                        index_columns.iter().all(|c| match c {
+                            0 => row.0 == probe.0,
+                            1 => row.1 == probe.1,
+                            _ => row.2 == probe.2,
+                        })
+                    };
+                    let expected: Rows = rows.iter().filter(|r| is_equal(r.0)).map(|(r, n)| (r.clone(), *n)).collect();
+                    assert_eq!(of_probe, expected, "{:?} at {at:?} by {index_columns:?}", self.case);
+                }
+            }
+        }
+    }
+
+    /// All rows go, and nobody holds anything.
+    fn empty(&mut self, epoch: Epoch) {
+        self.held.clear();
+        self.kept.clear();
+        let gone: Vec<(Row, i64)> = self.now.iter().map(|(row, n)| (row.clone(), -n)).collect();
+        self.arrangement.apply(&delta_of(&gone, true)).expect("the rows are there");
+        self.now.clear();
+        self.seal(epoch);
+        assert!(self.arrangement.is_empty());
+    }
+}
+
+fn run(case: Case, n_epochs: u64) {
+    let mut pair = Pair::new(case);
+    let mut epoch = Epoch::ZERO;
+    for i in 0..n_epochs {
+        for _ in 0..pair.random.below(3) {
+            pair.apply();
+        }
+        pair.check_lookups();
+        epoch = Epoch(epoch.0 + 1 + pair.random.below(2));
+        pair.seal(epoch);
+        if i == n_epochs / 2 {
+            pair.arrangement.add_index(&[2]);
+            pair.indexes.push(vec![2]);
+        }
+        pair.check_readers();
+        pair.check_lookups();
+        pair.hold(epoch);
+    }
+    if case.deletable {
+        let fresh = Pair::new(case).arrangement.n_bytes();
+        pair.empty(epoch.next());
+        pair.check_readers();
+        let n_bytes = pair.arrangement.n_bytes();
+        assert!(n_bytes <= fresh + EMPTY_BYTES_MAX, "{case:?}: {n_bytes} bytes are counted of nothing");
+    }
+}
+
+/// What an arrangement without rows may keep beyond what a new one has: pages of the indexes' links, tables of maps.
+const EMPTY_BYTES_MAX: usize = 1 << 20;
+
+#[test]
+fn every_epoch_that_is_held_reads_as_it_was() {
+    for seed in 0..40 {
+        let (deletable, by_key) = (seed % 4 != 0, seed % 4 == 1);
+        run(Case { seed, n_changes_max: 14, n_values: 4, deletable, by_key }, 16);
+    }
+}
+
+#[test]
+fn chunks_that_fill_and_empty_change_nothing_that_is_seen() {
+    for seed in 100..103 {
+        let (deletable, by_key) = (seed != 100, seed == 101);
+        run(Case { seed, n_changes_max: 9_000, n_values: 100, deletable, by_key }, 6);
+    }
+}
+
+/// Chunks that could not be merged when their rows died, since too many were, are merged later.
+#[test]
+fn memory_of_dead_rows_comes_back_when_a_hold_goes() {
+    let spec = ArrangementSpec { schema: schema(), identity: Some(vec![0]), indexes: vec![] };
+    let mut arrangement = Arrangement::new(&spec).expect("the types can be kept");
+    let rows: Vec<(Row, i64)> = (0..100_000).map(|k| ((Some(k), None, 0), 1)).collect();
+    arrangement.apply(&delta_of(&rows, false)).expect("rows come");
+    arrangement.seal(Epoch(1), Epoch(1));
+    let n_bytes = arrangement.rows.n_bytes();
+    let gone: Vec<(Row, i64)> = rows.into_iter().filter(|r| r.0.0.is_some_and(|k| k % 4 > 0)).collect();
+    arrangement.apply(&delta_of(&gone, true).negate()).expect("the rows are there");
+    // Somebody holds the first epoch, and then nobody does.
+    arrangement.seal(Epoch(2), Epoch(1));
+    (3..20).for_each(|epoch| arrangement.seal(Epoch(epoch), Epoch(epoch)));
+    let left = arrangement.rows.n_bytes();
+    assert!(left * 2 < n_bytes, "{left} bytes of {n_bytes} are left of a quarter of the rows");
+    let rows = rows_of(&arrangement.reader().snapshot(Epoch(19)));
+    assert!(rows.len() == 25_000 && rows.keys().all(|r| r.0.is_some_and(|k| k % 4 == 0)));
+}
+
+/// A table whose few rows are changed again and again keeps little of their former texts, although it has less than a
+/// chunk of them, and although the last epochs are always held.
+#[test]
+fn texts_that_are_replaced_leave_little_behind() {
+    let spec = ArrangementSpec { schema: schema(), identity: Some(vec![0]), indexes: vec![] };
+    let mut arrangement = Arrangement::new(&spec).expect("the types can be kept");
+    let row = |k: i64, epoch: u64| (Some(k), Some(format!("{epoch:>1000}")), 0);
+    let mut n_bytes_max = 0;
+    for epoch in 1..=200 {
+        let changes: Vec<(Row, i64)> =
+            (0..20).flat_map(|k| [(row(k, epoch - 1), -i64::from(epoch > 1)), (row(k, epoch), 1)]).collect();
+        arrangement.apply(&delta_of(&changes, true)).expect("the rows are there");
+        arrangement.seal(Epoch(epoch), Epoch(epoch - 1));
+        n_bytes_max = n_bytes_max.max(arrangement.n_bytes());
+    }
+    assert_eq!(arrangement.len(), 20);
+    assert!(n_bytes_max < 2 << 20, "{n_bytes_max} bytes for twenty rows of a kilobyte");
+}
+
+#[test]
+fn rows_without_columns_come_and_go() {
+    let schema = schema_of(&[]);
+    let spec = ArrangementSpec { schema: schema.clone(), identity: Some(vec![]), indexes: vec![] };
+    let mut arrangement = Arrangement::new(&spec).expect("no types");
+    let delta = |weights: &[i64]| {
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(weights.len()));
+        let batch = RecordBatch::try_new_with_options(schema.clone(), vec![], &options).expect("no columns");
+        Delta::new(batch, Some(weights.to_vec().into()))
+    };
+    for (epoch, (weights, n_rows)) in [([3, 1], 4), ([-1, 2], 5), ([-7, 2], 0), ([1, 0], 1)].into_iter().enumerate() {
+        let epoch = Epoch(epoch as u64 + 1);
+        arrangement.apply(&delta(&weights)).expect("the rows are there");
+        arrangement.seal(epoch, epoch);
+        assert_eq!((arrangement.len(), arrangement.reader().snapshot(epoch).n_rows()), (n_rows, n_rows));
+    }
+    arrangement.apply(&delta(&[-2, 0])).expect_err("there is one row");
+}
