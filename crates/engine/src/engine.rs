@@ -17,6 +17,7 @@ use crate::coordinator::{Clock, Coordinator, Request};
 use crate::memory::MemoryLimits;
 use crate::pg_catalog::Activity;
 use crate::session::Session;
+use crate::statement_cache::StatementCache;
 use crate::transaction::Transaction;
 
 /// The only database there is.
@@ -89,6 +90,8 @@ pub(crate) struct EngineState {
     pub(crate) query_memory: Arc<RuntimeEnv>,
     /// What all state is charged to.
     pub(crate) memory: Arc<Account>,
+    /// Queries that were sent as texts.
+    pub(crate) statements: StatementCache,
     /// Who is connected.
     pub(crate) activity: Activity,
     /// When the engine started, in microseconds since 1970 UTC.
@@ -138,6 +141,7 @@ impl Engine {
             queries: Some(queries),
             query_memory,
             memory,
+            statements: StatementCache::default(),
             activity: Activity::default(),
             started_us: crate::session::now_us(),
             coordinator: Mutex::new(Some(coordinator)),

@@ -14,6 +14,7 @@ mod read;
 mod reads;
 mod session;
 mod staged;
+mod statement_cache;
 mod subscribe;
 mod system;
 mod transaction;

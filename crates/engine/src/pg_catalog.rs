@@ -81,7 +81,8 @@ pub(crate) fn attach(plan: LogicalPlan, view: impl FnOnce() -> CatalogView) -> R
     attached.map(|t| t.data).map_err(from_datafusion)
 }
 
-fn needs_view(plan: &LogicalPlan) -> Result<bool> {
+/// Whether a plan reads what a session sees of the catalog and of itself.
+pub(crate) fn needs_view(plan: &LogicalPlan) -> Result<bool> {
     let mut needs = false;
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, TableProvider, provider_as_source};
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -18,16 +18,18 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use hashbrown::HashMap;
+use millstream_planner::access::KeyLookup;
 use millstream_planner::catalog::{Kind, Relation};
 use millstream_planner::dml::RowsSource;
 use millstream_planner::errors::from_datafusion;
 use millstream_planner::{RelationId, RelationSource, session_context};
-use millstream_runtime::Source;
+use millstream_runtime::{Source, Workers};
 use millstream_state::{Hold, Snapshot};
 use millstream_types::{Epoch, Error, Result};
 
 use crate::engine::{EngineState, Sabotage};
 use crate::live::{Body, LiveRelation};
+use crate::lookup::find;
 use crate::staged::{KeyedRows, without};
 use crate::transaction::Transaction;
 
@@ -110,16 +112,30 @@ impl ReadPoint {
         self.relations[&id].shared.readers().iter().map(|reader| reader.snapshot(self.epoch)).collect()
     }
 
+    /// The rows that a lookup found, with what a transaction has written on top: all its new rows, whatever their keys.
+    pub(crate) fn with_own(&self, id: RelationId, found: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+        let Some(own) = self.own.get(&id) else { return Ok(found) };
+        let kept = found.iter().map(|batch| without(batch, &own.removed));
+        kept.chain(own.added.iter().cloned().map(Ok)).collect()
+    }
+
+    /// The rows that a lookup asks for; `None` if they are better found by reading the relation.
+    pub(crate) async fn find(&self, workers: &Workers, lookup: &KeyLookup) -> Result<Option<Vec<RecordBatch>>> {
+        let id = lookup.relation.id;
+        let Some(live) = self.relations.get(&id) else { return self.with_own(id, vec![]).map(Some) };
+        // A relation that was dropped meanwhile says so itself.
+        let found = find(workers, lookup, self.epoch).await.or_else(|error| live.check().and(Err(error)))?;
+        found.map(|found| self.with_own(id, found)).transpose()
+    }
+
     /// A table of a relation's rows under the schema of a scan.
     fn table(&self, id: RelationId, schema: &SchemaRef) -> Result<Arc<dyn TableProvider>> {
         let added = |own: &OwnWrites| -> Arc<dyn PartitionStream> {
-            Arc::new(AddedStream { schema: schema.clone(), batches: own.added.clone() })
+            Arc::new(BatchStream { schema: schema.clone(), batches: own.added.clone() })
         };
         let Some(live) = self.relations.get(&id) else {
             // A relation that the transaction itself makes has no rows but its own.
-            let nothing = || AddedStream { schema: schema.clone(), batches: vec![] };
-            let rows = self.own.get(&id).map_or_else(|| Arc::new(nothing()) as Arc<dyn PartitionStream>, added);
-            return Ok(Arc::new(StreamingTable::try_new(schema.clone(), vec![rows]).map_err(from_datafusion)?));
+            return table_of(schema, self.with_own(id, vec![])?);
         };
         let hold = Arc::new(self.holds.clone());
         let partitions: Vec<Arc<dyn PartitionStream>> = match &live.body {
@@ -143,6 +159,12 @@ impl ReadPoint {
     }
 }
 
+/// A table of batches of a relation.
+fn table_of(schema: &SchemaRef, batches: Vec<RecordBatch>) -> Result<Arc<dyn TableProvider>> {
+    let rows: Arc<dyn PartitionStream> = Arc::new(BatchStream { schema: schema.clone(), batches });
+    Ok(Arc::new(StreamingTable::try_new(schema.clone(), vec![rows]).map_err(from_datafusion)?))
+}
+
 /// The relations that a plan scans, subqueries included, each once.
 pub(crate) fn scanned(plan: &LogicalPlan) -> Result<Vec<Arc<Relation>>> {
     let mut relations: Vec<Arc<Relation>> = Vec::new();
@@ -153,7 +175,7 @@ pub(crate) fn scanned(plan: &LogicalPlan) -> Result<Vec<Arc<Relation>>> {
         {
             relations.push(Arc::clone(source.relation()));
         }
-        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        Ok(TreeNodeRecursion::Continue)
     })
     .map_err(from_datafusion)?;
     Ok(relations)
@@ -166,16 +188,46 @@ pub(crate) async fn execute(
 ) -> Result<(Epoch, BoxStream<'static, Result<RecordBatch>>)> {
     let point = ReadPoint::now(engine, &stored_relations(&plan)?).await?;
     let epoch = point.epoch;
-    Ok((epoch, execute_at(engine, plan, &point)?))
+    Ok((epoch, execute_at(engine, plan, &point).await?))
 }
 
 /// As [`execute`], at a point that the caller has taken.
-pub(crate) fn execute_at(
+pub(crate) async fn execute_at(
     engine: &Arc<EngineState>,
     plan: LogicalPlan,
     point: &ReadPoint,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    Ok(run_plan(engine, with_tables(engine, plan, point, None)?))
+    let found = find_by_key(engine, &plan, point).await?;
+    Ok(run_plan(engine, with_tables(engine, plan, point, &found, None)?))
+}
+
+/// Lookups with what they found.
+type Found = Vec<(KeyLookup, Vec<RecordBatch>)>;
+
+/// Looks up what a plan's scans need not read a whole relation for.
+async fn find_by_key(engine: &Arc<EngineState>, plan: &LogicalPlan, point: &ReadPoint) -> Result<Found> {
+    let mut lookups: Vec<KeyLookup> = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(lookup) = KeyLookup::of_scan(scan).map_err(external)?
+            && !lookups.contains(&lookup)
+        {
+            lookups.push(lookup);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map_err(from_datafusion)?;
+    let mut found = Found::new();
+    for lookup in lookups {
+        if let Some(rows) = point.find(&engine.workers, &lookup).await? {
+            found.push((lookup, rows));
+        }
+    }
+    Ok(found)
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }
 
 /// Rows that a plan scans in place of a relation.
@@ -188,7 +240,7 @@ pub(crate) fn execute_over(
     rows: &RowsAtHand,
     point: &ReadPoint,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    Ok(run_plan(engine, with_tables(engine, plan, point, Some(rows))?))
+    Ok(run_plan(engine, with_tables(engine, plan, point, &vec![], Some(rows))?))
 }
 
 /// The relations that a plan scans whose rows are not the engine's own state.
@@ -246,6 +298,7 @@ fn with_tables(
     engine: &Arc<EngineState>,
     plan: LogicalPlan,
     point: &ReadPoint,
+    found: &Found,
     rows: Option<&RowsAtHand>,
 ) -> Result<LogicalPlan> {
     let plan = plan.transform_up_with_subqueries(|node| {
@@ -257,13 +310,18 @@ fn with_tables(
         let Some(source) = RelationSource::of(&scan.source) else {
             return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
         };
-        let external = |e: Error| DataFusionError::External(Box::new(e));
         let schema = datafusion::logical_expr::TableSource::schema(source);
         let table: Arc<dyn TableProvider> = if source.relation().kind == Kind::System {
             let batch = crate::system::rows(engine, source.relation()).map_err(external)?;
             Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)
         } else {
-            point.table(source.id(), &schema).map_err(external)?
+            let lookup = if found.is_empty() { None } else { KeyLookup::of_scan(&scan).map_err(external)? };
+            let rows = found.iter().find(|(l, _)| lookup.as_ref() == Some(l)).map(|(_, rows)| rows);
+            match rows {
+                Some(rows) => table_of(&schema, rows.clone()),
+                None => point.table(source.id(), &schema),
+            }
+            .map_err(external)?
         };
         scan.source = provider_as_source(table);
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
@@ -309,19 +367,19 @@ impl PartitionStream for SnapshotStream {
     }
 }
 
-/// Rows that a transaction has added.
-struct AddedStream {
+/// Rows at hand.
+struct BatchStream {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
 }
 
-impl fmt::Debug for AddedStream {
+impl fmt::Debug for BatchStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AddedStream")
+        f.write_str("BatchStream")
     }
 }
 
-impl PartitionStream for AddedStream {
+impl PartitionStream for BatchStream {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }

@@ -6,6 +6,7 @@ mod copy;
 mod cursor;
 mod dataflows;
 mod ddl;
+mod planned;
 mod prepared;
 mod query;
 mod settings;
@@ -38,8 +39,7 @@ use settings::Settings;
 pub(crate) use settings::{PARAMETERS, Values, parameter, unknown as unknown_parameter};
 use transaction::BlockState;
 
-/// A statement that has been parsed.
-pub type ParsedStatement = Parsed;
+pub use planned::ParsedStatement;
 
 /// A client's session. Statements run one at a time.
 pub struct Session {
@@ -67,7 +67,7 @@ pub struct Session {
 pub struct Prepared(Arc<PreparedStatement>);
 
 struct PreparedStatement {
-    parsed: Parsed,
+    statement: ParsedStatement,
     param_types: Vec<SqlType>,
     columns: Option<Vec<ResultColumn>>,
     /// By `PREPARE`, not by the front end's protocol.
@@ -127,7 +127,16 @@ impl Session {
     /// # Errors
     /// 42601 with a position in the whole string; 0A000 for what is known and cannot be done.
     pub fn parse(&self, sql: &str) -> Result<Vec<ParsedStatement>> {
-        parse(sql)
+        if let Some(statement) = self.engine.statements.get(sql) {
+            return Ok(vec![statement]);
+        }
+        let statements: Vec<ParsedStatement> = parse(sql)?.into_iter().map(ParsedStatement::new).collect();
+        if let [statement] = statements.as_slice()
+            && matches!(statement.parsed().statement, Statement::Query(_))
+        {
+            self.engine.statements.put(sql, statement.clone());
+        }
+        Ok(statements)
     }
 
     /// Analyzes a statement. `param_types` are what the client fixed.
@@ -135,11 +144,12 @@ impl Session {
     /// # Errors
     /// What is wrong with the statement, with positions in the whole query string.
     pub async fn prepare(&mut self, statement: &ParsedStatement, param_types: &[Option<SqlType>]) -> Result<Prepared> {
-        self.check_not_failed(&statement.statement)?;
-        let described = self.describe(statement, param_types).map_err(|e| shifted(e, statement.offset));
+        self.check_not_failed(&statement.parsed().statement)?;
+        let offset = statement.parsed().offset;
+        let described = self.describe(statement, param_types).map_err(|e| shifted(e, offset));
         let (param_types, columns) = described.inspect_err(|_| self.statement_failed())?;
-        let parsed = statement.clone();
-        Ok(Prepared(Arc::new(PreparedStatement { parsed, param_types, columns, from_sql: false })))
+        let statement = statement.clone();
+        Ok(Prepared(Arc::new(PreparedStatement { statement, param_types, columns, from_sql: false })))
     }
 
     /// Runs a prepared statement with one array of length 1 for each parameter.
@@ -147,7 +157,7 @@ impl Session {
     /// # Errors
     /// The statement's; an open transaction has then failed.
     pub async fn execute(&mut self, prepared: &Prepared, params: &[ArrayRef]) -> Result<Response> {
-        self.run_with(&prepared.0.parsed, params).await
+        self.run_with(&prepared.0.statement, params).await
     }
 
     /// Runs a statement without parameters.
@@ -179,13 +189,14 @@ impl Session {
         batches.and_then(|batches| ended.map(|()| batches))
     }
 
-    async fn collect(&mut self, statement: &Parsed) -> Result<Vec<RecordBatch>> {
+    async fn collect(&mut self, statement: &ParsedStatement) -> Result<Vec<RecordBatch>> {
         let Response::Rows(rows) = self.run(statement).await? else { return Ok(vec![]) };
         let batches = rows.batches.try_collect().await;
         batches.inspect_err(|_| self.statement_failed())
     }
 
-    async fn run_with(&mut self, parsed: &Parsed, params: &[ArrayRef]) -> Result<Response> {
+    async fn run_with(&mut self, statement: &ParsedStatement, params: &[ArrayRef]) -> Result<Response> {
+        let parsed = statement.parsed();
         self.cancel.clear();
         // Such a statement puts everything back when it is cancelled.
         let ends_itself = matches!(parsed.statement, Statement::CreateMaterializedView(_) | Statement::Refresh(_));
@@ -194,7 +205,7 @@ impl Session {
         let deadline = self.settings.statement_timeout().map(|time| tokio::time::Instant::now() + time);
         let (cancel, committing) = (self.cancel.clone(), Arc::clone(&self.committing));
         let outcome = {
-            let mut work = std::pin::pin!(self.dispatch(parsed, params));
+            let mut work = std::pin::pin!(self.dispatch(statement, params));
             let stopped = tokio::select! {
                 biased;
                 outcome = &mut work => Ok(outcome),
@@ -238,7 +249,8 @@ impl Session {
         }
     }
 
-    async fn dispatch(&mut self, parsed: &Parsed, params: &[ArrayRef]) -> Result<Response> {
+    async fn dispatch(&mut self, statement: &ParsedStatement, params: &[ArrayRef]) -> Result<Response> {
+        let parsed = statement.parsed();
         self.check_not_failed(&parsed.statement)?;
         if let Some(what) = ddl_of(&parsed.statement) {
             if self.is_in_block() {
@@ -251,10 +263,10 @@ impl Session {
             return Ok(response);
         }
         match &parsed.statement {
-            Statement::Query(query) => self.select(query, params).await,
+            Statement::Query(query) => self.select_planned(statement, query, params).await,
             Statement::Insert(insert) => self.insert(insert, params).await,
-            Statement::Update(update) => self.update(update, params).await,
-            Statement::Delete(delete) => self.delete(delete, params).await,
+            Statement::Update(_) => self.update(statement, params).await,
+            Statement::Delete(_) => self.delete(statement, params).await,
             Statement::Truncate(truncate) => self.truncate(truncate).await,
             Statement::CreateTable(create) => self.create_table(create).await,
             Statement::CreateStream(create) => self.create_stream(create).await,

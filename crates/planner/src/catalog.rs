@@ -172,6 +172,15 @@ impl Catalog {
         self.relations().filter(move |r| matches!(&r.kind, Kind::Index(i) if i.relation == relation))
     }
 
+    /// The columns of a relation's indexes.
+    pub fn indexed_columns(&self, relation: RelationId) -> impl Iterator<Item = Vec<usize>> {
+        let columns = |index: &Arc<Relation>| match &index.kind {
+            Kind::Index(index) => Some(index.columns.clone()),
+            _ => None,
+        };
+        self.indexes_of(relation).filter_map(columns)
+    }
+
     /// The relations that read from this one, its indexes among them, in the order in which they were made.
     pub fn dependents_of(&self, relation: RelationId) -> impl Iterator<Item = &Arc<Relation>> {
         self.relations().filter(move |r| r.depends_on.contains(&relation))

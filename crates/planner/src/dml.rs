@@ -227,14 +227,31 @@ fn bind_returning(
     relation: &Arc<Relation>,
     alias: Option<&str>,
     items: Option<&Vec<sql::SelectItem>>,
+    params: &mut Params<'_>,
 ) -> Result<Option<BoundReturning>> {
     let Some(items) = items else { return Ok(None) };
     let mut query = template(relation, alias)?;
     let select = select_of(&mut query)?;
     select.projection = items.clone();
     let context = PlanContext::new(catalog, Purpose::AdHoc).with_rows(rows_source(relation.visible_schema()));
-    let bound = bind(&context, &query, &[])?;
+    let bound = bind(&context, &query, &params.known())?;
+    params.types = bound.param_types;
     Ok(Some(BoundReturning { plan: bound.plan, columns: bound.columns }))
+}
+
+/// The parameters of a statement whose parts are bound one after another.
+struct Params<'a> {
+    /// The types that the client fixed.
+    given: &'a [Option<SqlType>],
+    /// Those that have been found so far.
+    types: Vec<SqlType>,
+}
+
+impl Params<'_> {
+    fn known(&self) -> Vec<Option<SqlType>> {
+        let found = self.types.iter().cloned().map(Some);
+        found.chain(self.given.iter().skip(self.types.len()).cloned()).collect()
+    }
 }
 
 fn rows_source(schema: SchemaRef) -> Arc<dyn TableSource> {

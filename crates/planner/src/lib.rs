@@ -1,5 +1,6 @@
 //! From SQL text to a dataflow: dialect, catalog, binder, streaming rules. Pure: no I/O, no threads.
 
+pub mod access;
 pub mod ast;
 pub mod binder;
 pub mod catalog;

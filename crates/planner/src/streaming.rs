@@ -33,7 +33,8 @@ use millstream_types::{Error, Result, SqlType};
 use crate::binder::RelationSource;
 use crate::catalog::Kind;
 use crate::errors::from_datafusion;
-use exprs::{column_index, columns_of, physical};
+use exprs::{column_index, columns_of};
+pub(crate) use exprs::{physical, unqualified};
 
 /// A dataflow and how its result is to be kept.
 #[derive(Clone, Debug)]
@@ -79,7 +80,7 @@ pub fn row_scalars(plan: &LogicalPlan) -> Result<(SchemaRef, Vec<Scalar>)> {
     let LogicalPlan::TableScan(scan) = input else { return Err(unsupported()) };
     // Columns that the optimizer has left out of the scan keep their places.
     let whole = DFSchema::try_from(scan.source.schema().as_ref().clone()).map_err(from_datafusion)?;
-    let place = |e: Expr| exprs::unqualified(e);
+    let place = |e: Expr| unqualified(e);
     let scalars = projection.expr.iter().map(|e| physical(&place(e.clone())?, &whole)).collect::<Result<_>>()?;
     Ok((arrow_schema(&whole), scalars))
 }

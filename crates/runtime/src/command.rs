@@ -35,8 +35,8 @@ pub enum Command {
     CreateRelation(RelationId, Arc<RelationSpec>),
     /// Forgets a relation; nothing imports it any more.
     DropRelation(RelationId),
-    /// Adds an index to a relation's store.
-    CreateIndex(RelationId, Vec<usize>),
+    /// Says which secondary indexes a relation's rows have: those that are new are built, others forgotten.
+    SetIndexes(RelationId, Vec<Vec<usize>>),
     /// Builds a view's or sink's dataflow, which takes its inputs as of its start and then waits for a round.
     Install(Arc<InstallDataflow>),
     /// Gives a dataflow that does not follow its inputs what has changed in them.
@@ -162,18 +162,14 @@ pub struct Lookup {
     pub keys: Vec<ArrayRef>,
     /// As of which epoch; `None` is what this worker has applied so far. The worker must have completed the epoch.
     pub at: Option<Epoch>,
+    /// More rows are not given: that would keep the worker from its other work.
+    pub rows_max: usize,
     /// Takes the answer.
-    pub reply: Box<dyn FnOnce(Result<LookupReply>) + Send>,
+    pub reply: LookupReply,
 }
 
-/// What was found.
-#[derive(Debug)]
-pub struct LookupReply {
-    /// For each row, the index of its key.
-    pub probes: Vec<u32>,
-    /// The rows.
-    pub rows: RecordBatch,
-}
+/// Takes the rows that were found, each once; `None` if there are too many, or no index over the columns.
+pub type LookupReply = Box<dyn FnOnce(Result<Option<RecordBatch>>) + Send>;
 
 /// Takes `(worker, epoch, changes)`; returns whether to go on.
 pub type Follow = Arc<dyn Fn(usize, Epoch, &[Delta]) -> bool + Send + Sync>;

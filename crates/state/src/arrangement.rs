@@ -200,8 +200,21 @@ impl Arrangement {
         self.indexes.iter().position(|i| i.columns == columns)
     }
 
+    /// Makes the indexes over these columns the only ones beside the identity index; those that are new are built over
+    /// what is there. Numbers of indexes other than the identity index change.
+    pub fn set_indexes(&mut self, wanted: &[Vec<usize>]) {
+        let identity = self.deletable.then(|| self.indexes[0].columns.clone());
+        let is_kept = |columns: &Vec<usize>| identity.as_ref() == Some(columns) || wanted.contains(columns);
+        self.indexes.retain(|i| is_kept(&i.columns));
+        for columns in wanted {
+            if self.index_on(columns).is_none() {
+                self.add_index(columns);
+            }
+        }
+    }
+
     /// Adds an index over what is there.
-    pub fn add_index(&mut self, columns: &[usize]) -> usize {
+    fn add_index(&mut self, columns: &[usize]) {
         let mut index = KeyIndex::new(&self.rows.schema, columns, self.deletable);
         let mut hashes = Vec::new();
         for chunk in 0..self.chunks.len() {
@@ -214,7 +227,6 @@ impl Arrangement {
             index.index.insert_all(&hashes, present);
         }
         self.indexes.push(index);
-        self.indexes.len() - 1
     }
 
     /// A reader's end.

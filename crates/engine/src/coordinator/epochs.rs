@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millstream_operators::dataflow::split_by_hash;
-use millstream_planner::RelationId;
-use millstream_planner::catalog::Kind;
+use millstream_planner::catalog::{Kind, Relation};
+use millstream_planner::{Catalog, RelationId};
 use millstream_runtime::{Command, RelationInput, RelationSpec};
 use millstream_types::{Delta, Error, Result};
 use tokio::sync::oneshot;
@@ -185,6 +185,22 @@ impl Coordinator {
         if self.clock.relation(id).is_some() {
             self.drop_relation(id);
         }
+    }
+
+    /// Forgets what the catalog has no more.
+    pub(crate) fn drop_all(&mut self, gone: &[Arc<Relation>], catalog: &Catalog) {
+        for relation in gone {
+            match &relation.kind {
+                Kind::Index(index) => self.set_indexes(index.relation, catalog),
+                _ => self.drop_if_running(relation.id),
+            }
+        }
+    }
+
+    /// Lets a relation have the indexes that the catalog says.
+    pub(crate) fn set_indexes(&self, id: RelationId, catalog: &Catalog) {
+        let columns: Vec<Vec<usize>> = catalog.indexed_columns(id).collect();
+        self.workers.send_all(|_| Command::SetIndexes(id, columns.clone()));
     }
 
     /// Forgets a dataflow that was to take a failed one's place.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use millstream_planner::ast::{CreateRelation, CreateView, RelationKind, Statement};
-use millstream_planner::catalog::Created;
+use millstream_planner::catalog::{Created, Relation};
 use millstream_planner::{Catalog, Purpose, RelationId, bind_query, optimize, streaming};
 use millstream_types::{Error, Result, SqlState};
 
@@ -35,7 +35,7 @@ pub(super) struct Unpublished {
     engine: Arc<EngineState>,
     pub(super) catalog: Catalog,
     /// Relations that go once the catalog is made known.
-    dropped: Vec<RelationId>,
+    dropped: Vec<Arc<Relation>>,
     /// Views that the statements wait for, once they are known.
     hydrating: Vec<Arc<LiveRelation>>,
     is_published: bool,
@@ -48,9 +48,9 @@ impl Unpublished {
         Unpublished { engine: Arc::clone(engine), catalog, dropped, hydrating, is_published: false }
     }
 
-    pub(super) fn drop_later(&mut self, catalog: Catalog, ids: Vec<RelationId>) {
+    pub(super) fn drop_later(&mut self, catalog: Catalog, gone: Vec<Arc<Relation>>) {
         self.catalog = catalog;
-        self.dropped.extend(ids);
+        self.dropped.extend(gone);
     }
 
     pub(super) fn wait_later(&mut self, view: Option<Arc<LiveRelation>>) {
@@ -65,18 +65,18 @@ impl Unpublished {
 
 impl Drop for Unpublished {
     fn drop(&mut self) {
-        let gone: Vec<RelationId> = if self.is_published {
+        let known = self.engine.catalog.read().clone();
+        let gone: Vec<Arc<Relation>> = if self.is_published {
             std::mem::take(&mut self.dropped)
         } else {
-            let known = self.engine.catalog.read().clone();
-            let made = self.catalog.relations().map(|r| r.id).filter(|id| known.get(*id).is_none());
+            let made = self.catalog.relations().filter(|r| known.get(r.id).is_none());
             // Views go before what they are built on.
-            made.collect::<Vec<_>>().into_iter().rev().collect()
+            made.cloned().collect::<Vec<_>>().into_iter().rev().collect()
         };
         if gone.is_empty() {
             return;
         }
-        let work = move |c: &mut Coordinator| gone.into_iter().for_each(|id| c.drop_if_running(id));
+        let work = move |c: &mut Coordinator| c.drop_all(&gone, &known);
         // Without a coordinator there is nothing to take back.
         let _ = self.engine.clock.request(Request::BetweenEpochs(Box::new(work)));
     }
@@ -209,6 +209,11 @@ impl Session {
             (None, Some(changes)) => changes.catalog.clone(),
             (None, None) => self.engine.catalog.read().clone(),
         }
+    }
+
+    /// Whether all sessions see the catalog as this one does.
+    pub(super) fn sees_published_catalog(&self) -> bool {
+        self.unpublished.is_none() && self.block.changes.is_none()
     }
 
     /// The lock on the catalog; `None` if this session has it already.

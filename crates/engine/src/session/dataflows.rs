@@ -198,7 +198,10 @@ impl Session {
         let live = if is_sink {
             self.install_sink(relation, plan).await?
         } else {
-            self.install_view(relation, plan, limit).await?
+            let id = relation.id;
+            let live = self.install_view(relation, plan, limit).await?;
+            engine.clock.between_epochs(move |c| c.set_indexes(id, &catalog)).await?;
+            live
         };
         drop(ddl);
         let cancel = self.cancel.clone();
@@ -336,10 +339,9 @@ async fn drop_unfinished(engine: &EngineState, live: &LiveRelation) {
     let (kind, behavior) = (RelationKind::MaterializedView, ast::DropBehavior::Cascade);
     let drop = ast::Drop { kind, names: vec![name], if_exists: true, behavior };
     let Ok(dropped) = catalog.drop(&drop) else { return };
-    *engine.catalog.write() = catalog;
-    let ids: Vec<RelationId> = dropped.relations.iter().map(|r| r.id).collect();
+    *engine.catalog.write() = catalog.clone();
     // The engine may be ending; then everything is dropped.
-    let _ = engine.clock.between_epochs(move |c| ids.into_iter().for_each(|id| c.drop_if_running(id))).await;
+    let _ = engine.clock.between_epochs(move |c| c.drop_all(&dropped.relations, &catalog)).await;
 }
 
 /// Names and particulars of a dataflow's nodes, the root last.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use millstream_connectors::{ColumnDeclaration, SourceOptions, create_source};
 use millstream_planner::ast::{self, CreateIndex, CreateRelation, CreateView, RelationKind};
 use millstream_planner::catalog::{Column, Created, Kind, Relation};
-use millstream_planner::{Catalog, Purpose, RelationId, bind_query};
-use millstream_runtime::{Command, RelationShared, RelationSpec};
+use millstream_planner::{Catalog, Purpose, bind_query};
+use millstream_runtime::{RelationShared, RelationSpec};
 use millstream_state::ArrangementSpec;
 use millstream_types::{Epoch, Error, Result, SqlState, SqlType};
 
@@ -109,9 +109,8 @@ impl Session {
         let created = catalog.create_index(create)?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE INDEX")) };
         if let Kind::Index(index) = &relation.kind {
-            let (id, columns) = (index.relation, index.columns.clone());
-            let index = move |_| Command::CreateIndex(id, columns.clone());
-            self.engine.clock.between_epochs(move |c| c.workers.send_all(index)).await?;
+            let (id, catalog) = (index.relation, catalog.clone());
+            self.engine.clock.between_epochs(move |c| c.set_indexes(id, &catalog)).await?;
         }
         self.publish(catalog);
         Ok(done("CREATE INDEX"))
@@ -123,13 +122,13 @@ impl Session {
         let mut catalog = self.catalog();
         let dropped = catalog.drop(drop)?;
         dropped.notices.into_iter().for_each(|n| self.notice(n));
-        let ids: Vec<RelationId> = dropped.relations.iter().map(|r| r.id).collect();
+        let gone = dropped.relations;
         if let Some(unpublished) = &mut self.unpublished {
-            unpublished.drop_later(catalog, ids);
+            unpublished.drop_later(catalog, gone);
             return Ok(Response::Done { tag: format!("DROP {}", drop.kind.keywords()) });
         }
-        self.publish(catalog);
-        self.engine.clock.between_epochs(move |c| ids.into_iter().for_each(|id| c.drop_if_running(id))).await?;
+        self.publish(catalog.clone());
+        self.engine.clock.between_epochs(move |c| c.drop_all(&gone, &catalog)).await?;
         Ok(Response::Done { tag: format!("DROP {}", drop.kind.keywords()) })
     }
 

@@ -9,7 +9,7 @@ use millstream_planner::ast::{Discard, Execute, Prepare, Statement};
 use millstream_planner::parser::{Parsed, parse_query};
 use millstream_types::{Error, Result, SqlState, SqlType};
 
-use super::{Prepared, PreparedStatement, Session, done};
+use super::{ParsedStatement, Prepared, PreparedStatement, Session, done};
 use crate::api::{Response, ResultColumn};
 
 /// A prepared statement as `pg_prepared_statements` shows it.
@@ -26,7 +26,7 @@ impl Session {
             let prepared = prepared.as_ref().filter(|_| !name.is_empty())?;
             Some(PreparedInfo {
                 name: name.clone(),
-                statement: prepared.0.parsed.text.clone(),
+                statement: prepared.0.statement.parsed().text.clone(),
                 param_types: prepared.param_types().iter().map(SqlType::to_string).collect(),
                 from_sql: prepared.0.from_sql,
             })
@@ -54,8 +54,9 @@ impl Session {
         }
         let parsed = Parsed { statement: prepare.statement.as_ref().clone(), text: text.to_owned(), offset: 0 };
         let given: Vec<Option<SqlType>> = prepare.param_types.iter().cloned().map(Some).collect();
-        let (param_types, columns) = self.describe(&parsed, &given)?;
-        let prepared = Prepared(Arc::new(PreparedStatement { parsed, param_types, columns, from_sql: true }));
+        let statement = ParsedStatement::new(parsed);
+        let (param_types, columns) = self.describe(&statement, &given)?;
+        let prepared = Prepared(Arc::new(PreparedStatement { statement, param_types, columns, from_sql: true }));
         self.prepared.insert(prepare.name.clone(), Some(prepared));
         Ok(done("PREPARE"))
     }
@@ -82,11 +83,12 @@ impl Session {
             )));
         }
         let params = self.values_of(execute, expected, outer).await?;
-        let response = match &prepared.0.parsed.statement {
-            Statement::Query(query) => self.select(query, &params).await,
+        let statement = &prepared.0.statement;
+        let response = match &statement.parsed().statement {
+            Statement::Query(query) => self.select_planned(statement, query, &params).await,
             Statement::Insert(insert) => self.insert(insert, &params).await,
-            Statement::Update(update) => self.update(update, &params).await,
-            Statement::Delete(delete) => self.delete(delete, &params).await,
+            Statement::Update(_) => self.update(statement, &params).await,
+            Statement::Delete(_) => self.delete(statement, &params).await,
             _ => Err(Error::not_supported("EXECUTE of this statement is not supported")
                 .with_hint("SELECT, INSERT, UPDATE, DELETE and VALUES can be executed.")),
         };

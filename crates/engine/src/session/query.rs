@@ -7,35 +7,37 @@ use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
 use datafusion::common::ScalarValue;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::logical_expr::LogicalPlan;
+use futures::StreamExt;
 use futures::stream::BoxStream;
+use millstream_planner::access::PointQuery;
 use millstream_planner::ast::{self, ExplainTarget, Query, Statement, SubscribeTarget};
 use millstream_planner::catalog::{Kind, Relation};
-use millstream_planner::dml::{bind_delete, bind_insert, bind_update};
+use millstream_planner::dml::bind_insert;
 use millstream_planner::errors::from_datafusion;
-use millstream_planner::parser::{Parsed, parse_query};
-use millstream_planner::{BoundQuery, Catalog, Purpose, bind_query, optimize, streaming};
+use millstream_planner::parser::parse_query;
+use millstream_planner::{Catalog, Purpose, bind_query, optimize, streaming};
 use millstream_runtime::{DataflowMetrics, NodeMetrics};
 use millstream_types::{Epoch, Error, Result, SqlState, SqlType};
 
+use super::planned::{ParsedStatement, PlannedQuery, PlannedWrite, Seen};
 use super::{Session, rows_of};
 use crate::api::{Response, ResultColumn, Rows, RowsTag};
 use crate::live::Body;
-use crate::read::{execute, execute_at, stored_relations};
+use crate::read::{ReadPoint, execute, execute_at, stored_relations};
 use crate::subscribe::Wanted;
 
 impl Session {
     /// Types of parameters, and columns of the result if there is one.
     pub(super) fn describe(
         &self,
-        parsed: &Parsed,
+        statement: &ParsedStatement,
         param_types: &[Option<SqlType>],
     ) -> Result<(Vec<SqlType>, Option<Vec<ResultColumn>>)> {
         let fixed = || param_types.iter().map(|t| t.clone().unwrap_or(SqlType::Text)).collect();
-        Ok(match &parsed.statement {
+        Ok(match &statement.parsed().statement {
             Statement::Query(query) => {
-                let bound = bind_query(&self.catalog(), query, param_types, Purpose::AdHoc)?;
-                let columns = result_columns(&bound);
-                (bound.param_types, Some(columns))
+                let planned = self.planned(statement, query, param_types)?;
+                (planned.param_types().to_vec(), Some(planned.columns.clone()))
             }
             Statement::Explain(_) => (vec![], Some(vec![ResultColumn::computed("QUERY PLAN", SqlType::Text)])),
             Statement::Show(show) => (vec![], Some(self.show_columns(show)?)),
@@ -44,13 +46,9 @@ impl Session {
                 let bound = bind_insert(&self.catalog(), insert, param_types, &self.format_settings())?;
                 (bound.param_types, bound.returning.map(|r| columns_of(&r.columns)))
             }
-            Statement::Update(update) => {
-                let bound = bind_update(&self.catalog(), update, param_types)?;
-                (bound.param_types, bound.returning.map(|r| columns_of(&r.columns)))
-            }
-            Statement::Delete(delete) => {
-                let bound = bind_delete(&self.catalog(), delete, param_types)?;
-                (bound.param_types, bound.returning.map(|r| columns_of(&r.columns)))
+            Statement::Update(_) | Statement::Delete(_) => {
+                let planned = self.planned_write(statement, param_types)?;
+                (planned.param_types().to_vec(), planned.returning.as_ref().map(|r| columns_of(&r.columns)))
             }
             Statement::DeclareCursor(declare) => match declare.statement.as_ref() {
                 Statement::Query(query) => {
@@ -68,12 +66,88 @@ impl Session {
         })
     }
 
+    /// The plan of a statement's query, kept with it unless this session alone sees the catalog so.
+    fn planned(
+        &self,
+        statement: &ParsedStatement,
+        query: &Query,
+        param_types: &[Option<SqlType>],
+    ) -> Result<Arc<PlannedQuery>> {
+        let seen = Seen { catalog: &self.catalog(), param_types };
+        statement.query(query, seen, self.sees_published_catalog())
+    }
+
+    /// As [`Session::planned`], of an `UPDATE` or `DELETE`.
+    pub(super) fn planned_write(
+        &self,
+        statement: &ParsedStatement,
+        param_types: &[Option<SqlType>],
+    ) -> Result<Arc<PlannedWrite>> {
+        let seen = Seen { catalog: &self.catalog(), param_types };
+        match &statement.parsed().statement {
+            Statement::Update(update) => statement.update(update, seen, self.sees_published_catalog()),
+            Statement::Delete(delete) => statement.delete(delete, seen, self.sees_published_catalog()),
+            _ => Err(Error::internal("a statement that changes no rows")),
+        }
+    }
+
+    /// Runs a query that is part of a statement.
     pub(super) async fn select(&mut self, query: &Query, params: &[ArrayRef]) -> Result<Response> {
-        let bound = bind_query(&self.catalog(), query, &fixed_types(params), Purpose::AdHoc)?;
-        let columns = result_columns(&bound);
-        let plan = self.ready(bound.plan, params)?;
-        let batches = self.read(plan).await?;
+        let planned = PlannedQuery::new(query, Seen { catalog: &self.catalog(), param_types: &fixed_types(params) })?;
+        self.run_planned(&planned, params).await
+    }
+
+    /// Runs a statement that is a query.
+    pub(super) async fn select_planned(
+        &mut self,
+        statement: &ParsedStatement,
+        query: &Query,
+        params: &[ArrayRef],
+    ) -> Result<Response> {
+        let planned = self.planned(statement, query, &fixed_types(params))?;
+        self.run_planned(&planned, params).await
+    }
+
+    async fn run_planned(&mut self, planned: &PlannedQuery, params: &[ArrayRef]) -> Result<Response> {
+        let looked_up = match planned.point(params) {
+            Some(point) => self.read_point(point, params).await?,
+            None => None,
+        };
+        let batches = match looked_up {
+            Some(batches) => batches,
+            None => {
+                let plan = match &planned.optimized {
+                    Some(plan) if params.is_empty() => plan.clone(),
+                    _ => self.ready(planned.plan.clone(), params)?,
+                };
+                self.read(plan).await?
+            }
+        };
+        let columns = planned.columns.clone();
         Ok(Response::Rows(Rows { columns, batches, tag: RowsTag::Select, live: false }))
+    }
+
+    /// What a point query gives at the epoch of the open transaction, or now; `None` if its rows are better found by
+    /// reading the relation.
+    async fn read_point(
+        &mut self,
+        query: &Arc<PointQuery>,
+        params: &[ArrayRef],
+    ) -> Result<Option<BoxStream<'static, Result<RecordBatch>>>> {
+        let lookup = query.lookup(params)?;
+        let ids = [lookup.relation.id];
+        let rows = match self.open_transaction().await? {
+            None => ReadPoint::now(&self.engine, &ids).await?.find(&self.engine.workers, &lookup).await?,
+            Some(transaction) => {
+                let mut transaction = transaction.lock().await;
+                transaction.reads.add_lookup(&lookup);
+                transaction.point(&self.engine, &ids).await?.find(&self.engine.workers, &lookup).await?
+            }
+        };
+        let Some(rows) = rows else { return Ok(None) };
+        let (query, params) = (Arc::clone(query), params.to_vec());
+        let batches = rows.into_iter().map(move |rows| query.evaluate(&rows, &params));
+        Ok(Some(futures::stream::iter(batches).boxed()))
     }
 
     /// Runs an optimized plan at the epoch of the open transaction, or now.
@@ -84,7 +158,7 @@ impl Session {
         let mut transaction = transaction.lock().await;
         transaction.reads.add_plan(&plan)?;
         let point = transaction.point(&self.engine, &stored_relations(&plan)?).await?;
-        execute_at(&self.engine, plan, &point)
+        execute_at(&self.engine, plan, &point).await
     }
 
     /// A bound plan with its parameters' values, optimized for this moment, and with what this session sees of the catalog.
@@ -223,10 +297,6 @@ fn subscribed(catalog: &Catalog, target: &SubscribeTarget) -> Result<Subscribed>
 fn select_all(relation: &Relation) -> String {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     format!("SELECT * FROM {}.{}", quoted(&relation.schema), quoted(&relation.name))
-}
-
-fn result_columns(bound: &BoundQuery) -> Vec<ResultColumn> {
-    columns_of(&bound.columns)
 }
 
 /// The types that given parameters fix.

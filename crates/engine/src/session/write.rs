@@ -10,19 +10,22 @@ use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use datafusion::logical_expr::LogicalPlan;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use hashbrown::HashSet;
 use millstream_expr::Scalar;
 use millstream_expr::scalar::batch_of;
-use millstream_planner::ast::{Delete, Insert, OnKeyConflict, Truncate, Update};
+use millstream_planner::access::{KeyLookup, PointQuery};
+use millstream_planner::ast::{Delete, Insert, OnKeyConflict, Truncate};
 use millstream_planner::catalog::{Kind, Relation};
 use millstream_planner::dml::{
-    BoundConflict, BoundReturning, ConflictUpdate, InsertRows, bind_delete, bind_insert, bind_update, check_constraints,
+    BoundConflict, BoundReturning, ConflictUpdate, InsertRows, bind_delete, bind_insert, check_constraints,
 };
 use millstream_planner::{Purpose, RelationId, optimize, streaming};
 use millstream_types::delta::take_batch;
 use millstream_types::{Error, Result, SqlState, SqlType};
 
 use super::Session;
+use super::planned::{ParsedStatement, PlannedWrite};
 use super::query::{columns_of, fixed_types};
 use crate::api::{Response, Rows, RowsTag};
 use crate::coordinator::{Commit, OrderHold, WriteOp};
@@ -44,10 +47,17 @@ enum Write {
     Rows { relation: Arc<Relation>, rows: RecordBatch, conflict: Conflict },
     /// `INSERT ... SELECT`
     Query { relation: Arc<Relation>, plan: LogicalPlan, conflict: Conflict },
-    /// `UPDATE`; the plan gives the old rows and the new ones, side by side.
-    Update { relation: Arc<Relation>, plan: LogicalPlan, keys_change: bool },
-    /// `DELETE`; the plan gives the rows.
-    Delete { relation: Arc<Relation>, plan: LogicalPlan },
+    /// `UPDATE`; what is read is the old rows and the new ones, side by side.
+    Update { relation: Arc<Relation>, reading: Reading, keys_change: bool },
+    /// `DELETE`; what is read is the rows.
+    Delete { relation: Arc<Relation>, reading: Reading },
+}
+
+/// What a statement that changes rows reads.
+enum Reading {
+    Plan(LogicalPlan),
+    /// Rows of the relation itself, by primary key.
+    Point(Arc<PointQuery>, KeyLookup, Vec<ArrayRef>),
 }
 
 impl Write {
@@ -62,8 +72,10 @@ impl Write {
 
     fn plan(&self) -> Option<&LogicalPlan> {
         match self {
-            Write::Rows { .. } => None,
-            Write::Query { plan, .. } | Write::Update { plan, .. } | Write::Delete { plan, .. } => Some(plan),
+            Write::Query { plan, .. }
+            | Write::Update { reading: Reading::Plan(plan), .. }
+            | Write::Delete { reading: Reading::Plan(plan), .. } => Some(plan),
+            Write::Rows { .. } | Write::Update { .. } | Write::Delete { .. } => None,
         }
     }
 }
@@ -107,21 +119,26 @@ impl Session {
         self.write(RowsTag::Insert, vec![write], bound.returning, params).await
     }
 
-    pub(super) async fn update(&mut self, update: &Update, params: &[ArrayRef]) -> Result<Response> {
+    pub(super) async fn update(&mut self, statement: &ParsedStatement, params: &[ArrayRef]) -> Result<Response> {
         self.check_writable("UPDATE")?;
-        let bound = bind_update(&self.catalog(), update, &fixed_types(params))?;
-        let keys_change = bound.set_columns.iter().any(|c| bound.relation.primary_key.contains(c));
-        let plan = self.ready(bound.plan, params)?;
-        let write = Write::Update { relation: bound.relation, plan, keys_change };
-        self.write(RowsTag::Update, vec![write], bound.returning, params).await
+        let planned = self.planned_write(statement, &fixed_types(params))?;
+        let (relation, reading) = (Arc::clone(&planned.relation), self.reading(&planned, params)?);
+        let write = Write::Update { relation, reading, keys_change: planned.keys_change };
+        self.write(RowsTag::Update, vec![write], planned.returning.clone(), params).await
     }
 
-    pub(super) async fn delete(&mut self, delete: &Delete, params: &[ArrayRef]) -> Result<Response> {
+    pub(super) async fn delete(&mut self, statement: &ParsedStatement, params: &[ArrayRef]) -> Result<Response> {
         self.check_writable("DELETE")?;
-        let bound = bind_delete(&self.catalog(), delete, &fixed_types(params))?;
-        let plan = self.ready(bound.plan, params)?;
-        let write = Write::Delete { relation: bound.relation, plan };
-        self.write(RowsTag::Delete, vec![write], bound.returning, params).await
+        let planned = self.planned_write(statement, &fixed_types(params))?;
+        let write = Write::Delete { relation: Arc::clone(&planned.relation), reading: self.reading(&planned, params)? };
+        self.write(RowsTag::Delete, vec![write], planned.returning.clone(), params).await
+    }
+
+    fn reading(&self, planned: &PlannedWrite, params: &[ArrayRef]) -> Result<Reading> {
+        Ok(match planned.point(params) {
+            Some(point) => Reading::Point(Arc::clone(point), point.lookup(params)?, params.to_vec()),
+            None => Reading::Plan(self.ready(planned.plan.clone(), params)?),
+        })
     }
 
     pub(super) async fn truncate(&mut self, truncate: &Truncate) -> Result<Response> {
@@ -136,7 +153,8 @@ impl Session {
             }
             let delete = Delete { table: name.clone(), alias: None, using: vec![], filter: None, returning: None };
             let bound = bind_delete(&catalog, &delete, &[])?;
-            writes.push(Write::Delete { relation: bound.relation, plan: self.ready(bound.plan, &[])? });
+            let reading = Reading::Plan(self.ready(bound.plan, &[])?);
+            writes.push(Write::Delete { relation: bound.relation, reading });
         }
         self.write(RowsTag::Delete, writes, None, &[]).await?;
         Ok(super::done("TRUNCATE TABLE"))
@@ -309,42 +327,76 @@ async fn run(
 }
 
 async fn run_one(engine: &Arc<EngineState>, transaction: &mut Transaction, write: &Write) -> Result<Written> {
-    let relation = write.relation();
-    let Some(plan) = write.plan() else {
-        let Write::Rows { rows, conflict, .. } = write else { return Ok(Written::default()) };
-        let since = transaction.statement(relation);
-        return transaction.insert(engine, relation, rows, conflict, since).await;
-    };
-    transaction.reads.add_plan(plan)?;
-    let point = transaction.point(engine, &stored_relations(plan)?).await?;
-    let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
-    let mut batches = execute_at(engine, plan.clone(), &point)?;
-    if let Write::Query { conflict, .. } = write {
-        // Rows are staged as they come.
-        let since = transaction.statement(relation);
-        let mut written = Written::default();
-        while let Some(batch) = batches.next().await {
-            let rows = fit(relation, &batch?)?;
-            written.rows.extend(transaction.insert(engine, relation, &rows, conflict, since).await?.rows);
-        }
-        return Ok(written);
-    }
-    let mut all = Vec::new();
-    while let Some(batch) = batches.next().await {
-        all.push(batch?);
-    }
-    // A row may come more than once, and any one of them counts.
-    let schema = all.first().map_or(schema, RecordBatch::schema);
-    let rows = first_of_each(&concat_batches(&schema, &all)?, &relation.primary_key)?;
-    let (old, new) = rows.columns().split_at(relation.columns.len());
-    let old = batch_of(relation.full_schema(), old.to_vec(), rows.num_rows())?;
     match write {
-        Write::Update { keys_change, .. } => {
-            let new = checked(relation, new.to_vec(), rows.num_rows())?;
+        Write::Rows { relation, rows, conflict } => {
+            let since = transaction.statement(relation);
+            transaction.insert(engine, relation, rows, conflict, since).await
+        }
+        Write::Query { relation, plan, conflict } => {
+            let mut batches = read_plan(engine, transaction, plan).await?;
+            // Rows are staged as they come.
+            let since = transaction.statement(relation);
+            let mut written = Written::default();
+            while let Some(batch) = batches.next().await {
+                let rows = fit(relation, &batch?)?;
+                written.rows.extend(transaction.insert(engine, relation, &rows, conflict, since).await?.rows);
+            }
+            Ok(written)
+        }
+        Write::Update { relation, reading, keys_change } => {
+            let (old, new) = read_rows(engine, transaction, relation, reading).await?;
+            let new = checked(relation, new, old.num_rows())?;
             transaction.change(engine, relation, &old, Some(&new), *keys_change).await
         }
-        _ => transaction.change(engine, relation, &old, None, false).await,
+        Write::Delete { relation, reading } => {
+            let (old, _) = read_rows(engine, transaction, relation, reading).await?;
+            transaction.change(engine, relation, &old, None, false).await
+        }
     }
+}
+
+async fn read_plan(
+    engine: &Arc<EngineState>,
+    transaction: &mut Transaction,
+    plan: &LogicalPlan,
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    transaction.reads.add_plan(plan)?;
+    let point = transaction.point(engine, &stored_relations(plan)?).await?;
+    execute_at(engine, plan.clone(), &point).await
+}
+
+/// The rows of a relation that a statement changes, each once, and the columns beside them.
+async fn read_rows(
+    engine: &Arc<EngineState>,
+    transaction: &mut Transaction,
+    relation: &Relation,
+    reading: &Reading,
+) -> Result<(RecordBatch, Vec<ArrayRef>)> {
+    let mut all = Vec::new();
+    let schema: SchemaRef = match reading {
+        Reading::Plan(plan) => {
+            let mut batches = read_plan(engine, transaction, plan).await?;
+            while let Some(batch) = batches.next().await {
+                all.push(batch?);
+            }
+            Arc::new(plan.schema().as_arrow().clone())
+        }
+        Reading::Point(query, lookup, params) => {
+            transaction.reads.add_lookup(lookup);
+            let point = transaction.point(engine, &[relation.id]).await?;
+            let rows = point.find(&engine.workers, lookup).await?;
+            let rows = rows.ok_or_else(|| Error::internal("a table without an index over its primary key"))?;
+            for batch in rows {
+                all.push(query.evaluate(&batch, params)?);
+            }
+            Arc::clone(query.schema())
+        }
+    };
+    let schema = all.first().map_or(schema, RecordBatch::schema);
+    // A row may come more than once, and any one of them counts.
+    let rows = first_of_each(&concat_batches(&schema, &all)?, &relation.primary_key)?;
+    let (old, new) = rows.columns().split_at(relation.columns.len());
+    Ok((batch_of(relation.full_schema(), old.to_vec(), rows.num_rows())?, new.to_vec()))
 }
 
 /// What a query gives as rows of a relation that meet its constraints.

@@ -65,7 +65,7 @@ impl<'a> PlanContext<'a> {
                 let message = format!("cannot read from {} \"{}\"", relation.kind.noun(), relation.name);
                 Err(external(Error::user(SqlState::WRONG_OBJECT_TYPE, message)))
             }
-            _ => Ok(Arc::new(RelationSource::visible(relation, self.purpose))),
+            _ => Ok(Arc::new(RelationSource::visible(self.catalog, relation, self.purpose))),
         }
     }
 }

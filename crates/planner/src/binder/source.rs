@@ -7,10 +7,10 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::{Constraint, Constraints};
 use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableSource, TableType};
 
-use crate::catalog::{Relation, RelationId};
+use crate::catalog::{Catalog, Relation, RelationId};
 use crate::session_context::Purpose;
 
-/// What a `TableScan` of a relation carries: who it is, the columns scanned, its key.
+/// What a `TableScan` of a relation carries: who it is, the columns scanned, its key and its indexes.
 ///
 /// The engine replaces it with rows at an epoch; the streaming rules with an input of the dataflow.
 #[derive(Debug)]
@@ -18,22 +18,25 @@ pub struct RelationSource {
     relation: Arc<Relation>,
     schema: SchemaRef,
     constraints: Constraints,
+    /// The columns of its secondary indexes.
+    indexes: Vec<Vec<usize>>,
     purpose: Purpose,
 }
 
 impl RelationSource {
     /// The columns that a user sees.
-    pub fn visible(relation: &Arc<Relation>, purpose: Purpose) -> Self {
+    pub fn visible(catalog: &Catalog, relation: &Arc<Relation>, purpose: Purpose) -> Self {
         let schema = relation.visible_schema();
         let constraints = match relation.declared_key() {
             Some(key) => Constraints::new_unverified(vec![Constraint::PrimaryKey(key.to_vec())]),
             None => Constraints::default(),
         };
-        RelationSource { relation: relation.clone(), schema, constraints, purpose }
+        let indexes = catalog.indexed_columns(relation.id).collect();
+        RelationSource { relation: relation.clone(), schema, constraints, indexes, purpose }
     }
 
     /// All columns, a hidden row id included, for statements that change rows.
-    pub fn full(relation: &Arc<Relation>) -> Self {
+    pub fn full(catalog: &Catalog, relation: &Arc<Relation>) -> Self {
         let constraints = match relation.primary_key.as_slice() {
             [] => Constraints::default(),
             key => Constraints::new_unverified(vec![Constraint::PrimaryKey(key.to_vec())]),
@@ -42,6 +45,7 @@ impl RelationSource {
             relation: relation.clone(),
             schema: relation.full_schema(),
             constraints,
+            indexes: catalog.indexed_columns(relation.id).collect(),
             purpose: Purpose::AdHoc,
         }
     }
@@ -54,6 +58,12 @@ impl RelationSource {
     /// Its id.
     pub fn id(&self) -> RelationId {
         self.relation.id
+    }
+
+    /// The columns by which rows are found, and whether no two rows share their values; the key comes first.
+    pub(crate) fn indexes(&self) -> impl Iterator<Item = (&[usize], bool)> {
+        let key = self.relation.declared_key().map(|key| (key, true));
+        key.into_iter().chain(self.indexes.iter().map(|columns| (columns.as_slice(), false)))
     }
 
     /// The source behind a scan, if it is one of ours.

@@ -12,8 +12,8 @@ use millstream_types::{Error, Result, SqlState, SqlType};
 
 use super::literals::{self, InsertTemplate, literal_rows};
 use super::{
-    BoundReturning, assign_all, assigned, assignments, bind_returning, column_position, default_ast, default_expr,
-    is_default, project, rows_source, side_by_side, target, typed_constant,
+    BoundReturning, Params, assign_all, assigned, assignments, bind_returning, column_position, default_ast,
+    default_expr, is_default, project, rows_source, side_by_side, target, typed_constant,
 };
 use crate::ast::{ColumnName, ConflictAction, Insert, OnConflict, OnKeyConflict};
 use crate::binder::{PlanContext, bind, rewrite_expr};
@@ -85,17 +85,15 @@ pub fn bind_insert(
     let relation = target(catalog, &insert.table, "insert into")?;
     let mut positions = bind_copy_columns(&relation, &insert.columns)?;
     let conflict = bind_conflict(catalog, &relation, insert)?;
-    let returning = bind_returning(catalog, &relation, insert.alias.as_deref(), insert.returning.as_ref())?;
-    let done = |rows, param_types, relations| BoundInsert {
-        relation: relation.clone(),
-        rows,
-        conflict,
-        returning,
-        param_types,
-        relations,
+    let done = |rows, types, relations| {
+        let mut params = Params { given: param_types, types };
+        let alias = insert.alias.as_deref();
+        let returning = bind_returning(catalog, &relation, alias, insert.returning.as_ref(), &mut params)?;
+        let (relation, param_types) = (relation.clone(), params.types);
+        Ok(BoundInsert { relation, rows, conflict, returning, param_types, relations })
     };
     let Some(source) = &insert.source else {
-        return Ok(done(InsertRows::Plan(default_row(catalog, &relation)?), Vec::new(), Vec::new()));
+        return done(InsertRows::Plan(default_row(catalog, &relation)?), Vec::new(), Vec::new());
     };
     let width = width_of(source);
     if let Some(width) = width {
@@ -106,10 +104,10 @@ pub fn bind_insert(
             return Err(Error::user(SqlState::SYNTAX_ERROR, "VALUES lists must all be the same length"));
         }
         if let Some(batch) = literal_rows(&relation, &positions, rows, settings)? {
-            return Ok(done(InsertRows::Batch(batch), Vec::new(), Vec::new()));
+            return done(InsertRows::Batch(batch), Vec::new(), Vec::new());
         }
         if let Some((template, types)) = literals::template_rows(&relation, &positions, rows, settings, param_types)? {
-            return Ok(done(InsertRows::Template(template), types, Vec::new()));
+            return done(InsertRows::Template(template), types, Vec::new());
         }
     }
     let mut query = source.as_ref().clone();
@@ -129,7 +127,7 @@ pub fn bind_insert(
         exprs.push((expr, column));
     }
     let plan = assign_all(bound.plan, exprs)?;
-    Ok(done(InsertRows::Plan(plan), bound.param_types, bound.relations))
+    done(InsertRows::Plan(plan), bound.param_types, bound.relations)
 }
 
 /// The positions of the columns that `INSERT` or `COPY` names; all visible ones if it names none.

@@ -6,7 +6,9 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::ast as sql;
 use millstream_types::{Result, SqlType};
 
-use super::{BoundReturning, all_of, assigned, assignments, bind_returning, project, select_of, target, template};
+use super::{
+    BoundReturning, Params, all_of, assigned, assignments, bind_returning, project, select_of, target, template,
+};
 use crate::ast::{Delete, Update};
 use crate::binder::{PlanContext, RelationSource, bind};
 use crate::catalog::{Catalog, Relation, RelationId};
@@ -78,12 +80,13 @@ pub fn bind_update(catalog: &Catalog, update: &Update, param_types: &[Option<Sql
         };
         exprs.push(expr.alias(format!("new.{}", column.name)));
     }
-    let returning = bind_returning(catalog, &relation, Some(alias), update.returning.as_ref())?;
+    let mut params = Params { given: param_types, types: bound.param_types };
+    let returning = bind_returning(catalog, &relation, Some(alias), update.returning.as_ref(), &mut params)?;
     Ok(BoundUpdate {
         set_columns: set.iter().map(|(p, _, _)| *p).collect(),
         plan: project(bound.plan, exprs)?,
         returning,
-        param_types: bound.param_types,
+        param_types: params.types,
         relations: bound.relations,
         relation,
     })
@@ -103,19 +106,15 @@ pub fn bind_delete(catalog: &Catalog, delete: &Delete, param_types: &[Option<Sql
     select.selection = delete.filter.clone();
     let context = target_context(catalog, &relation);
     let bound = bind(&context, &query, param_types)?;
-    let returning = bind_returning(catalog, &relation, Some(alias), delete.returning.as_ref())?;
-    Ok(BoundDelete {
-        plan: bound.plan,
-        returning,
-        param_types: bound.param_types,
-        relations: bound.relations,
-        relation,
-    })
+    let mut params = Params { given: param_types, types: bound.param_types };
+    let returning = bind_returning(catalog, &relation, Some(alias), delete.returning.as_ref(), &mut params)?;
+    Ok(BoundDelete { plan: bound.plan, returning, param_types: params.types, relations: bound.relations, relation })
 }
 
 /// A context in which the target is scanned with its hidden column.
 fn target_context<'a>(catalog: &'a Catalog, relation: &Arc<Relation>) -> PlanContext<'a> {
-    let context = PlanContext::new(catalog, Purpose::AdHoc).with_rows(Arc::new(RelationSource::full(relation)));
+    let context =
+        PlanContext::new(catalog, Purpose::AdHoc).with_rows(Arc::new(RelationSource::full(catalog, relation)));
     context.used.borrow_mut().insert(relation.id);
     context
 }

@@ -18,7 +18,7 @@ use super::{Lowered, arrow_schema};
 use crate::errors::from_datafusion;
 
 /// Binds an expression to the columns of a schema.
-pub(super) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Scalar> {
+pub(crate) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Scalar> {
     let mut props = ExecutionProps::new();
     props.config_options = Some(crate::session_context::options().clone());
     let context = PhysicalPlanningContext::default();
@@ -56,7 +56,7 @@ fn constant_microseconds(expr: &Expr) -> Option<i64> {
 }
 
 /// The expression with its columns named without their relation.
-pub(super) fn unqualified(expr: Expr) -> Result<Expr> {
+pub(crate) fn unqualified(expr: Expr) -> Result<Expr> {
     let plain = |e: Expr| match e {
         Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))),
         other => Ok(Transformed::no(other)),

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
+use arrow::array::RecordBatch;
 use millstream_operators::operator::Arrangements;
 use millstream_operators::{NodeId, RelationId};
 use millstream_state::{Arrangement, Hold, Matches};
@@ -15,9 +16,7 @@ use timely::worker::Worker;
 
 use super::feed::FeedQueue;
 use crate::adapter::SMALL_STATE;
-use crate::command::{
-    Command, EpochWork, Events, InstallDataflow, Lookup, LookupReply, RelationInput, RelationSpec, Root, Round,
-};
+use crate::command::{Command, EpochWork, Events, InstallDataflow, Lookup, RelationInput, RelationSpec, Root, Round};
 use crate::dataflow::{Built, Outbox, Site, build};
 use crate::failure::Failure;
 use crate::memory::Charge;
@@ -133,12 +132,9 @@ impl WorkerState {
             Command::DropRelation(id) => {
                 self.relations.remove(&id);
             }
-            Command::CreateIndex(id, columns) => {
-                let relation = self.relations.get(&id);
-                if let Some(mut arrangement) = relation.and_then(|r| r.arrangement()).map(|a| a.borrow_mut())
-                    && arrangement.index_on(&columns).is_none()
-                {
-                    arrangement.add_index(&columns);
+            Command::SetIndexes(id, columns) => {
+                if let Some(arrangement) = self.relations.get(&id).and_then(Relation::arrangement) {
+                    arrangement.borrow_mut().set_indexes(&columns);
                 }
             }
             Command::Round(round) => self.round(&round),
@@ -368,20 +364,24 @@ impl WorkerState {
         (lookup.reply)(found);
     }
 
-    fn find(&self, lookup: &Lookup) -> Result<LookupReply> {
+    fn find(&self, lookup: &Lookup) -> Result<Option<RecordBatch>> {
         let relation = self.relations.get(&lookup.relation);
         let arrangement = relation.and_then(Relation::arrangement).ok_or_else(|| {
             Error::internal(format!("a lookup in relation {}, which keeps no rows here", lookup.relation))
         })?;
         let arrangement = arrangement.borrow();
-        let index =
-            arrangement.index_on(&lookup.columns).ok_or_else(|| Error::internal("a lookup without an index"))?;
+        let Some(index) = arrangement.index_on(&lookup.columns) else { return Ok(None) };
         let mut hashes = Vec::new();
         hash_columns(&lookup.keys, lookup.keys.first().map_or(0, |k| k.len()), &mut hashes);
         let mut matches = Matches::default();
         arrangement.probe(index, &lookup.keys, &hashes, lookup.at, &mut matches);
-        let rows = arrangement.gather(&matches.rows);
-        Ok(LookupReply { probes: matches.probes, rows })
+        let mut rows = matches.rows;
+        if hashes.len() > 1 {
+            // A key may have been asked for twice.
+            rows.sort_unstable();
+            rows.dedup();
+        }
+        Ok((rows.len() <= lookup.rows_max).then(|| arrangement.gather(&rows)))
     }
 }
 
