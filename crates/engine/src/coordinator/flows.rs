@@ -363,6 +363,15 @@ impl Coordinator {
         }
     }
 
+    /// A dataflow computes what its view does not say any more: it, and all built on it, answer with that until they are
+    /// rebuilt.
+    pub(crate) fn make_stale(&mut self, id: RelationId, cause: &Error) {
+        let start = self.flows.iter().find(|f| f.live.id == id).map(|f| f.start);
+        if let Some(start) = start {
+            self.fail_flow(id, self.clock.last_closed().max(start), cause);
+        }
+    }
+
     /// Notes that a relation has ended, while its state is still there.
     pub(super) fn will_be_freed(&mut self, live: &LiveRelation) {
         let account = &live.shared.account;

@@ -11,7 +11,7 @@ use millstream_planner::catalog::{Created, Relation};
 use millstream_planner::{Catalog, Purpose, RelationId, bind_query, optimize, streaming};
 use millstream_types::{Error, Result, SqlState};
 
-use super::dataflows::ViewOptions;
+use super::dataflows::{ViewOptions, check_replaced};
 use super::ddl::named_columns;
 use super::{Session, ddl_of, done};
 use crate::api::Response;
@@ -107,6 +107,9 @@ impl Session {
                 let bound = bind_query(&catalog, &create.query, &[], Purpose::AdHoc)?;
                 let columns = named_columns(&bound.columns, create)?;
                 let created = catalog.create_view(create, RelationKind::View, columns, bound.relations)?;
+                if let Created::Replaced(view) = &created {
+                    check_replaced(&catalog, view, true)?;
+                }
                 self.made(created);
                 None
             }

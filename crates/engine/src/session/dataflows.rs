@@ -186,6 +186,27 @@ impl Session {
         Ok(done("REFRESH MATERIALIZED VIEW"))
     }
 
+    /// Builds anew what reads a view that was replaced, at any distance. If it is cancelled, what is left says that the view
+    /// was replaced, and can be refreshed.
+    pub(super) async fn rebuild_dependents(&mut self, view: &Relation) -> Result<()> {
+        let engine = Arc::clone(&self.engine);
+        let dependents = dependent_views(&self.catalog(), view);
+        if dependents.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<RelationId> = dependents.iter().map(|r| r.id).collect();
+        let cause = format!("view \"{}\" was replaced", view.name);
+        let cause = Error::user(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, cause);
+        engine.clock.between_epochs(move |c| ids.into_iter().for_each(|id| c.make_stale(id, &cause))).await?;
+        for relation in dependents {
+            let failed = engine.clock.relation(relation.id).filter(|live| live.failure().is_some());
+            if let Some(failed) = failed {
+                self.rebuild(&relation, failed).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Builds a failed view anew, in the place of the old one; if that comes to nothing the failed one is put back.
     async fn rebuild(&mut self, relation: &Arc<Relation>, failed: Arc<LiveRelation>) -> Result<()> {
         let engine = Arc::clone(&self.engine);
@@ -215,6 +236,31 @@ impl Session {
         }
         outcome.map_err(|error| live.failure().map_or(error, |failed| failed.cause.clone()))
     }
+}
+
+/// Refuses to replace a view in a transaction block if something is kept up to date by what it says.
+pub(super) fn check_replaced(catalog: &Catalog, view: &Relation, in_block: bool) -> Result<()> {
+    match dependent_views(catalog, view).first().filter(|_| in_block) {
+        None => Ok(()),
+        Some(dependent) => {
+            let what = format!("cannot replace view \"{}\" in a transaction block", view.name);
+            let detail =
+                format!("{} \"{}\" depends on it and has to be rebuilt", dependent.kind.noun(), dependent.name);
+            Err(Error::not_supported(what).with_detail(detail).with_hint("Replace it before BEGIN."))
+        }
+    }
+}
+
+/// Plans what reads a replaced view, so that it is known to have a dataflow before anything changes, and notes what the
+/// catalog says of its rows.
+pub(super) fn plan_dependents(catalog: &mut Catalog, view: &Relation) -> Result<()> {
+    for dependent in dependent_views(catalog, view) {
+        let plan = replan(catalog, &dependent)?;
+        if matches!(dependent.kind, Kind::MaterializedView(_)) {
+            catalog.set_facts(dependent.id, &plan.result);
+        }
+    }
+    Ok(())
 }
 
 /// Starts a dataflow on all workers. Sources are read from their beginning if `history`, else from now on.
@@ -271,13 +317,25 @@ fn ends(offsets: Vec<Option<Range<u64>>>) -> Vec<Option<Range<u64>>> {
 /// The views built on a view, each after those that it is built on.
 fn dependent_views(catalog: &Catalog, view: &Relation) -> Vec<Arc<Relation>> {
     let mut above: HashSet<RelationId> = HashSet::from([view.id]);
+    let mut pending = vec![view.id];
+    while let Some(id) = pending.pop() {
+        let dependents = catalog.relations().filter(|r| r.depends_on.contains(&id)).map(|r| r.id);
+        pending.extend(dependents.filter(|id| above.insert(*id)).collect::<Vec<_>>());
+    }
+    // A view may have been replaced by one that reads younger ones, so their age says nothing of their order.
+    let mut placed: HashSet<RelationId> = HashSet::from([view.id]);
     let mut views = Vec::new();
-    // Relations come in the order in which they were made, so what a view is built on comes before it.
-    for relation in catalog.relations() {
-        if relation.depends_on.iter().any(|id| above.contains(id)) && above.insert(relation.id) {
-            let is_dataflow = matches!(relation.kind, Kind::MaterializedView(_) | Kind::Sink(_));
-            views.extend(is_dataflow.then(|| Arc::clone(relation)));
+    while placed.len() < above.len() {
+        let is_next = |r: &&Arc<Relation>| {
+            let rests_on_placed = r.depends_on.iter().all(|id| placed.contains(id) || !above.contains(id));
+            above.contains(&r.id) && !placed.contains(&r.id) && rests_on_placed
+        };
+        let next: Vec<Arc<Relation>> = catalog.relations().filter(is_next).cloned().collect();
+        if next.is_empty() {
+            break;
         }
+        placed.extend(next.iter().map(|r| r.id));
+        views.extend(next.into_iter().filter(|r| matches!(r.kind, Kind::MaterializedView(_) | Kind::Sink(_))));
     }
     views
 }

@@ -10,6 +10,7 @@ use millstream_runtime::{RelationShared, RelationSpec};
 use millstream_state::ArrangementSpec;
 use millstream_types::{Epoch, Error, Result, SqlState, SqlType};
 
+use super::dataflows::{check_replaced, plan_dependents};
 use super::{Session, done};
 use crate::api::Response;
 use crate::live::{Body, LiveRelation};
@@ -90,15 +91,28 @@ impl Session {
         Ok(())
     }
 
+    /// Makes or replaces a view. What reads it is built anew if it now says something else.
     pub(super) async fn create_view(&mut self, create: &CreateView) -> Result<Response> {
         let engine = Arc::clone(&self.engine);
-        let _ddl = self.lock_catalog(&engine).await;
+        let ddl = self.lock_catalog(&engine).await;
         let mut catalog = self.catalog();
         let bound = bind_query(&catalog, &create.query, &[], Purpose::AdHoc)?;
         let columns = named_columns(&bound.columns, create)?;
         let created = catalog.create_view(create, RelationKind::View, columns, bound.relations)?;
+        let replaced = match &created {
+            Created::Replaced(view) => Some(Arc::clone(view)),
+            _ => None,
+        };
+        if let Some(view) = &replaced {
+            check_replaced(&catalog, view, self.unpublished.is_some())?;
+            plan_dependents(&mut catalog, view)?;
+        }
         self.made(created);
         self.publish(catalog);
+        drop(ddl);
+        if let Some(view) = replaced {
+            self.rebuild_dependents(&view).await?;
+        }
         Ok(done("CREATE VIEW"))
     }
 
