@@ -8,7 +8,7 @@ use millstream_types::{Error, Result, SqlState, SqlType};
 
 use crate::catalog::{Column, Relation};
 
-/// The rows with texts as long as their columns want them: `varchar(n)` loses blanks beyond n, `char(n)` is padded.
+/// The rows with texts as long as their columns want them: `varchar(n)` loses blanks beyond n, `char(n)` all at its end.
 ///
 /// `batch` has the relation's first columns, of their Arrow types.
 ///
@@ -18,8 +18,8 @@ pub fn check_constraints(relation: &Relation, batch: &RecordBatch) -> Result<Rec
     let mut columns = Vec::with_capacity(batch.num_columns());
     for (array, column) in batch.columns().iter().zip(&relation.columns) {
         columns.push(match column.sql_type {
-            SqlType::Varchar(Some(n)) => limited(array, n as usize, false)?,
-            SqlType::Char(n) => limited(array, n as usize, true)?,
+            SqlType::Varchar(Some(n)) => limited(array, n as usize, Blanks::Count)?,
+            SqlType::Char(n) => limited(array, n as usize, Blanks::Padding)?,
             _ => array.clone(),
         });
     }
@@ -63,11 +63,20 @@ fn row_text(relation: &Relation, batch: &RecordBatch, row: usize) -> Result<Stri
     Ok(texts.join(", "))
 }
 
-fn limited(array: &ArrayRef, n: usize, pad: bool) -> Result<ArrayRef> {
+/// What blanks at the end of a text are worth.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blanks {
+    /// `varchar(n)`
+    Count,
+    /// `char(n)`
+    Padding,
+}
+
+fn limited(array: &ArrayRef, n: usize, blanks: Blanks) -> Result<ArrayRef> {
     let texts = array.as_string_view();
     let fits = |text: &str| {
         let length = if text.len() <= n && text.is_ascii() { text.len() } else { text.chars().count() };
-        if pad { length == n } else { length <= n }
+        length <= n && !(blanks == Blanks::Padding && text.ends_with(' '))
     };
     if texts.iter().flatten().all(fits) {
         return Ok(array.clone());
@@ -80,17 +89,14 @@ fn limited(array: &ArrayRef, n: usize, pad: bool) -> Result<ArrayRef> {
         };
         let end = text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
         if text[end..].chars().any(|c| c != ' ') {
-            let name = if pad { "character" } else { "character varying" };
+            let name = if blanks == Blanks::Padding { "character" } else { "character varying" };
             return Err(Error::user(
                 SqlState::STRING_DATA_RIGHT_TRUNCATION,
                 format!("value too long for type {name}({n})"),
             ));
         }
-        let mut text = text[..end].to_string();
-        if pad {
-            text.extend(std::iter::repeat_n(' ', n - text.chars().count()));
-        }
-        out.append_value(text);
+        let text = &text[..end];
+        out.append_value(if blanks == Blanks::Padding { text.trim_end_matches(' ') } else { text });
     }
     Ok(Arc::new(out.finish()))
 }

@@ -10,7 +10,7 @@ use arrow::datatypes::{
 use super::calendar::{PG_EPOCH_DAYS, PG_EPOCH_US};
 use super::numeric::NumericShape;
 use super::oid::PgType;
-use super::text_out::{mismatch, primitive};
+use super::text_out::{mismatch, primitive, write_padded};
 use crate::{Error, Result, SqlType};
 
 /// A column whose values are appended to a buffer in binary form, in any order.
@@ -28,12 +28,18 @@ enum Values<'a> {
     Double(&'a [f64]),
     Numeric(&'a [i128], NumericShape),
     Text(&'a StringViewArray),
+    /// `char(n)`: texts without the blanks at their ends.
+    Padded(&'a StringViewArray, usize),
     Bytea(&'a BinaryViewArray),
     Date(&'a [i32]),
     Time(&'a [i64]),
     Timestamp(&'a [i64]),
     Interval(&'a [IntervalMonthDayNano]),
-    Array { offsets: &'a [i32], element_oid: u32, elements: Box<BinaryColumn<'a>> },
+    Array {
+        offsets: &'a [i32],
+        element_oid: u32,
+        elements: Box<BinaryColumn<'a>>,
+    },
 }
 
 impl<'a> BinaryColumn<'a> {
@@ -53,9 +59,8 @@ impl<'a> BinaryColumn<'a> {
             SqlType::Numeric(declared) => {
                 Values::Numeric(primitive::<Decimal128Type>(array, sql_type)?, NumericShape::new(*declared))
             }
-            SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_) => {
-                Values::Text(array.as_string_view_opt().ok_or_else(wrong)?)
-            }
+            SqlType::Text | SqlType::Varchar(_) => Values::Text(array.as_string_view_opt().ok_or_else(wrong)?),
+            SqlType::Char(n) => Values::Padded(array.as_string_view_opt().ok_or_else(wrong)?, *n as usize),
             SqlType::Bytea => Values::Bytea(array.as_binary_view_opt().ok_or_else(wrong)?),
             SqlType::Date => Values::Date(primitive::<Date32Type>(array, sql_type)?),
             SqlType::Time => Values::Time(primitive::<Time64MicrosecondType>(array, sql_type)?),
@@ -99,6 +104,7 @@ impl<'a> BinaryColumn<'a> {
             Values::Double(values) => out.extend_from_slice(&values[row_idx].to_be_bytes()),
             Values::Numeric(values, shape) => shape.write_binary(values[row_idx], out),
             Values::Text(values) => out.extend_from_slice(values.value(row_idx).as_bytes()),
+            Values::Padded(values, n) => write_padded(values.value(row_idx), *n, out),
             Values::Bytea(values) => out.extend_from_slice(values.value(row_idx)),
             Values::Date(values) => out.extend_from_slice(&date_since_2000(values[row_idx]).to_be_bytes()),
             Values::Timestamp(values) => out.extend_from_slice(&us_since_2000(values[row_idx]).to_be_bytes()),

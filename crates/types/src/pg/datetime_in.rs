@@ -238,6 +238,8 @@ struct Reader {
     afternoon: Option<bool>,
     before_christ: bool,
     zone: Option<TimeZone>,
+    /// A word stood for a time that is not known. What is left may still be wrong.
+    needs_clock: bool,
 }
 
 fn read(mut reader: Reader, text: &str, settings: &FormatSettings) -> Result<Moment, Refusal> {
@@ -258,7 +260,9 @@ fn read(mut reader: Reader, text: &str, settings: &FormatSettings) -> Result<Mom
             Token::Signed(signed) => reader.offset(signed)?,
         }
     }
-    reader.finish().map(Moment::Fields)
+    let needs_clock = reader.needs_clock;
+    let fields = reader.finish()?;
+    if needs_clock { Err(Refusal::Clock) } else { Ok(Moment::Fields(fields)) }
 }
 
 impl Reader {
@@ -281,7 +285,7 @@ impl Reader {
             "ad" | "at" | "on" => {}
             "allballs" => self.time_us = Some(0),
             "epoch" => self.whole_date = Some(civil_from_days(0)),
-            "now" | "today" | "tomorrow" | "yesterday" => self.clock(&lower, settings)?,
+            "now" | "today" | "tomorrow" | "yesterday" => self.clock(&lower, settings),
             _ if is_weekday(&lower) => {}
             _ => {
                 let zone = abbreviation(&lower).or_else(|| TimeZone::by_name(&lower));
@@ -294,8 +298,9 @@ impl Reader {
         Ok(())
     }
 
-    fn clock(&mut self, word: &str, settings: &FormatSettings) -> Result<(), Refusal> {
-        let now_us = settings.now_us.ok_or(Refusal::Clock)?;
+    fn clock(&mut self, word: &str, settings: &FormatSettings) {
+        let now_us = settings.now_us.unwrap_or(0);
+        self.needs_clock |= settings.now_us.is_none();
         let local_us = now_us + i64::from(settings.time_zone.offset_at(now_us)) * US_PER_SECOND;
         let shift = match word {
             "tomorrow" => 1,
@@ -306,7 +311,6 @@ impl Reader {
         if word == "now" {
             self.time_us = Some(local_us.rem_euclid(US_PER_DAY));
         }
-        Ok(())
     }
 
     fn has_date(&self) -> bool {

@@ -323,15 +323,15 @@ fn parse_boolean(text: &str) -> Result<bool> {
     }
 }
 
-/// A text within the length of its type: `varchar(n)` limits it, `char(n)` pads it too.
+/// A text within the length of its type. Blanks at the end of a `char(n)` mean nothing, and are not kept: it is padded
+/// where it is written out.
 #[inline]
 pub(super) fn fit_length<'a>(text: &'a str, sql_type: &SqlType) -> Result<Cow<'a, str>> {
     match sql_type {
         SqlType::Varchar(Some(n)) => Ok(Cow::Borrowed(limit(text, *n, sql_type)?)),
         SqlType::Char(n) => {
             let kept = limit(text, *n, sql_type)?;
-            let missing = (*n as usize).saturating_sub(kept.chars().count());
-            Ok(Cow::Owned(format!("{kept}{}", " ".repeat(missing))))
+            Ok(Cow::Borrowed(kept.trim_end_matches(' ')))
         }
         _ => Ok(Cow::Borrowed(text)),
     }

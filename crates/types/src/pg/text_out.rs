@@ -35,13 +35,18 @@ enum Values<'a> {
     Double(&'a [f64]),
     Numeric(&'a [i128], NumericShape),
     Text(&'a StringViewArray),
+    /// `char(n)`: texts without the blanks at their ends.
+    Padded(&'a StringViewArray, usize),
     Bytea(&'a BinaryViewArray),
     Date(&'a [i32]),
     Time(&'a [i64]),
     Timestamp(&'a [i64]),
     Timestamptz(&'a [i64], &'a TimeZone),
     Interval(&'a [IntervalMonthDayNano]),
-    Array { offsets: &'a [i32], elements: Box<TextColumn<'a>> },
+    Array {
+        offsets: &'a [i32],
+        elements: Box<TextColumn<'a>>,
+    },
 }
 
 impl<'a> TextColumn<'a> {
@@ -60,9 +65,8 @@ impl<'a> TextColumn<'a> {
             SqlType::Numeric(declared) => {
                 Values::Numeric(primitive::<Decimal128Type>(array, sql_type)?, NumericShape::new(*declared))
             }
-            SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_) => {
-                Values::Text(carried(array.as_string_view_opt(), array, sql_type)?)
-            }
+            SqlType::Text | SqlType::Varchar(_) => Values::Text(carried(array.as_string_view_opt(), array, sql_type)?),
+            SqlType::Char(n) => Values::Padded(carried(array.as_string_view_opt(), array, sql_type)?, *n as usize),
             SqlType::Bytea => Values::Bytea(carried(array.as_binary_view_opt(), array, sql_type)?),
             SqlType::Date => Values::Date(primitive::<Date32Type>(array, sql_type)?),
             SqlType::Time => Values::Time(primitive::<Time64MicrosecondType>(array, sql_type)?),
@@ -101,6 +105,7 @@ impl<'a> TextColumn<'a> {
             Values::Double(values) => write_f64(values[row_idx], out),
             Values::Numeric(values, shape) => shape.write_text(values[row_idx], out),
             Values::Text(values) => out.extend_from_slice(values.value(row_idx).as_bytes()),
+            Values::Padded(values, n) => write_padded(values.value(row_idx), *n, out),
             Values::Bytea(values) => write_hex(values.value(row_idx), out),
             Values::Date(values) => write_date(values[row_idx], out),
             Values::Time(values) => write_time(values[row_idx], out),
@@ -136,6 +141,12 @@ impl<'a> TextColumn<'a> {
         }
         out.push(b'}');
     }
+}
+
+/// A text with blanks up to `n` characters.
+pub(super) fn write_padded(text: &str, n: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(text.as_bytes());
+    out.resize(out.len() + n.saturating_sub(text.chars().count()), b' ');
 }
 
 fn carried<'a, T>(downcast: Option<&'a T>, array: &dyn Array, sql_type: &SqlType) -> Result<&'a T> {
