@@ -72,7 +72,9 @@ pub fn error_of(error: DataFusionError) -> Error {
             arrow::error::ArrowError::DivideByZero => Error::user(SqlState::DIVISION_BY_ZERO, "division by zero"),
             other => Error::user(SqlState::DATA_EXCEPTION, other.to_string()).or_state_of(other),
         },
-        DataFusionError::Execution(m) => Error::user(SqlState::DATA_EXCEPTION, m.clone()),
+        DataFusionError::Execution(m) => {
+            Error::of_kernel(m).unwrap_or_else(|| Error::user(SqlState::DATA_EXCEPTION, m.clone()))
+        }
         DataFusionError::NotImplemented(m) => Error::not_supported(m.clone()),
         DataFusionError::ResourcesExhausted(m) => Error::out_of_memory(m.clone()),
         DataFusionError::External(e) => match e.downcast_ref::<Error>() {
@@ -92,6 +94,7 @@ impl OrStateOf for Error {
         use arrow::error::ArrowError as A;
         match error {
             A::ArithmeticOverflow(m) => Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, m.to_lowercase()),
+            A::ComputeError(m) => Error::of_kernel(m).unwrap_or(self),
             A::CastError(m) | A::ParseError(m) => Error::user(SqlState::INVALID_TEXT_REPRESENTATION, m.to_lowercase()),
             A::ExternalError(e) => e.downcast_ref::<Error>().cloned().unwrap_or(self),
             _ => self,

@@ -1,6 +1,8 @@
 //! From a query's tree to a typed logical plan, and on to an optimized one.
 
+mod char_columns;
 mod checks;
+mod clauses;
 mod context;
 mod full_using;
 mod names;
@@ -29,6 +31,7 @@ use crate::catalog::{Catalog, Relation, RelationId};
 use crate::errors::from_datafusion;
 use crate::parser::{folded, parse_query};
 use crate::session_context::{Purpose, RuleContext, analyzer, optimizer_rules, options};
+use crate::short_circuit::make_lazy;
 pub(crate) use context::{PlanContext, external};
 pub(crate) use names::shown;
 pub use params::with_params;
@@ -67,6 +70,7 @@ pub fn bind_query(
 }
 
 pub(crate) fn bind(context: &PlanContext<'_>, query: &Query, param_types: &[Option<SqlType>]) -> Result<BoundQuery> {
+    clauses::check_clauses(query)?;
     let (plan, param_types) = typed_plan(context, query, param_types).map_err(|e| checks::located(e, query))?;
     if context.purpose == Purpose::View {
         checks::check_view(&plan)?;
@@ -162,7 +166,7 @@ fn with_output_types(plan: LogicalPlan) -> Result<(LogicalPlan, Vec<(String, Sql
     let mut columns = Vec::new();
     let mut exprs = Vec::new();
     let mut any_cast = false;
-    for (qualifier, field) in plan.schema().iter() {
+    for (i, (qualifier, field)) in plan.schema().iter().enumerate() {
         let name = names::shown(field.name()).to_string();
         let sql_type = SqlType::of_arrow(field.data_type()).ok_or_else(|| {
             Error::not_supported(format!(
@@ -178,7 +182,7 @@ fn with_output_types(plan: LogicalPlan) -> Result<(LogicalPlan, Vec<(String, Sql
             any_cast = true;
             exprs.push(cast(column, wanted).alias_qualified(qualifier.cloned(), field.name()));
         }
-        columns.push((name, sql_type));
+        columns.push((name, char_columns::char_type(&plan, i).unwrap_or(sql_type)));
     }
     if !any_cast {
         return Ok((plan, columns));
@@ -226,5 +230,8 @@ pub fn optimize(plan: LogicalPlan, purpose: Purpose, now_us: Option<i64>) -> Res
     let optimizer = Optimizer::with_rules(optimizer_rules(purpose));
     let plan = optimizer.optimize(plan, &context, |_, _| {}).map_err(from_datafusion)?;
     checks::check_decorrelated(&plan)?;
-    Ok(plan)
+    match purpose {
+        Purpose::AdHoc => make_lazy(plan).map_err(from_datafusion),
+        Purpose::View => Ok(plan),
+    }
 }

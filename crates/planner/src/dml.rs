@@ -124,9 +124,11 @@ fn typed_constant(expr: &sql::Expr, column: &Column) -> Result<sql::Expr> {
         ),
         _ => false,
     };
-    if !is_constant {
-        return Ok(expr.clone());
-    }
+    if is_constant { cast_to(expr, column) } else { Ok(expr.clone()) }
+}
+
+/// An expression cast to a column's type.
+fn cast_to(expr: &sql::Expr, column: &Column) -> Result<sql::Expr> {
     Ok(sql::Expr::Cast {
         kind: sql::CastKind::Cast,
         expr: Box::new(expr.clone()),

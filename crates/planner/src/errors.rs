@@ -11,7 +11,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     match error {
         DataFusionError::External(inner) => match inner.downcast::<Error>() {
             Ok(ours) => *ours,
-            Err(other) => Error::internal(other.to_string()),
+            Err(other) => foreign(&other.to_string()),
         },
         DataFusionError::ArrowError(inner, _) => from_arrow(*inner),
         DataFusionError::Diagnostic(diagnostic, inner) => {
@@ -39,11 +39,16 @@ fn from_arrow(error: arrow::error::ArrowError) -> Error {
             Ok(inner) => from_datafusion(*inner),
             Err(inner) => match inner.downcast::<Error>() {
                 Ok(ours) => *ours,
-                Err(other) => Error::internal(other.to_string()),
+                Err(other) => foreign(&other.to_string()),
             },
         },
         other => Error::from(other),
     }
+}
+
+/// An error of a library that DataFusion uses: of data if Postgres knows it, else a bug.
+fn foreign(message: &str) -> Error {
+    Error::of_kernel(message).unwrap_or_else(|| Error::internal(message))
 }
 
 /// An error that several consumers share cannot be taken apart; its words and kind can be read.
@@ -51,7 +56,7 @@ fn from_shared(error: &DataFusionError) -> Error {
     match error {
         DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
             Some(ours) => ours.clone(),
-            None => Error::internal(inner.to_string()),
+            None => foreign(&inner.to_string()),
         },
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => from_shared(inner),
         DataFusionError::Shared(inner) => from_shared(inner),
@@ -60,7 +65,8 @@ fn from_shared(error: &DataFusionError) -> Error {
             arrow::error::ArrowError::ArithmeticOverflow(_) => {
                 Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range")
             }
-            other => Error::user(SqlState::DATA_EXCEPTION, sentence(&other.to_string())),
+            other => Error::of_kernel(&other.to_string())
+                .unwrap_or_else(|| Error::user(SqlState::DATA_EXCEPTION, sentence(&other.to_string()))),
         },
         DataFusionError::Execution(message) => execution_error(message),
         DataFusionError::ResourcesExhausted(message) => {
@@ -105,8 +111,48 @@ fn undefined_column(field: &Column, valid_fields: &[Column]) -> Error {
     Error::user(SqlState::UNDEFINED_TABLE, message)
 }
 
+/// What DataFusion's planner says of a clause, and Postgres' SQLSTATE and words for it.
+const CLAUSE_ERRORS: &[(&str, SqlState, &str)] = &[
+    (
+        "For SELECT DISTINCT, ORDER BY expressions",
+        SqlState::INVALID_COLUMN_REFERENCE,
+        "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
+    ),
+    (
+        "SELECT DISTINCT ON expressions must match",
+        SqlState::INVALID_COLUMN_REFERENCE,
+        "SELECT DISTINCT ON expressions must match initial ORDER BY expressions",
+    ),
+    ("Too many columns! The subquery", SqlState::SYNTAX_ERROR, "subquery must return only one column"),
+];
+
+/// Errors about positions in the SELECT list, and widths of set operations.
+fn clause_error(message: &str) -> Option<Error> {
+    if let Some((_, state, words)) = CLAUSE_ERRORS.iter().find(|(start, _, _)| message.starts_with(start)) {
+        return Some(Error::user(*state, *words));
+    }
+    let position = |prefix: &str, clause: &str| {
+        let number = message.strip_prefix(prefix)?;
+        let number: String = number.chars().take_while(|c| c.is_ascii_digit() || *c == '-').collect();
+        let message = format!("{clause} position {number} is not in select list");
+        Some(Error::user(SqlState::INVALID_COLUMN_REFERENCE, message))
+    };
+    if message.starts_with("Order by index starts at 1") {
+        return Some(Error::user(SqlState::INVALID_COLUMN_REFERENCE, "ORDER BY position 0 is not in select list"));
+    }
+    if let Some((operation, _)) = message.split_once(" queries have different number of columns") {
+        let message = format!("each {operation} query must have the same number of columns");
+        return Some(Error::user(SqlState::SYNTAX_ERROR, message));
+    }
+    position("Order by column out of bounds, specified: ", "ORDER BY")
+        .or_else(|| position("Cannot find column with position ", "GROUP BY"))
+}
+
 /// Errors that DataFusion's planner words itself.
 fn plan_error(message: &str) -> Error {
+    if let Some(error) = clause_error(message) {
+        return error;
+    }
     if let Some(rest) = message.strip_prefix("Column in ")
         && rest.contains("must be in GROUP BY or an aggregate function")
     {
@@ -157,6 +203,8 @@ fn execution_error(message: &str) -> Error {
     let lower = message.to_lowercase();
     let state = if lower.contains("divide by zero") || lower.contains("division by zero") {
         return Error::user(SqlState::DIVISION_BY_ZERO, "division by zero");
+    } else if let Some(error) = Error::of_kernel(message) {
+        return error;
     } else if lower.contains("overflow") || lower.contains("out of range") {
         SqlState::NUMERIC_VALUE_OUT_OF_RANGE
     } else if lower.starts_with("step can't be 0") {

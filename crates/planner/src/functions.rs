@@ -1,8 +1,11 @@
 //! The functions that SQL can name, and how DataFusion's planner finds them.
 
+mod buckets;
 mod builtin;
+mod calendar;
 pub(crate) mod casts;
 mod extract;
+mod from_char;
 pub(crate) mod hopping;
 mod min_max;
 mod numbering;
@@ -12,10 +15,12 @@ pub(crate) mod overloads;
 mod regexp;
 mod rounding;
 mod series;
+pub(crate) mod single_value;
 mod statistics;
 mod temporal;
 mod text;
 mod to_char;
+mod transcendental;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -67,6 +72,7 @@ impl Registry {
         }
         let mut aggregates = HashMap::new();
         let ours = ordered_set::all().into_iter().chain(statistics::all()).chain(min_max::all());
+        let ours = ours.chain([single_value::up_to_two()]);
         for function in SessionStateDefaults::default_aggregate_functions().into_iter().chain(ours) {
             for alias in function.aliases() {
                 aggregates.insert(alias.clone(), function.clone());

@@ -4,6 +4,7 @@ pub mod access;
 pub mod ast;
 pub mod binder;
 pub mod catalog;
+mod column_projections;
 mod completed_order;
 mod dependent_join;
 pub mod dml;
@@ -11,6 +12,7 @@ pub mod errors;
 mod functions;
 pub mod parser;
 pub mod session_context;
+mod short_circuit;
 pub mod streaming;
 mod typing;
 

@@ -1,9 +1,11 @@
 //! SQL text to statements: Millstream's own statements by their leading words, queries and expressions by sqlparser.
 
+mod between;
 mod comment;
 mod copy;
 mod create;
 mod cursor;
+mod keywords;
 mod session;
 mod tokens;
 mod types;
@@ -18,8 +20,11 @@ use crate::ast::{
     DeclareCursor, Drop, DropBehavior, Explain, ExplainTarget, Refresh, RelationKind, Statement, Subscribe,
     SubscribeTarget, Truncate,
 };
+pub(crate) use between::SYMMETRIC;
 use cursor::Cursor;
 pub(crate) use cursor::folded;
+use keywords::is_object_kind;
+pub(crate) use keywords::is_reserved;
 pub(crate) use tokens::planned_error;
 pub(crate) use types::data_type_from_text;
 pub use types::{sql_type_from_text, sql_type_of};
@@ -177,8 +182,10 @@ fn drop(c: &mut Cursor<'_>) -> Result<Statement> {
     let position = c.position();
     let Some(kind) = relation_kind(c) else {
         return Err(match c.peek_word() {
-            Some(word) => Error::not_supported(format!("DROP {word} is not supported yet")).with_position(position),
-            None => c.syntax_error(),
+            Some(word) if is_object_kind(&word) => {
+                Error::not_supported(format!("DROP {word} is not supported yet")).with_position(position)
+            }
+            _ => c.syntax_error(),
         });
     };
     let if_exists = c.words(&["IF", "EXISTS"]);

@@ -32,6 +32,7 @@ use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerConfig, OptimizerRule};
 use datafusion::prelude::SessionConfig;
 
+use crate::column_projections::physical_rules;
 use crate::completed_order::{CompleteDistinctOn, CompleteOrders};
 use crate::dependent_join::DependentJoins;
 use crate::typing::PostgresTypes;
@@ -212,5 +213,6 @@ pub fn session_state_with(config: SessionConfig) -> SessionState {
         .with_default_features()
         .with_analyzer_rules(Vec::new())
         .with_optimizer_rules(Vec::new())
+        .with_physical_optimizer_rules(physical_rules())
         .build()
 }

@@ -13,6 +13,7 @@ mod multiset;
 mod nodes;
 mod outer_references;
 pub(crate) mod planner;
+mod single_row;
 pub(crate) mod types;
 pub(crate) mod with_ties;
 

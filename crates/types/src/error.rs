@@ -52,6 +52,8 @@ states! {
     DATETIME_FIELD_OVERFLOW = "22008";
     /// 22009
     INVALID_TIME_ZONE_DISPLACEMENT = "22009";
+    /// 22011
+    SUBSTRING_ERROR = "22011";
     /// 22012
     DIVISION_BY_ZERO = "22012";
     /// 22015
@@ -114,6 +116,8 @@ states! {
     UNDEFINED_COLUMN = "42703";
     /// 42704
     UNDEFINED_OBJECT = "42704";
+    /// 42712: one name for two relations in FROM
+    DUPLICATE_ALIAS = "42712";
     /// 42710
     DUPLICATE_OBJECT = "42710";
     /// 42803
@@ -138,6 +142,8 @@ states! {
     DUPLICATE_TABLE = "42P07";
     /// 42P10
     INVALID_COLUMN_REFERENCE = "42P10";
+    /// 42P20: a window function where there can be none, or a frame that makes no sense
+    WINDOWING_ERROR = "42P20";
     /// 42P16
     INVALID_TABLE_DEFINITION = "42P16";
     /// 42P18
@@ -227,6 +233,26 @@ impl Error {
         Self::user(SqlState::QUERY_CANCELED, "canceling statement due to user request")
     }
 
+    /// The error for what kernels of Arrow and DataFusion say of bad data, where Postgres has a state of its own for it.
+    pub fn of_kernel(message: &str) -> Option<Error> {
+        let after = |prefix: &str| message.split_once(prefix).map(|(_, rest)| rest);
+        if let Some(what) = after("Regular expression did not compile").or_else(|| after("regex parse error")) {
+            let what = what.split_once("error: ").map_or(what, |(_, reason)| reason);
+            let reason = what.lines().next().unwrap_or_default().trim_start_matches([':', ' ']);
+            return Some(Error::user(
+                SqlState::INVALID_REGULAR_EXPRESSION,
+                format!("invalid regular expression: {reason}"),
+            ));
+        }
+        if message.contains("negative substring length") {
+            return Some(Error::user(SqlState::SUBSTRING_ERROR, "negative substring length not allowed"));
+        }
+        if message.contains("field position must not be zero") {
+            return Some(Error::user(SqlState::INVALID_PARAMETER_VALUE, "field position must not be zero"));
+        }
+        None
+    }
+
     /// The same error with a detail.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
@@ -302,7 +328,9 @@ impl From<arrow::error::ArrowError> for Error {
             A::DivideByZero => Error::user(SqlState::DIVISION_BY_ZERO, "division by zero"),
             A::ArithmeticOverflow(_) => Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range"),
             A::CastError(m) | A::ParseError(m) => Error::user(SqlState::INVALID_TEXT_REPRESENTATION, lower_first(m)),
-            A::ComputeError(m) | A::InvalidArgumentError(m) => Error::user(SqlState::DATA_EXCEPTION, lower_first(m)),
+            A::ComputeError(m) | A::InvalidArgumentError(m) => {
+                Error::of_kernel(m).unwrap_or_else(|| Error::user(SqlState::DATA_EXCEPTION, lower_first(m)))
+            }
             A::NotYetImplemented(m) => Error::not_supported(lower_first(m)),
             A::MemoryError(m) => Error::out_of_memory(m.clone()),
             _ => Error::internal(error.to_string()),

@@ -1,6 +1,9 @@
 //! Rewrites of a query's tree into forms that DataFusion's planner leads to our functions.
 
 mod lookups;
+mod named_args;
+mod named_windows;
+mod rows;
 
 use std::ops::ControlFlow;
 
@@ -8,13 +11,14 @@ use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, CharacterLength, DataType, DateTimeField, Expr, Fetch, Function, FunctionArg,
     FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Interval, LimitClause,
     NamedWindowExpr, ObjectName, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor,
-    UnaryOperator, Value, VisitMut, VisitorMut, WindowFrameBound, WindowSpec, WindowType,
+    UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut, WindowFrameBound, WindowSpec, WindowType,
 };
 
 use super::full_using::merge_full_joins;
 use super::outer_names::tag_outer_relations;
 use crate::parser::{folded, parse_query};
 use crate::typing::with_ties::WITH_TIES;
+use named_windows::Windows;
 
 /// Whether a relation has a column of a name.
 pub(super) type HasColumn<'a> = &'a dyn Fn(&ObjectName, &str) -> bool;
@@ -47,6 +51,8 @@ impl VisitorMut for Rewriter<'_> {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         merge_full_joins(select);
+        let windows = Windows::complete(select);
+        windows.complete_calls(&mut select.projection);
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
                 && is_set_returning(expr)
@@ -251,7 +257,7 @@ fn is_set_returning(expr: &Expr) -> bool {
 }
 
 /// The last part of a name that is plain or of `pg_catalog`, folded.
-fn single_name(name: &ObjectName) -> Option<String> {
+pub(super) fn single_name(name: &ObjectName) -> Option<String> {
     let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(folded).collect();
     match parts.as_slice() {
         [name] => Some(name.clone()),
@@ -321,8 +327,20 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
         Expr::AtTimeZone { timestamp, time_zone } => {
             call("timezone", vec![time_zone.as_ref().clone(), timestamp.as_ref().clone()])
         }
-        Expr::SimilarTo { negated, expr, pattern, escape_char: None } => {
-            let like = call("similar_to", vec![expr.as_ref().clone(), pattern.as_ref().clone()]);
+        Expr::Like { negated, any: false, expr, pattern, escape_char: Some(escape) } => {
+            let pattern = Box::new(escaped(pattern, escape));
+            Expr::Like { negated: *negated, any: false, expr: expr.clone(), pattern, escape_char: None }
+        }
+        Expr::ILike { negated, any: false, expr, pattern, escape_char: Some(escape) } => {
+            let pattern = Box::new(escaped(pattern, escape));
+            Expr::ILike { negated: *negated, any: false, expr: expr.clone(), pattern, escape_char: None }
+        }
+        Expr::SimilarTo { negated, expr, pattern, escape_char } => {
+            let pattern = match escape_char {
+                Some(escape) => escaped(pattern, escape),
+                None => pattern.as_ref().clone(),
+            };
+            let like = call("similar_to", vec![expr.as_ref().clone(), pattern]);
             if *negated { Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(like) } } else { like }
         }
         Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } if !is_subquery(right) => {
@@ -335,12 +353,17 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
             Expr::Tuple(row) => row_in_subquery(row, subquery, *negated)?,
             _ => return None,
         },
+        Expr::InList { expr, list, negated } => rows::in_list(expr, list, *negated)?,
+        Expr::BinaryOp { left, op, right } => rows::compared(left, op, right)?,
+        Expr::Between { expr, negated, low, high } => rows::between(expr, *negated, low, high)?,
         Expr::Subquery(query) => lookups::catalog_lookup(query)?,
-        Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) => {
-            call("generate_series", lookups::subscripts(name, &list.args)?)
+        Expr::Function(function) => rewritten_call(function)?,
+        Expr::IsDistinctFrom(left, right) => {
+            distinct_operand(left, right, Expr::IsDistinctFrom).or_else(|| rows::distinct(left, right, false))?
         }
-        Expr::IsDistinctFrom(left, right) => distinct_operand(left, right, Expr::IsDistinctFrom)?,
-        Expr::IsNotDistinctFrom(left, right) => distinct_operand(left, right, Expr::IsNotDistinctFrom)?,
+        Expr::IsNotDistinctFrom(left, right) => {
+            distinct_operand(left, right, Expr::IsNotDistinctFrom).or_else(|| rows::distinct(left, right, true))?
+        }
         Expr::UnaryOp { op: UnaryOperator::BitwiseNot, expr } => Expr::BinaryOp {
             left: expr.clone(),
             op: BinaryOperator::PGBitwiseXor,
@@ -355,13 +378,27 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
         Expr::Cast { expr, data_type, array: false, format: None, .. } => {
             limited_cast(expr, data_type).or_else(|| object_cast(expr, data_type))?
         }
-        Expr::Function(Function { name, args: FunctionArguments::Subquery(query), .. })
-            if single_name(name).as_deref() == Some("array") =>
-        {
-            lookups::array_subquery(query)?
-        }
         _ => return None,
     })
+}
+
+/// A pattern with backslashes as its escapes.
+fn escaped(pattern: &Expr, escape: &ValueWithSpan) -> Expr {
+    call("like_escape", vec![pattern.clone(), Expr::Value(escape.clone())])
+}
+
+fn rewritten_call(function: &Function) -> Option<Expr> {
+    let name = &function.name;
+    match &function.args {
+        FunctionArguments::Subquery(query) if single_name(name).as_deref() == Some("array") => {
+            lookups::array_subquery(query)
+        }
+        FunctionArguments::List(list) => match lookups::subscripts(name, &list.args) {
+            Some(args) => Some(call("generate_series", args)),
+            None => Some(call_args(&single_name(name)?, named_args::positional(name, &list.args)?)),
+        },
+        _ => None,
+    }
 }
 
 fn is_subquery(expr: &Expr) -> bool {
@@ -391,7 +428,7 @@ fn interval_cast(interval: &Interval) -> Option<Expr> {
     Some(cast(text_literal(text), DataType::Interval { fields: None, precision: None }))
 }
 
-/// A cast to `varchar(n)` cuts, a cast to `char(n)` cuts and pads.
+/// A cast to `varchar(n)` cuts, a cast to `char(n)` cuts and drops the blanks at the end.
 fn limited_cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
     let length = |n: &Option<CharacterLength>| match n {
         Some(CharacterLength::IntegerLength { length, .. }) => Some(*length),
@@ -403,7 +440,7 @@ fn limited_cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
             Some(call("left", vec![text(), number(length(n)?)]))
         }
         DataType::Char(n) | DataType::Character(n) => {
-            Some(call("pad_char", vec![text(), number(length(n).unwrap_or(1))]))
+            Some(call("cut_char", vec![text(), number(length(n).unwrap_or(1))]))
         }
         _ => None,
     }

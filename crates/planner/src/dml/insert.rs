@@ -12,7 +12,7 @@ use millstream_types::{Error, Result, SqlState, SqlType};
 
 use super::literals::{self, InsertTemplate, literal_rows};
 use super::{
-    BoundReturning, Params, assign_all, assigned, assignments, bind_returning, column_position, default_ast,
+    BoundReturning, Params, assign_all, assigned, assignments, bind_returning, cast_to, column_position, default_ast,
     default_expr, is_default, project, rows_source, side_by_side, target, typed_constant,
 };
 use crate::ast::{ColumnName, ConflictAction, Insert, OnConflict, OnKeyConflict};
@@ -177,15 +177,24 @@ fn width_of(query: &sql::Query) -> Option<usize> {
     plain_values(query).and_then(|rows| rows.first()).map(|row| row.content.len())
 }
 
-/// Constants of unknown type take the types of the columns that they go into; DEFAULT is replaced.
+/// Constants of unknown type take the types of the columns that they go into; DEFAULT is replaced. Every row is assigned by
+/// itself, and to a text everything can be: so one column of several rows may hold values of several types.
 fn type_constants(query: &mut sql::Query, relation: &Relation, positions: &[usize]) -> Result<()> {
     let column = |i: usize| positions.get(i).map(|&p| &relation.columns[p]);
     match query.body.as_mut() {
         sql::SetExpr::Values(values) => {
+            let is_one = values.rows.len() == 1;
             for row in &mut values.rows {
                 for (i, expr) in row.content.iter_mut().enumerate() {
                     let Some(column) = column(i) else { continue };
-                    *expr = if is_default(expr) { default_ast(column)? } else { typed_constant(expr, column)? };
+                    let is_text = matches!(column.sql_type, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_));
+                    *expr = if is_default(expr) {
+                        default_ast(column)?
+                    } else if is_text && !is_one {
+                        cast_to(expr, column)?
+                    } else {
+                        typed_constant(expr, column)?
+                    };
                 }
             }
         }

@@ -90,7 +90,9 @@ pub(crate) fn find(name: &str) -> Option<Arc<ScalarUDF>> {
     static ALL: LazyLock<HashMap<&'static str, Arc<ScalarUDF>>> = LazyLock::new(|| {
         let specs = super::temporal::SPECS.iter().chain(super::text::SPECS).chain(super::extract::SPECS);
         let specs = specs.chain(super::rounding::SPECS).chain(super::to_char::SPECS).chain(super::series::SPECS);
-        let specs = specs.chain(super::regexp::SPECS).chain(super::hopping::SPECS);
+        let specs = specs.chain(super::regexp::SPECS).chain(super::hopping::SPECS).chain(super::calendar::SPECS);
+        let specs = specs.chain(super::transcendental::SPECS).chain(super::buckets::SPECS);
+        let specs = specs.chain(super::from_char::SPECS).chain(super::single_value::SPECS);
         specs.map(|spec| (spec.name, Arc::new(ScalarUDF::new_from_impl(Builtin::new(spec))))).collect()
     });
     ALL.get(name).cloned()

@@ -94,6 +94,7 @@ pub(crate) fn cast_column(array: &ArrayRef, to: &SqlType) -> Result<ArrayRef, Er
         (C::Real | C::Double, C::Int) => int_of_float(array, &target),
         (C::Numeric, C::Int) => int_of_decimal(array, &target),
         (C::Numeric, C::Numeric) => decimal_of_decimal(array, &target),
+        (C::Numeric, C::Real | C::Double) => Ok(cast(&doubles_of_decimal(array), &target)?),
         (C::Bool, C::Int) => Ok(cast(array, &target)?),
         (C::Timestamp | C::Timestamptz, C::Date) => timestamps(array, |us| us.div_euclid(US_PER_DAY) as i32)
             .map(|a: PrimitiveArray<Date32Type>| Arc::new(a) as ArrayRef),
@@ -145,6 +146,21 @@ fn int_of_decimal(array: &ArrayRef, target: &DataType) -> Result<ArrayRef, Error
         i64::try_from(rescale_decimal(v, scale, 0)?).map_err(|_| out_of_range(target))
     })?;
     narrowed(ints, target)
+}
+
+/// The double next to each decimal. Up to 2^53 it and a power of ten up to 10^22 are exact doubles, and so their quotient
+/// is rounded once; beyond that, decimal text is read.
+fn doubles_of_decimal(array: &ArrayRef) -> Float64Array {
+    const EXACT_MAX: u128 = 1 << f64::MANTISSA_DIGITS;
+    let decimals = array.as_primitive::<Decimal128Type>();
+    let scale = i32::from(decimals.scale());
+    let unit = 10f64.powi(scale);
+    decimals.unary(|value| {
+        if value.unsigned_abs() <= EXACT_MAX && (0..=22).contains(&scale) {
+            return value as f64 / unit;
+        }
+        format!("{value}e{}", -scale).parse().unwrap_or(f64::NAN)
+    })
 }
 
 fn narrowed(ints: Int64Array, target: &DataType) -> Result<ArrayRef, Error> {

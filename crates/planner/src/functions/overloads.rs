@@ -40,6 +40,11 @@ const FIXED: &[(&str, &str, &str)] = &[
     ("ascii", "ascii", "t"),
     ("chr", "chr", "i"),
     ("md5", "md5", "t"),
+    ("md5", "md5", "y"),
+    ("sha224", "sha224", "y"),
+    ("sha256", "sha256", "y"),
+    ("sha384", "sha384", "y"),
+    ("sha512", "sha512", "y"),
     ("to_hex", "to_hex", "i"),
     ("left", "left", "ti"),
     ("right", "right", "ti"),
@@ -68,7 +73,8 @@ const FIXED: &[(&str, &str, &str)] = &[
     ("overlay", "overlay", "ttii"),
     ("quote_literal", "quote_literal", "t"),
     ("quote_ident", "quote_ident", "t"),
-    ("pad_char", "pad_char", "ti"),
+    ("cut_char", "cut_char", "ti"),
+    ("like_escape", "like_escape", "tt"),
     ("similar_to_pattern", "similar_to_pattern", "t"),
     ("regexp_replace", "regexp_replace", "ttt"),
     ("regexp_replace", "regexp_replace", "tttt"),
@@ -112,10 +118,19 @@ const FIXED: &[(&str, &str, &str)] = &[
     ("factorial", "factorial", "i"),
     ("date_trunc", "date_trunc", "ts"),
     ("date_trunc", "date_trunc", "tz"),
+    ("date_trunc", "trunc_interval", "tv"),
+    ("age", "age", "ss"),
+    ("age", "age", "zz"),
     ("date_bin", "date_bin", "vss"),
     ("date_bin", "date_bin", "vzz"),
     ("make_date", "make_date", "iii"),
+    ("make_time", "make_time", "iif"),
+    ("make_timestamp", "make_timestamp", "iiiiif"),
+    ("make_interval", "make_interval", "iiiiiif"),
+    ("to_date", "to_date", "tt"),
     ("to_timestamp", "seconds_to_timestamp", "f"),
+    ("to_timestamp", "to_timestamp_by_pattern", "tt"),
+    ("to_number", "to_number", "tt"),
     ("justify_hours", "justify_hours", "v"),
     ("justify_days", "justify_days", "v"),
     ("justify_interval", "justify_interval", "v"),
@@ -172,6 +187,8 @@ const SPECIAL: &[&str] = &[
     "mod",
     "now",
     "nullif",
+    "num_nonnulls",
+    "num_nulls",
     "round",
     "sign",
     "similar_to",
@@ -179,6 +196,7 @@ const SPECIAL: &[&str] = &[
     "substring",
     "transaction_timestamp",
     "trunc",
+    "width_bucket",
 ];
 
 /// Whether Postgres' overloads are resolved here.
@@ -268,6 +286,12 @@ fn special(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> 
             resolve_call(&Call::Operator(Operator::RegexMatch), vec![one()?, pattern], schema)?
         }
         ("concat" | "concat_ws" | "format", 1..) => texts_of(name, args, types, schema)?,
+        ("num_nulls" | "num_nonnulls", 1..) => builtin(name).call(known(args, types, schema)?),
+        ("age", 1) => {
+            let today = cast(datafusion_function("current_date")?.call(vec![]), TIMESTAMP);
+            resolve("age", vec![today, one()?], schema)?
+        }
+        ("width_bucket", 4) => return numbers::width_bucket(args, types, schema).map(Some),
         ("now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp", _) => {
             cast(datafusion_function("now")?.call(vec![]), timestamptz())
         }
@@ -353,18 +377,37 @@ fn substring(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Exp
     resolve("substr", args.to_vec(), schema)
 }
 
+/// Arguments of any type; constants of none are texts.
+fn known(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Vec<Expr>> {
+    let known = |(a, t): (&Expr, &DataType)| {
+        if *t == DataType::Null { coerce(a.clone(), &TEXT, schema) } else { Ok(a.clone()) }
+    };
+    args.iter().zip(types).map(known).collect()
+}
+
+/// What a value prints as, which for a boolean is not what it is cast to.
+fn printed(arg: Expr, data_type: &DataType, schema: &DFSchema) -> Result<Expr> {
+    if Class::of(data_type) != Class::Bool {
+        return explicit_cast(arg, &TEXT, schema);
+    }
+    let text = |t: &str| Box::new(Expr::Literal(ScalarValue::Utf8View(Some(t.to_owned())), None));
+    Ok(Expr::Case(Case {
+        expr: Some(Box::new(arg)),
+        when_then_expr: vec![(Box::new(lit(true)), text("t")), (Box::new(lit(false)), text("f"))],
+        else_expr: None,
+    }))
+}
+
 /// Arguments of any type as texts; nulls are left out by the functions.
 fn texts_of(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
     let texts = args
         .iter()
         .zip(types)
-        .map(|(a, t)| {
-            if *t == DataType::Null {
-                coerce(a.clone(), &TEXT, schema)
-            } else {
-                explicit_cast(a.clone(), &TEXT, schema)
-            }
-        })
+        .map(
+            |(a, t)| {
+                if *t == DataType::Null { coerce(a.clone(), &TEXT, schema) } else { printed(a.clone(), t, schema) }
+            },
+        )
         .collect::<Result<Vec<_>>>()?;
     canonical_call(name, texts, schema)
 }

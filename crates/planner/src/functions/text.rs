@@ -17,12 +17,13 @@ pub(super) static SPECS: &[Spec] = &[
         run: |a, _| map(a, |s| Ok(similar_pattern(s))),
         strict: true,
     },
+    Spec { name: "like_escape", returns: |_| TEXT, run: like_escape, strict: true },
     Spec { name: "quote_literal", returns: |_| TEXT, run: |a, _| map(a, |s| Ok(quote_literal(s))), strict: true },
     Spec { name: "quote_ident", returns: |_| TEXT, run: |a, _| map(a, |s| Ok(quote_ident(s))), strict: true },
     Spec { name: "format", returns: |_| TEXT, run: format, strict: false },
     Spec { name: "bytea_length", returns: |_| DataType::Int32, run: bytea_length, strict: true },
     Spec { name: "bytea_concat", returns: |_| DataType::BinaryView, run: bytea_concat, strict: true },
-    Spec { name: "pad_char", returns: |_| TEXT, run: pad_char, strict: true },
+    Spec { name: "cut_char", returns: |_| TEXT, run: cut_char, strict: true },
 ];
 
 fn map(args: &[ArrayRef], f: impl Fn(&str) -> Result<String, Error>) -> Result<ArrayRef, Error> {
@@ -68,6 +69,46 @@ fn similar_pattern(pattern: &str) -> String {
     }
     out.push_str(")$");
     out
+}
+
+/// `like_escape(pattern, escape)`: the pattern with backslashes where it has another escape character.
+fn like_escape(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
+    let (patterns, escapes) = (args[0].as_string_view(), args[1].as_string_view());
+    let mut out = StringViewBuilder::with_capacity(n_rows);
+    for row in 0..n_rows {
+        if patterns.is_null(row) || escapes.is_null(row) {
+            out.append_null();
+        } else {
+            out.append_value(escaped_pattern(patterns.value(row), escapes.value(row))?);
+        }
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+fn escaped_pattern(pattern: &str, escape: &str) -> Result<String, Error> {
+    let mut chars = escape.chars();
+    let escape = match (chars.next(), chars.next()) {
+        (escape, None) => escape,
+        _ => {
+            return Err(Error::user(SqlState("22025"), "invalid escape string")
+                .with_hint("Escape string must be empty or one character."));
+        }
+    };
+    let mut out = String::with_capacity(pattern.len());
+    let mut is_escaped = false;
+    for c in pattern.chars() {
+        if escape == Some(c) && !is_escaped {
+            out.push('\\');
+            is_escaped = true;
+            continue;
+        }
+        if c == '\\' && !is_escaped {
+            out.push('\\');
+        }
+        out.push(c);
+        is_escaped = false;
+    }
+    Ok(out)
 }
 
 fn quote_literal(text: &str) -> String {
@@ -177,8 +218,8 @@ fn bytea_concat(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
     Ok(Arc::new(joined))
 }
 
-/// A text cut or padded to exactly n characters: a cast to `char(n)`.
-fn pad_char(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+/// A text cut to n characters, without blanks at its end: a cast to `char(n)`.
+fn cut_char(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
     let (texts, lengths) = (args[0].as_string_view(), args[1].as_primitive::<Int64Type>());
     let mut out = StringViewBuilder::with_capacity(texts.len());
     for row in 0..texts.len() {
@@ -187,9 +228,29 @@ fn pad_char(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
             continue;
         }
         let n = usize::try_from(lengths.value(row)).unwrap_or(0);
-        let mut text: String = texts.value(row).chars().take(n).collect();
-        text.extend(std::iter::repeat_n(' ', n - text.chars().count()));
-        out.append_value(text);
+        let text = texts.value(row);
+        let end = text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
+        out.append_value(text[..end].trim_end_matches(' '));
     }
     Ok(Arc::new(out.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_character_can_escape_in_a_pattern() {
+        let cases = [
+            ("10!%", "!", r"10\%"),
+            ("a!!b", "!", r"a\!b"),
+            (r"a\%", "!", r"a\\%"),
+            (r"a\%", "", r"a\\%"),
+            (r"a\%", "\\", r"a\%"),
+        ];
+        for (pattern, escape, wanted) in cases {
+            assert_eq!(escaped_pattern(pattern, escape).as_deref(), Ok(wanted), "{pattern} ESCAPE {escape}");
+        }
+        assert_eq!(escaped_pattern("a", "!!").map_err(|e| e.state().0), Err("22025"));
+    }
 }

@@ -3,6 +3,7 @@
 use millstream_types::{Error, Result, SqlState};
 
 use super::cursor::Cursor;
+use super::keywords::is_object_kind;
 use super::tokens::planned_error;
 use crate::ast::{
     ColumnDef, ColumnName, CreateIndex, CreateRelation, CreateSink, CreateView, OnKeyConflict, SinkInput, Statement,
@@ -37,8 +38,10 @@ pub(super) fn parse(c: &mut Cursor<'_>) -> Result<Statement> {
         return sink(c);
     }
     Err(match c.peek_word() {
-        Some(word) => Error::not_supported(format!("CREATE {word} is not supported yet")).with_position(position),
-        None => c.syntax_error(),
+        Some(word) if is_object_kind(&word) => {
+            Error::not_supported(format!("CREATE {word} is not supported yet")).with_position(position)
+        }
+        _ => c.syntax_error(),
     })
 }
 

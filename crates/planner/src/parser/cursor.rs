@@ -5,6 +5,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use millstream_types::{Error, Result, SqlState, SqlType};
 
+use super::keywords::is_reserved;
 use super::tokens::{DIALECT, Piece, char_slice, token_span_at};
 use super::types::sql_type_of;
 use crate::ast::{ColumnName, Expr, Name, Query};
@@ -67,6 +68,12 @@ impl<'a> Cursor<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Checks that these words come next, and takes none of them.
+    pub(super) fn check_words(&self, words: &[&str]) -> Result<()> {
+        let other = (0..words.len()).find(|&n| self.peek_nth_word(n).as_deref() != Some(words[n]));
+        other.map_or(Ok(()), |n| Err(self.syntax_error_at(self.parser.peek_nth_token_ref(n))))
     }
 
     /// Whether a number comes next.
@@ -208,13 +215,24 @@ impl<'a> Cursor<'a> {
 
     /// A possibly qualified name. The database is accepted in front and forgotten.
     pub(super) fn name(&mut self) -> Result<Name> {
+        self.refuse_reserved()?;
         let position = self.position();
         let object = self.grammar(|p| p.parse_object_name(false))?;
         name_of(&object).map_err(|e| e.with_position(position))
     }
 
+    fn refuse_reserved(&self) -> Result<()> {
+        if self.peek_word().is_some_and(|word| is_reserved(&word)) { Err(self.syntax_error()) } else { Ok(()) }
+    }
+
     /// A single identifier.
     pub(super) fn identifier(&mut self) -> Result<ColumnName> {
+        self.refuse_reserved()?;
+        self.label()
+    }
+
+    /// A single identifier, where no word is reserved.
+    pub(super) fn label(&mut self) -> Result<ColumnName> {
         let position = self.position();
         let ident = self.grammar(Parser::parse_identifier)?;
         Ok(ColumnName { name: folded(&ident), position })
@@ -247,9 +265,9 @@ impl<'a> Cursor<'a> {
             return Ok(Vec::new());
         }
         let options = self.comma_separated(|c| {
-            let mut name = c.identifier()?.name.to_ascii_lowercase();
+            let mut name = c.label()?.name.to_ascii_lowercase();
             while c.symbol('.') {
-                name = format!("{name}.{}", c.identifier()?.name);
+                name = format!("{name}.{}", c.label()?.name);
             }
             let assigned = c.symbol('=');
             if !assigned && (c.at_symbol(',') || c.at_symbol(')')) {

@@ -139,9 +139,9 @@ fn parameter(c: &mut Cursor<'_>) -> Result<String> {
     if c.words(&["TRANSACTION", "ISOLATION", "LEVEL"]) {
         return Ok("transaction_isolation".to_string());
     }
-    let mut name = c.identifier()?.name;
+    let mut name = c.label()?.name;
     while c.symbol('.') {
-        name = format!("{name}.{}", c.identifier()?.name);
+        name = format!("{name}.{}", c.label()?.name);
     }
     Ok(name.to_lowercase())
 }

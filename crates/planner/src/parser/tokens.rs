@@ -4,6 +4,8 @@ use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, TokenizerError};
 use millstream_types::{Error, Result, SqlState};
 
+use super::between::rewrite_symmetric;
+
 /// The dialect of all parsing: stock, because one of our own would have to forward every method of it.
 pub(super) static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 
@@ -117,11 +119,27 @@ fn token_error(sql: &str, lines: &LineStarts, error: TokenizerError) -> Error {
     Error::user(SqlState::SYNTAX_ERROR, format!("{kind} at or near \"{near}\"")).with_position(position.max(1))
 }
 
-/// Refuses phrases that are planned, and rewrites `TABLE(TUMBLE(TABLE r, DESCRIPTOR(c), i))` to `TUMBLE(r, c, i)`.
+/// Refuses phrases that are planned, and rewrites `TABLE(TUMBLE(TABLE r, DESCRIPTOR(c), i))` to `TUMBLE(r, c, i)`, `BETWEEN
+/// SYMMETRIC`, and all kinds of quoted strings to the plain one.
 pub(super) fn prepare(mut piece: Piece<'_>) -> Result<Piece<'_>> {
     refuse_planned(&piece.tokens)?;
     unwrap_table_functions(&mut piece.tokens);
+    rewrite_symmetric(&mut piece.tokens);
+    for token in &mut piece.tokens {
+        unify_string(&mut token.token);
+    }
     Ok(piece)
+}
+
+/// `E'...'`, `U&'...'` and `$$...$$` differ in how they are written only, and the tokenizer has read them.
+fn unify_string(token: &mut Token) {
+    match token {
+        Token::EscapedStringLiteral(text) | Token::UnicodeStringLiteral(text) => {
+            *token = Token::SingleQuotedString(std::mem::take(text));
+        }
+        Token::DollarQuotedString(text) => *token = Token::SingleQuotedString(std::mem::take(&mut text.value)),
+        _ => {}
+    }
 }
 
 /// Two words in a row that mean something this version cannot do, and what it is.
@@ -160,7 +178,7 @@ pub(crate) fn planned_error(what: &str) -> Error {
     Error::not_supported(format!("{what} is not supported yet")).with_hint(format!("{what} is planned"))
 }
 
-fn word_is(token: &TokenWithSpan, words: &[&str]) -> bool {
+pub(super) fn word_is(token: &TokenWithSpan, words: &[&str]) -> bool {
     match &token.token {
         Token::Word(w) => w.quote_style.is_none() && words.iter().any(|x| w.value.eq_ignore_ascii_case(x)),
         _ => false,

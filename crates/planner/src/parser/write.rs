@@ -9,7 +9,9 @@ use crate::ast::{ColumnName, ConflictAction, Delete, Insert, Name, OnConflict, S
 
 pub(super) fn parse(c: &mut Cursor<'_>, word: &str) -> Result<Option<Statement>> {
     match word {
-        "INSERT" | "UPDATE" | "DELETE" => {}
+        "INSERT" => c.check_words(&["INSERT", "INTO"])?,
+        "DELETE" => c.check_words(&["DELETE", "FROM"])?,
+        "UPDATE" => {}
         _ => return Ok(None),
     }
     let statement = c.grammar(Parser::parse_statement)?;

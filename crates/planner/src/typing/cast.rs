@@ -62,7 +62,7 @@ fn is_exact(from: &DataType, to: &DataType) -> bool {
     match (Class::of(from), Class::of(to)) {
         // Unsigned integers come from DataFusion's own functions: counts and positions, far below their limit.
         (C::Int, C::Int) => width(from) <= width(to),
-        (C::Int, C::Double) | (C::Real, C::Double) | (C::Numeric, C::Double) => true,
+        (C::Int, C::Double) | (C::Real, C::Double) => true,
         (C::Int, C::Numeric) => {
             let (p, s) = super::types::decimal_parts(to);
             let (needed, _) = super::types::decimal_parts(from);

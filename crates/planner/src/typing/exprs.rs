@@ -13,12 +13,16 @@ use datafusion::logical_expr::utils::COUNT_STAR_EXPANSION;
 use datafusion::logical_expr::{
     BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlanBuilder, Operator, WindowFunctionDefinition, cast, not,
 };
+use millstream_types::SqlState;
 
 use super::calls::{between, condition, like, negative, no_function, resolve_call};
 use super::cast::explicit_cast;
 use super::deferred::{Call, Deferred};
 use super::input_order::is_order_sensitive;
-use super::types::{Class, NUMERIC, Result, TEXT, canonical, coerce, common_type, is_unknown, type_of, types_of};
+use super::single_row;
+use super::types::{
+    Class, NUMERIC, Result, TEXT, canonical, coerce, common_type, is_unknown, type_of, types_of, user_error,
+};
 
 /// The expression with every operator, function and constant as Postgres understands it. Resolving twice changes nothing.
 pub(crate) fn resolve(expr: Expr, schema: &DFSchema) -> Result<Expr> {
@@ -48,6 +52,7 @@ fn resolve_one(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         Expr::Between(b) => between(*b.expr, b.negated, *b.low, *b.high, schema),
         Expr::InList(list) => in_list(list, schema),
         Expr::InSubquery(inner) => in_subquery(inner, schema),
+        Expr::ScalarSubquery(subquery) => single_row::checked(subquery),
         Expr::Case(case) => resolve_case(case, schema),
         Expr::AggregateFunction(function) => aggregate(function, schema),
         Expr::WindowFunction(function) => window(*function, schema),
@@ -249,6 +254,9 @@ fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {
                 let default = args.remove(2);
                 args.push(coerce(default, &value, schema)?);
             }
+            if fun.name() == "ntile" {
+                check_ntile(&args)?;
+            }
             args
         }
     };
@@ -258,6 +266,18 @@ fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {
     };
     let params = WindowFunctionParams { args, filter, ..params };
     Ok(Expr::WindowFunction(Box::new(WindowFunction { fun, params })))
+}
+
+/// The number of buckets is a constant, as far as it goes.
+fn check_ntile(args: &[Expr]) -> Result<()> {
+    let number = match args.first() {
+        Some(Expr::Literal(value, _)) => value.cast_to(&DataType::Int64)?,
+        _ => return Ok(()),
+    };
+    match number {
+        ScalarValue::Int64(Some(..=0)) => user_error(SqlState("22014"), "argument of ntile must be greater than zero"),
+        _ => Ok(()),
+    }
 }
 
 /// The type of `avg` over sums of a type.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
@@ -130,7 +130,8 @@ fn resolve_limit(mut limit: Limit) -> Result<Limit> {
             && let Ok(ScalarValue::Int64(Some(n))) = value.cast_to(&DataType::Int64)
             && n < 0
         {
-            return user_error(SqlState("2201W"), format!("{what} must not be negative"));
+            let state = if what == "LIMIT" { "2201W" } else { "2201X" };
+            return user_error(SqlState(state), format!("{what} must not be negative"));
         }
         *expr = Some(Box::new(coerce(*inner, &DataType::Int64, &schema)?));
     }
@@ -155,7 +156,29 @@ fn resolve_values(values: Values) -> Result<LogicalPlan> {
         .into_iter()
         .map(|row| row.into_iter().zip(&types).map(|(e, t)| coerce(e, t, &empty)).collect::<Result<Vec<_>>>())
         .collect::<Result<Vec<_>>>()?;
+    if rows.iter().flatten().any(has_subquery) {
+        return union_of_rows(rows);
+    }
     LogicalPlanBuilder::values(rows)?.build()
+}
+
+fn has_subquery(expr: &Expr) -> bool {
+    let is_subquery = |e: &Expr| Ok(matches!(e, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_)));
+    expr.exists(is_subquery).unwrap_or(true)
+}
+
+/// VALUES as a union of single rows: DataFusion has the values of VALUES before it runs any subquery.
+fn union_of_rows(rows: Vec<Vec<Expr>>) -> Result<LogicalPlan> {
+    let named = |(i, expr): (usize, Expr)| expr.alias(format!("column{}", i + 1));
+    let one = |row: Vec<Expr>| {
+        let row = row.into_iter().enumerate().map(named);
+        LogicalPlanBuilder::empty(true).project(row)?.build().map(Arc::new)
+    };
+    let mut inputs = rows.into_iter().map(one).collect::<Result<Vec<_>>>()?;
+    match inputs.len() {
+        1 => Ok(Arc::unwrap_or_clone(inputs.remove(0))),
+        _ => Ok(LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?)),
+    }
 }
 
 /// Every column of a union has the common type of its inputs, constants of unknown type apart.

@@ -12,6 +12,7 @@ use millstream_types::sql_type::{NUMERIC_PRECISION, NUMERIC_SCALE};
 use millstream_types::{Error, SqlState, SqlType};
 
 use crate::binder::external;
+use crate::functions::casts::CastFunction;
 
 pub(crate) type Result<T, E = DataFusionError> = std::result::Result<T, E>;
 
@@ -183,10 +184,15 @@ pub(crate) fn coerce(expr: Expr, to: &DataType, schema: &DFSchema) -> Result<Exp
             Ok(Expr::Literal(value.cast_to(to)?, metadata))
         }
         other => {
-            if other.get_type(schema)? == *to {
+            let from = other.get_type(schema)?;
+            if from == *to {
                 return Ok(other);
             }
-            Ok(Expr::Cast(Cast::new(Box::new(other), to.clone())))
+            match (Class::of(&from), Class::of(to)) {
+                (Class::Numeric, Class::Real) => Ok(CastFunction::call(SqlType::Real, other)),
+                (Class::Numeric, Class::Double) => Ok(CastFunction::call(SqlType::Double, other)),
+                _ => Ok(Expr::Cast(Cast::new(Box::new(other), to.clone()))),
+            }
         }
     }
 }

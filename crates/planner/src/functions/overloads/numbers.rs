@@ -6,10 +6,10 @@ use datafusion::logical_expr::{Expr, Operator};
 
 use super::{as_decimal, datafusion_function, resolve};
 use crate::functions::builtin;
-use crate::typing::calls::resolve_call;
+use crate::typing::calls::{no_function, resolve_call};
 use crate::typing::cast::explicit_cast;
 use crate::typing::deferred::Call;
-use crate::typing::types::{Class, NUMERIC, Result, coerce};
+use crate::typing::types::{Class, NUMERIC, Result, coerce, coerce_operand};
 
 /// Functions over numbers whose result depends on the argument's type.
 pub(super) fn numeric_function(
@@ -73,4 +73,22 @@ fn round_to(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) ->
         Some(scale) => explicit_cast(rounded, &DataType::Decimal128(38, scale), schema)?,
         None => rounded,
     }))
+}
+
+/// Exact if all bounds are, else over doubles.
+pub(super) fn width_bucket(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+    let classes: Vec<Class> = types[..3].iter().map(Class::of).collect();
+    let is_exact =
+        classes.contains(&Class::Numeric) && !classes.iter().any(|c| matches!(c, Class::Real | Class::Double));
+    let known = |c: &Class| c.is_number() || *c == Class::Unknown;
+    if !classes.iter().all(known) || !matches!(Class::of(&types[3]), Class::Int | Class::Unknown) {
+        return no_function("width_bucket", types);
+    }
+    let bound = |arg: &Expr| match is_exact {
+        true => coerce_operand(as_decimal(arg.clone(), schema)?, &NUMERIC, schema),
+        false => coerce(arg.clone(), &DataType::Float64, schema),
+    };
+    let mut all = args[..3].iter().map(bound).collect::<Result<Vec<_>>>()?;
+    all.push(coerce(args[3].clone(), &DataType::Int64, schema)?);
+    Ok(builtin(if is_exact { "width_bucket_numeric" } else { "width_bucket_double" }).call(all))
 }

@@ -1,0 +1,336 @@
+//! What the clauses of a query may not hold, found in its tree: the errors of Postgres for which DataFusion has another
+//! one, or none.
+
+mod windows;
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Function, GroupByExpr, JoinConstraint, JoinOperator, LimitClause, ObjectName, Query, Select,
+    Spanned, TableFactor, TableWithJoins, Visit, Visitor,
+};
+use millstream_types::{Error, Result, SqlState};
+
+use super::rewrite::single_name;
+use crate::functions::Registry;
+use crate::parser::{folded, is_reserved};
+
+/// Checks every SELECT of a query.
+///
+/// # Errors
+/// 42803 and 42P20 for aggregates and window functions where there can be none, 42712 for a relation's name that occurs
+/// twice in FROM, 42P10 for a column in LIMIT, 42P20 and 22013 for window frames, 42601 for rows of unequal length.
+pub(super) fn check_clauses(query: &Query) -> Result<()> {
+    match query.visit(&mut Clauses) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+struct Clauses;
+
+fn flow(checked: Result<()>) -> ControlFlow<Error> {
+    match checked {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
+    }
+}
+
+impl Visitor for Clauses {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
+        flow(check_limit(query))
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Error> {
+        flow(check_select(select))
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Error> {
+        flow(check_name(relation))
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+        flow(match expr {
+            Expr::Function(function) => check_call(function, expr),
+            Expr::BinaryOp { left, op, right } => check_rows(left, op, right),
+            _ => Ok(()),
+        })
+    }
+}
+
+/// The character at which an expression begins, from 1.
+fn position_of(expr: &Expr) -> usize {
+    expr.span().start.column as usize
+}
+
+fn error_at(state: SqlState, message: impl Into<String>, position: usize) -> Error {
+    let error = Error::user(state, message);
+    if position > 0 { error.with_position(position) } else { error }
+}
+
+/// sqlparser takes some reserved words for names.
+fn check_name(relation: &ObjectName) -> Result<()> {
+    let Some(ident) = relation.0.first().and_then(|part| part.as_ident()) else { return Ok(()) };
+    if ident.quote_style.is_some() || !is_reserved(&ident.value.to_ascii_uppercase()) {
+        return Ok(());
+    }
+    let message = format!("syntax error at or near \"{}\"", ident.value);
+    Err(error_at(SqlState::SYNTAX_ERROR, message, ident.span.start.column as usize))
+}
+
+/// Calls that are computed over several rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CallKind {
+    Aggregate,
+    Window,
+}
+
+fn kind_of(expr: &Expr) -> Option<CallKind> {
+    let Expr::Function(function) = expr else { return None };
+    if function.over.is_some() {
+        return Some(CallKind::Window);
+    }
+    let is_aggregate = single_name(&function.name).is_some_and(|name| Registry::get().aggregate(&name).is_some());
+    is_aggregate.then_some(CallKind::Aggregate)
+}
+
+/// Finds the first call of a kind in an expression, subqueries apart.
+struct CallFinder {
+    wanted: CallKind,
+    n_queries: usize,
+}
+
+impl Visitor for CallFinder {
+    type Break = usize;
+
+    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<usize> {
+        self.n_queries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<usize> {
+        self.n_queries -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<usize> {
+        if self.n_queries == 0 && kind_of(expr) == Some(self.wanted) {
+            return ControlFlow::Break(position_of(expr));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Where the first call of a kind stands.
+fn find_call(tree: &impl Visit, wanted: CallKind) -> Option<usize> {
+    match tree.visit(&mut CallFinder { wanted, n_queries: 0 }) {
+        ControlFlow::Break(position) => Some(position),
+        ControlFlow::Continue(()) => None,
+    }
+}
+
+/// Refuses aggregates in a clause.
+fn without_aggregates(tree: &impl Visit, place: &str) -> Result<()> {
+    match find_call(tree, CallKind::Aggregate) {
+        None => Ok(()),
+        Some(position) => {
+            let message = format!("aggregate functions are not allowed in {place}");
+            Err(error_at(SqlState::GROUPING_ERROR, message, position))
+        }
+    }
+}
+
+/// Refuses window functions in a clause.
+fn without_windows(tree: &impl Visit, place: &str) -> Result<()> {
+    match find_call(tree, CallKind::Window) {
+        None => Ok(()),
+        Some(position) => {
+            let message = format!("window functions are not allowed in {place}");
+            Err(error_at(SqlState::WINDOWING_ERROR, message, position))
+        }
+    }
+}
+
+fn check_select(select: &Select) -> Result<()> {
+    check_from(&select.from)?;
+    if let Some(filter) = &select.selection {
+        without_aggregates(filter, "WHERE")?;
+        without_windows(filter, "WHERE")?;
+    }
+    if let GroupByExpr::Expressions(exprs, _) = &select.group_by {
+        without_aggregates(exprs, "GROUP BY")?;
+        without_windows(exprs, "GROUP BY")?;
+    }
+    if let Some(having) = &select.having {
+        without_windows(having, "HAVING")?;
+    }
+    for table in &select.from {
+        for join in &table.joins {
+            if let Some(JoinConstraint::On(condition)) = constraint_of(&join.join_operator) {
+                without_aggregates(condition, "JOIN conditions")?;
+                without_windows(condition, "JOIN conditions")?;
+            }
+        }
+    }
+    windows::check_windows(select)
+}
+
+fn constraint_of(operator: &JoinOperator) -> Option<&JoinConstraint> {
+    match operator {
+        JoinOperator::Join(c)
+        | JoinOperator::Inner(c)
+        | JoinOperator::Left(c)
+        | JoinOperator::LeftOuter(c)
+        | JoinOperator::Right(c)
+        | JoinOperator::RightOuter(c)
+        | JoinOperator::FullOuter(c) => Some(c),
+        _ => None,
+    }
+}
+
+/// A relation of FROM: the name by which columns are qualified, and its full name if that is where it comes from.
+struct FromName {
+    name: String,
+    full: Option<String>,
+    position: usize,
+}
+
+/// Every name may stand for one relation only; relations of several schemas may share theirs.
+fn check_from(from: &[TableWithJoins]) -> Result<()> {
+    let mut names: Vec<FromName> = Vec::new();
+    for table in from {
+        names_of(table, &mut names);
+    }
+    for (i, later) in names.iter().enumerate() {
+        let is_same = |earlier: &&FromName| {
+            let differ = earlier.full.is_some() && later.full.is_some() && earlier.full != later.full;
+            earlier.name == later.name && !differ
+        };
+        if names[..i].iter().find(is_same).is_some() {
+            let message = format!("table name \"{}\" specified more than once", later.name);
+            return Err(error_at(SqlState::DUPLICATE_ALIAS, message, later.position));
+        }
+    }
+    Ok(())
+}
+
+fn names_of(table: &TableWithJoins, out: &mut Vec<FromName>) {
+    for factor in std::iter::once(&table.relation).chain(table.joins.iter().map(|j| &j.relation)) {
+        let alias = match factor {
+            TableFactor::Table { alias, .. }
+            | TableFactor::Derived { alias, .. }
+            | TableFactor::Function { alias, .. }
+            | TableFactor::UNNEST { alias, .. }
+            | TableFactor::NestedJoin { alias, .. } => alias.as_ref(),
+            _ => None,
+        };
+        match (alias, factor) {
+            (Some(alias), _) => {
+                let position = alias.name.span.start.column as usize;
+                out.push(FromName { name: folded(&alias.name), full: None, position });
+            }
+            (None, TableFactor::Table { name, args: None, .. }) => {
+                let parts: Vec<_> = name.0.iter().filter_map(|p| p.as_ident()).collect();
+                let Some(last) = parts.last() else { continue };
+                let full = parts.iter().map(|p| folded(p)).collect::<Vec<_>>().join(".");
+                let position = parts[0].span.start.column as usize;
+                out.push(FromName { name: folded(last), full: Some(full), position });
+            }
+            (None, TableFactor::NestedJoin { table_with_joins, .. }) => names_of(table_with_joins, out),
+            _ => {}
+        }
+    }
+}
+
+/// Aggregates and window functions in the arguments of others.
+fn check_call(function: &Function, expr: &Expr) -> Result<()> {
+    let Some(kind) = kind_of(expr) else { return Ok(()) };
+    let within = |wanted: CallKind| {
+        find_call(&function.args, wanted)
+            .or_else(|| function.filter.as_ref().and_then(|f| find_call(f.as_ref(), wanted)))
+            .or_else(|| find_call(&function.within_group, wanted))
+    };
+    match kind {
+        CallKind::Window => match within(CallKind::Window) {
+            Some(position) => {
+                Err(error_at(SqlState::WINDOWING_ERROR, "window function calls cannot be nested", position))
+            }
+            None => Ok(()),
+        },
+        CallKind::Aggregate => {
+            if let Some(position) = within(CallKind::Aggregate) {
+                let message = "aggregate function calls cannot be nested";
+                return Err(error_at(SqlState::GROUPING_ERROR, message, position));
+            }
+            if let Some(position) = within(CallKind::Window) {
+                let message = "aggregate function calls cannot contain window function calls";
+                return Err(error_at(SqlState::GROUPING_ERROR, message, position));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Rows are compared column by column.
+fn check_rows(left: &Expr, op: &BinaryOperator, right: &Expr) -> Result<()> {
+    let (Expr::Tuple(l), Expr::Tuple(r)) = (left, right) else { return Ok(()) };
+    let is_comparison = matches!(
+        op,
+        BinaryOperator::Eq
+            | BinaryOperator::NotEq
+            | BinaryOperator::Lt
+            | BinaryOperator::LtEq
+            | BinaryOperator::Gt
+            | BinaryOperator::GtEq
+    );
+    if is_comparison && l.len() != r.len() {
+        let message = "unequal number of entries in row expressions";
+        return Err(error_at(SqlState::SYNTAX_ERROR, message, position_of(left)));
+    }
+    Ok(())
+}
+
+/// LIMIT and OFFSET are the same for all rows.
+fn check_limit(query: &Query) -> Result<()> {
+    let Some(LimitClause::LimitOffset { limit, offset, .. }) = &query.limit_clause else { return Ok(()) };
+    for (expr, what) in [(limit.as_ref(), "LIMIT"), (offset.as_ref().map(|o| &o.value), "OFFSET")] {
+        let Some(expr) = expr else { continue };
+        if let ControlFlow::Break(position) = expr.visit(&mut ColumnFinder { n_queries: 0 }) {
+            let message = format!("argument of {what} must not contain variables");
+            return Err(error_at(SqlState::INVALID_COLUMN_REFERENCE, message, position));
+        }
+        without_aggregates(expr, what)?;
+        without_windows(expr, what)?;
+    }
+    Ok(())
+}
+
+/// Finds the first column in an expression, subqueries apart.
+struct ColumnFinder {
+    n_queries: usize,
+}
+
+impl Visitor for ColumnFinder {
+    type Break = usize;
+
+    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<usize> {
+        self.n_queries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<usize> {
+        self.n_queries -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<usize> {
+        match expr {
+            Expr::Identifier(_) | Expr::CompoundIdentifier(_) if self.n_queries == 0 => {
+                ControlFlow::Break(position_of(expr))
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
