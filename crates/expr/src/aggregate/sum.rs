@@ -9,47 +9,107 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float32Array, Float64Array, Int64Array};
 use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type};
 use millstream_state::PagedVec;
+use millstream_types::sql_type::NUMERIC_PRECISION;
 use millstream_types::{Error, Result, SqlState};
 
 use super::{GroupAccumulator, Input};
+
+/// Of parts of sums, which may have more digits.
+const SUM_TYPE: DataType = DataType::Decimal128(NUMERIC_PRECISION, 0);
 
 pub(super) fn accumulator(is_avg: bool, argument: &DataType, result: &DataType) -> Box<dyn GroupAccumulator> {
     match argument {
         DataType::Float32 | DataType::Float64 => {
             Box::new(FloatSum { is_avg, result: result.clone(), states: PagedVec::new(FloatState::default()) })
         }
-        _ => {
-            let scale = if let DataType::Decimal128(_, s) = argument { *s } else { 0 };
-            Box::new(ExactSum { is_avg, scale, result: result.clone(), states: PagedVec::new(ExactState::default()) })
-        }
+        _ => Box::new(ExactSum::new(is_avg, argument, result)),
     }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct ExactState {
+    /// Of numerics, the sum of the lower 64 bits, which are not negative.
     sum: i128,
     n: i64,
 }
 
 /// Sums of integers and numerics, as multiples of 10^-scale.
+///
+/// The sum of numerics is kept in two parts, so that it does not overflow before any number of rows that can come: what
+/// it is now may fit again when rows are taken back.
 struct ExactSum {
     is_avg: bool,
     scale: i8,
     result: DataType,
     states: PagedVec<ExactState>,
+    /// For numerics, the sum of the upper 64 bits, in units of 2^64.
+    upper: Option<PagedVec<i128>>,
+}
+
+/// The magnitude of a sum: `upper * 2^64 + lower`.
+#[derive(Clone, Copy, Debug)]
+struct Magnitude {
+    is_negative: bool,
+    upper: u128,
+    lower: u64,
+}
+
+impl Magnitude {
+    fn of(upper: i128, lower: i128) -> Self {
+        let (upper, lower) = (upper + (lower >> 64), lower as u64);
+        if upper >= 0 {
+            return Magnitude { is_negative: false, upper: upper as u128, lower };
+        }
+        let (lower, borrows) = 0u64.overflowing_sub(lower);
+        Magnitude { is_negative: true, upper: (-upper) as u128 - u128::from(borrows), lower }
+    }
+
+    /// The whole part of the quotient, and what is left.
+    fn over(self, divisor: u128) -> Result<(i128, i128)> {
+        let rest = ((self.upper % divisor) << 64) | u128::from(self.lower);
+        let upper = u64::try_from(self.upper / divisor).map_err(|_| out_of_range())?;
+        let quotient = (u128::from(upper) << 64) | (rest / divisor);
+        Ok((i128::try_from(quotient).map_err(|_| out_of_range())?, (rest % divisor) as i128))
+    }
+
+    fn signed(self, magnitude: i128) -> Result<i128> {
+        let fits = magnitude < 10i128.pow(NUMERIC_PRECISION.into());
+        let value = if self.is_negative { -magnitude } else { magnitude };
+        if fits { Ok(value) } else { Err(out_of_range()) }
+    }
 }
 
 impl ExactSum {
-    fn average(&self, state: ExactState, result_scale: i8) -> Result<i128> {
-        // One digit more than wanted, to round half away from zero as Postgres does.
-        let shift = i32::from(result_scale) - i32::from(self.scale) + 1;
-        let factor = 10i128.checked_pow(shift.unsigned_abs()).ok_or_else(out_of_range)?;
-        let scaled = if shift >= 0 {
-            state.sum.checked_mul(factor).ok_or_else(out_of_range)? / i128::from(state.n)
-        } else {
-            state.sum / i128::from(state.n) / factor
+    fn new(is_avg: bool, argument: &DataType, result: &DataType) -> Self {
+        let (scale, upper) = match argument {
+            DataType::Decimal128(_, scale) => (*scale, Some(PagedVec::new(0))),
+            _ => (0, None),
         };
-        Ok((scaled + scaled.signum() * 5) / 10)
+        ExactSum { is_avg, scale, result: result.clone(), states: PagedVec::new(ExactState::default()), upper }
+    }
+
+    fn magnitude(&self, group: u32) -> Magnitude {
+        Magnitude::of(self.upper.as_ref().map_or(0, |u| u.get(group)), self.states.get(group).sum)
+    }
+
+    /// The average, rounded half away from zero as Postgres does.
+    fn average(&self, sum: Magnitude, n: i64, result_scale: i8) -> Result<i128> {
+        let shift = i32::from(result_scale) - i32::from(self.scale);
+        let factor = 10i128.checked_pow(shift.unsigned_abs()).ok_or_else(out_of_range)?;
+        let (n, (whole, rest)) = (i128::from(n), sum.over(n as u128)?);
+        let (average, dropped, unit) = if shift >= 0 {
+            let rest = rest.checked_mul(factor).ok_or_else(out_of_range)?;
+            let average = whole.checked_mul(factor).and_then(|whole| whole.checked_add(rest / n));
+            (average.ok_or_else(out_of_range)?, rest % n, n)
+        } else {
+            (whole / factor, whole % factor, factor)
+        };
+        sum.signed(average + i128::from(dropped >= unit - dropped))
+    }
+
+    fn value(&self, group: u32, scale: i8) -> Result<i128> {
+        let sum = self.magnitude(group);
+        if self.is_avg { self.average(sum, self.states.get(group).n, scale) } else { sum.signed(sum.over(1)?.0) }
     }
 }
 
@@ -65,56 +125,72 @@ impl GroupAccumulator for ExactSum {
                 let values = argument.as_primitive::<$t>().values();
                 input.for_each(|i, group, weight| {
                     let state = self.states.get_mut(group);
-                    state.sum = state.sum.wrapping_add(i128::from(values[i]) * i128::from(weight));
+                    state.sum += i128::from(values[i]) * i128::from(weight);
                     state.n += weight;
                 });
             }};
         }
-        match argument.data_type() {
-            DataType::Int16 => add!(Int16Type),
-            DataType::Int32 => add!(Int32Type),
-            DataType::Int64 => add!(Int64Type),
-            DataType::Decimal128(_, _) => add!(Decimal128Type),
-            other => return Err(Error::internal(format!("sum over {other}"))),
+        match (argument.data_type(), &mut self.upper) {
+            (DataType::Int16, _) => add!(Int16Type),
+            (DataType::Int32, _) => add!(Int32Type),
+            (DataType::Int64, _) => add!(Int64Type),
+            (DataType::Decimal128(_, _), Some(upper)) => {
+                let values = argument.as_primitive::<Decimal128Type>().values();
+                input.for_each(|i, group, weight| {
+                    let state = self.states.get_mut(group);
+                    state.sum += i128::from(values[i] as u64) * i128::from(weight);
+                    state.n += weight;
+                    *upper.get_mut(group) += (values[i] >> 64) * i128::from(weight);
+                });
+            }
+            (other, _) => return Err(Error::internal(format!("sum over {other}"))),
         }
         Ok(())
     }
 
     fn merge(&mut self, groups: &[u32], partial: &[ArrayRef]) -> Result<()> {
-        let sums = partial[0].as_primitive::<Decimal128Type>().values();
-        let counts = partial[1].as_primitive::<Int64Type>().values();
+        let counts = partial[0].as_primitive::<Int64Type>().values();
+        let sums = partial[1].as_primitive::<Decimal128Type>().values();
         for ((&group, sum), n) in groups.iter().zip(sums).zip(counts) {
             let state = self.states.get_mut(group);
-            state.sum = state.sum.wrapping_add(*sum);
+            state.sum += *sum;
             state.n += n;
+        }
+        if let Some(upper) = &mut self.upper {
+            let sums = partial[2].as_primitive::<Decimal128Type>().values();
+            groups.iter().zip(sums).for_each(|(&group, sum)| *upper.get_mut(group) += *sum);
         }
         Ok(())
     }
 
     fn partial_types(&self) -> Vec<DataType> {
-        vec![DataType::Decimal128(38, 0), DataType::Int64]
+        let sums = if self.upper.is_some() { 2 } else { 1 };
+        [vec![DataType::Int64], vec![SUM_TYPE; sums]].concat()
     }
 
     fn partial(&self, groups: &[u32]) -> Vec<ArrayRef> {
-        let sums = Decimal128Array::from_iter_values(groups.iter().map(|&g| self.states.get(g).sum));
+        let sums = |sum: &dyn Fn(u32) -> i128| -> ArrayRef {
+            let sums = Decimal128Array::from_iter_values(groups.iter().map(|&g| sum(g)));
+            Arc::new(sums.with_data_type(SUM_TYPE))
+        };
         let counts = Int64Array::from_iter_values(groups.iter().map(|&g| self.states.get(g).n));
-        vec![Arc::new(sums.with_data_type(DataType::Decimal128(38, 0))), Arc::new(counts)]
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(counts), sums(&|g| self.states.get(g).sum)];
+        columns.extend(self.upper.as_ref().map(|upper| sums(&|g| upper.get(g))));
+        columns
     }
 
     fn finish(&self, groups: &[u32]) -> Result<ArrayRef> {
-        let states = groups.iter().map(|&g| Some(self.states.get(g)).filter(|s| s.n > 0));
+        let has_rows = |g: u32| self.states.get(g).n > 0;
         Ok(match &self.result {
             DataType::Int64 => {
-                let narrow = |s: ExactState| {
-                    i64::try_from(s.sum)
-                        .map_err(|_| Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "bigint out of range"))
-                };
-                Arc::new(states.map(|s| s.map(narrow).transpose()).collect::<Result<Int64Array>>()?)
+                let out_of_range = |_| Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "bigint out of range");
+                let narrow = |g: u32| i64::try_from(self.states.get(g).sum).map_err(out_of_range);
+                let values = groups.iter().map(|&g| has_rows(g).then(|| narrow(g)).transpose());
+                Arc::new(values.collect::<Result<Int64Array>>()?)
             }
             DataType::Decimal128(_, scale) => {
-                let value = |s: ExactState| if self.is_avg { self.average(s, *scale) } else { Ok(s.sum) };
-                let values = states.map(|s| s.map(value).transpose()).collect::<Result<Decimal128Array>>()?;
-                Arc::new(values.with_data_type(self.result.clone()))
+                let values = groups.iter().map(|&g| has_rows(g).then(|| self.value(g, *scale)).transpose());
+                Arc::new(values.collect::<Result<Decimal128Array>>()?.with_data_type(self.result.clone()))
             }
             other => return Err(Error::internal(format!("an exact sum has no result of type {other}"))),
         })
@@ -122,10 +198,13 @@ impl GroupAccumulator for ExactSum {
 
     fn reset(&mut self, group: u32) {
         self.states.set(group, ExactState::default());
+        if let Some(upper) = &mut self.upper {
+            upper.set(group, 0);
+        }
     }
 
     fn n_bytes(&self) -> usize {
-        self.states.n_bytes()
+        self.states.n_bytes() + self.upper.as_ref().map_or(0, PagedVec::n_bytes)
     }
 }
 
@@ -282,16 +361,45 @@ mod tests {
 
     #[test]
     fn averages_round_half_away_from_zero() {
-        let sum = ExactSum {
-            is_avg: true,
-            scale: 0,
-            result: DataType::Decimal128(38, 16),
-            states: PagedVec::new(ExactState::default()),
+        let sum = ExactSum::new(true, &DataType::Int64, &DataType::Decimal128(38, 16));
+        let average = |of: i128, n, scale| sum.average(Magnitude::of(0, of), n, scale).expect("in range");
+        assert_eq!(average(1, 2, 0), 1);
+        assert_eq!(average(-1, 2, 0), -1);
+        assert_eq!(average(1, 3, 4), 3333);
+        assert_eq!(average(2, 3, 4), 6667);
+        // The microseconds of an epoch, of ten million rows: the sum with 17 digits more would not fit.
+        assert_eq!(average(17_000_000_000_000_000 * 10_000_000, 10_000_000, 16), 17 * 10i128.pow(31));
+    }
+
+    /// Sums of numerics are what they are over integers without a bound; those with more than 38 digits are errors, not
+    /// something else, and are right again once they fit.
+    #[test]
+    fn sums_of_numerics_do_not_wrap() {
+        let numeric = DataType::Decimal128(38, 0);
+        let largest = 10i128.pow(38) - 1;
+        let rounded = |times: i128, n: i128| largest / n * times + (largest % n * times + n / 2) / n;
+        let mut sum = accumulator(false, &numeric, &numeric);
+        let mut average = accumulator(true, &numeric, &numeric);
+        let mut add = |value: i128, weight: i64| {
+            let argument: ArrayRef = Arc::new(Decimal128Array::from(vec![value]).with_data_type(numeric.clone()));
+            let weights = [weight];
+            let input = Input { groups: &[0], argument: Some(&argument), filter: None, weights: Some(&weights) };
+            let mut values = Vec::new();
+            for accumulator in [&mut sum, &mut average] {
+                accumulator.update(input).expect("a numeric");
+                // What goes through a state and back is the same.
+                let mut merged = super::accumulator(values.len() == 1, &numeric, &numeric);
+                merged.merge(&[0], &accumulator.partial(&[0])).expect("its own state");
+                values.push(merged.finish(&[0]).ok().map(|v| v.as_primitive::<Decimal128Type>().value(0)));
+            }
+            (values[0], values[1])
         };
-        let at_scale = |sum_of: i128, n, scale| sum.average(ExactState { sum: sum_of, n }, scale).expect("in range");
-        assert_eq!(at_scale(1, 2, 0), 1);
-        assert_eq!(at_scale(-1, 2, 0), -1);
-        assert_eq!(at_scale(1, 3, 4), 3333);
-        assert_eq!(at_scale(2, 3, 4), 6667);
+        assert_eq!(add(largest, 1), (Some(largest), Some(largest)));
+        assert_eq!(add(largest, 1_000_000), (None, Some(largest)));
+        assert_eq!(add(-largest, 1_000_000), (Some(largest), Some(rounded(1, 2_000_001))));
+        assert_eq!(add(largest, -1), (Some(0), Some(0)));
+        assert_eq!(add(-largest, 3), (None, Some(-rounded(3, 2_000_003))));
+        assert_eq!(add(-7, 1).0, None);
+        assert_eq!(add(-largest, -3), (Some(-7), Some(0)));
     }
 }
