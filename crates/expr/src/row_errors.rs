@@ -22,7 +22,9 @@ pub struct RowErrors(Vec<RowError>);
 impl RowErrors {
     /// Notes that row `row_idx` of a batch failed.
     pub fn add(&mut self, error: Error, batch: &RecordBatch, row_idx: usize, weight: i64) {
-        self.0.push(RowError { error, row: row_text(batch, row_idx), weight });
+        if weight != 0 {
+            self.0.push(RowError { error, row: row_text(batch, row_idx), weight });
+        }
     }
 
     /// Takes back an error that was reported before.

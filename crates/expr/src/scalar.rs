@@ -12,7 +12,8 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
-use millstream_types::{Delta, Error, Result, SqlState};
+use millstream_types::delta::Weights;
+use millstream_types::{Delta, Error, ErrorKind, Result, SqlState};
 
 use crate::row_errors::RowErrors;
 
@@ -143,7 +144,7 @@ impl MapStage {
     fn evaluate(&self, delta: Delta, errors: &mut RowErrors) -> Result<Delta> {
         match self.try_evaluate(&delta) {
             Ok(out) => Ok(out),
-            Err(error) if error.kind() != millstream_types::ErrorKind::User => Err(error),
+            Err(error) if error.kind() != ErrorKind::User => Err(error),
             Err(error) if delta.n_rows() == 1 => {
                 errors.add(error, delta.batch(), 0, delta.weight(0));
                 Ok(Delta::empty(self.schema.clone()))
@@ -186,22 +187,36 @@ pub fn truth(mask: &ArrayRef) -> BooleanArray {
     if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() }
 }
 
-/// Evaluates a boolean condition; rows on which it fails count as false and go to `errors`.
+/// Evaluates a boolean condition; rows on which it fails count as false and go to `errors`. Their weights are only asked
+/// for if there are some.
 ///
 /// # Errors
 /// Errors that are not the fault of a row.
-pub fn condition(expr: &Scalar, batch: &RecordBatch, errors: &mut RowErrors) -> Result<BooleanArray> {
+pub fn condition(
+    expr: &Scalar,
+    batch: &RecordBatch,
+    weights: impl FnOnce() -> Option<Weights>,
+    errors: &mut RowErrors,
+) -> Result<BooleanArray> {
     match expr.evaluate(batch) {
         Ok(mask) => Ok(truth(&mask)),
-        Err(error) if error.kind() != millstream_types::ErrorKind::User => Err(error),
-        Err(error) if batch.num_rows() == 1 => {
-            errors.add(error, batch, 0, 1);
+        Err(error) if error.kind() != ErrorKind::User => Err(error),
+        Err(_) => condition_by_halves(expr, &Delta::new(batch.clone(), weights()), errors),
+    }
+}
+
+fn condition_by_halves(expr: &Scalar, rows: &Delta, errors: &mut RowErrors) -> Result<BooleanArray> {
+    match expr.evaluate(rows.batch()) {
+        Ok(mask) => Ok(truth(&mask)),
+        Err(error) if error.kind() != ErrorKind::User => Err(error),
+        Err(error) if rows.n_rows() == 1 => {
+            errors.add(error, rows.batch(), 0, rows.weight(0));
             Ok(BooleanArray::from(vec![false]))
         }
         Err(_) => {
-            let half = batch.num_rows() / 2;
-            let left = condition(expr, &batch.slice(0, half), errors)?;
-            let right = condition(expr, &batch.slice(half, batch.num_rows() - half), errors)?;
+            let half = rows.n_rows() / 2;
+            let left = condition_by_halves(expr, &rows.slice(0, half), errors)?;
+            let right = condition_by_halves(expr, &rows.slice(half, rows.n_rows() - half), errors)?;
             Ok(left.iter().chain(right.iter()).collect())
         }
     }

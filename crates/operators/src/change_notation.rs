@@ -79,16 +79,6 @@ impl Run {
     }
 
     fn epoch(&mut self, number: u64, input: &[Delta]) -> (Vec<String>, Vec<String>) {
-        let mut errors = Vec::new();
-        let deltas = self.run(number, input, &mut errors);
-        (notation(&self.schema, &deltas), errors)
-    }
-
-    fn deltas(&mut self, number: u64, input: &[Delta]) -> Vec<Delta> {
-        self.run(number, input, &mut Vec::new())
-    }
-
-    fn run(&mut self, number: u64, input: &[Delta], errors: &mut Vec<String>) -> Vec<Delta> {
         let mut out = Output::default();
         let mut deltas = Vec::new();
         for delta in input {
@@ -98,8 +88,8 @@ impl Run {
         let header = EpochHeader { epoch: Epoch(number), now_us: 0 };
         let progress = self.operator.end_epoch(&header, &mut out).expect("the epoch ends");
         self.drain(progress, &mut out, &mut deltas);
-        errors.extend(out.errors.take().into_iter().map(|e| format!("{:+} {}", e.weight, e.error.message())));
-        deltas
+        let errors = out.errors.take().into_iter().map(|e| format!("{:+} {}", e.weight, e.error.message())).collect();
+        (notation(&self.schema, &deltas), errors)
     }
 }
 
@@ -131,60 +121,4 @@ pub(crate) fn check(
         result = Some((run.operator, all_errors));
     }
     result.expect("three runs")
-}
-
-/// Random changes, split at random into batches and epochs: after each epoch the sum of what the operator emitted is what
-/// a new one makes of all rows at once.
-pub(crate) fn check_against_definition(spec: &dyn OperatorSpec, input: &SchemaRef, seed: u64) {
-    let mut state = seed;
-    let mut random = |n: u64| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        millstream_types::hash::mix(state) % n
-    };
-    let build = || {
-        let operator = spec.build(BuildContext::alone()).expect("types can be kept");
-        Run { operator, schema: spec.schema() }
-    };
-    let mut run = build();
-    let mut rows: Vec<String> = Vec::new();
-    let mut emitted: Vec<Delta> = Vec::new();
-    for epoch in 1..=12 {
-        let mut changes = Vec::new();
-        for _ in 0..random(30) {
-            if !rows.is_empty() && random(5) < 2 {
-                let row = rows.swap_remove(random(rows.len() as u64) as usize);
-                changes.push(format!("- {row}"));
-            } else {
-                let row = random_row(input, &mut random);
-                changes.push(format!("+ {row}"));
-                rows.push(row);
-            }
-        }
-        // Within an epoch the order of changes means nothing.
-        for i in (1..changes.len()).rev() {
-            changes.swap(i, random(i as u64 + 1) as usize);
-        }
-        let whole = delta(input, &changes.join("\n"));
-        let mut pieces = Vec::new();
-        let mut from = 0;
-        while from < whole.n_rows() {
-            let len = (1 + random(7) as usize).min(whole.n_rows() - from);
-            pieces.push(whole.slice(from, len));
-            from += len;
-        }
-        emitted.extend(run.deltas(epoch, &pieces));
-        let all: Vec<String> = rows.iter().map(|row| format!("+ {row}")).collect();
-        let expected = build().deltas(1, &[delta(input, &all.join("\n"))]);
-        let schema = spec.schema();
-        assert_eq!(notation(&schema, &emitted), notation(&schema, &expected), "seed {seed}, epoch {epoch}");
-    }
-}
-
-fn random_row(input: &SchemaRef, random: &mut impl FnMut(u64) -> u64) -> String {
-    let value = |data_type: &DataType| match (random(8), data_type) {
-        (0, _) => "NULL".to_owned(),
-        (_, DataType::Int64) => random(6).to_string(),
-        _ => ["a", "b", "c"][random(3) as usize].to_owned(),
-    };
-    input.fields().iter().map(|f| f.data_type()).map(value).collect::<Vec<_>>().join(" ")
 }

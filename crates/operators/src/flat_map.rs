@@ -185,7 +185,10 @@ mod tests {
     use super::*;
     use arrow::array::{Int64Array, ListArray, RecordBatch};
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use millstream_types::delta::schema_of;
     use std::sync::Arc;
+
+    use crate::property::{self, Input, Rows};
 
     fn flat(keeps: Keeps) -> Vec<(i64, Option<i64>, Option<i64>, i64)> {
         let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3, 4]));
@@ -235,5 +238,33 @@ mod tests {
         assert_eq!(flat(Keeps::Nulls), expected);
         expected.insert(4, (3, None, None, -1));
         assert_eq!(flat(Keeps::All), expected);
+    }
+
+    #[test]
+    fn rows_for_elements_are_their_definition() {
+        let list = || DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
+        let input = schema_of(&[("t", DataType::Utf8View), ("xs", list()), ("ys", list())]);
+        let names = [("t", DataType::Utf8View), ("x", DataType::Int64), ("y", DataType::Int64), ("ys", list())];
+        let columns = vec![FlatColumn::Kept(0), FlatColumn::Elements(1), FlatColumn::Elements(2), FlatColumn::Kept(2)];
+        for keeps in [Keeps::None, Keeps::Nulls, Keeps::All] {
+            let spec = FlatMapSpec { columns: columns.clone(), keeps, schema: schema_of(&names) };
+            let definition = |inputs: &[Rows]| {
+                let mut rows = Rows::new();
+                for (row, weight) in &inputs[0] {
+                    let [xs, ys] = [row[1], row[2]].map(|list| list.map(|l| property::LISTS[l as usize]));
+                    let n_elements = xs.map_or(0, <[_]>::len).max(ys.map_or(0, <[_]>::len));
+                    let is_kept = keeps == Keeps::All || keeps == Keeps::Nulls && xs.is_none() && ys.is_none();
+                    for at in 0..n_elements.max(usize::from(is_kept)) {
+                        let element = |list: Option<&[Option<i64>]>| list.and_then(|l| *l.get(at)?);
+                        let ys_kept = ys.map(|ys| property::list_code(ys.iter().copied()));
+                        *rows.entry(vec![row[0], element(xs), element(ys), ys_kept]).or_default() += weight;
+                    }
+                }
+                rows
+            };
+            let dataflow = property::exchanged(spec, &[(input.clone(), vec![0])]);
+            let on_workers = |seed| property::dataflow(&dataflow, property::n_workers(seed));
+            property::check(&format!("{keeps:?}"), &[Input::of(input.clone())], on_workers, definition);
+        }
     }
 }

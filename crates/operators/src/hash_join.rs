@@ -426,7 +426,8 @@ impl HashJoin {
     ) -> Result<Vec<(JoinColumn, ArrayRef)>> {
         let mut columns = self.columns(&residual.columns, probing, matches, &[])?;
         let batch = batch_of(residual.schema.clone(), columns.clone(), matches.len())?;
-        let mask = condition(&residual.condition, &batch, &mut out.errors)?;
+        let weights = || self.weights(probing, matches);
+        let mask = condition(&residual.condition, &batch, weights, &mut out.errors)?;
         if mask.true_count() < matches.len() {
             matches.retain(&mask.values().iter().collect::<Vec<_>>());
             if self.spec.emits_pairs {

@@ -65,3 +65,56 @@ impl Operator for Map {
         Ok(Progress::Done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::DataType;
+    use datafusion::common::ScalarValue;
+    use datafusion::logical_expr::Operator as Op;
+    use datafusion::physical_expr::PhysicalExpr;
+    use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
+    use millstream_expr::{MapStage, Scalar};
+    use millstream_types::delta::schema_of;
+
+    use super::*;
+    use crate::property::{self, Expected, Input, Rows};
+
+    /// `SELECT 6 / x FROM input WHERE 6 / x < 4`, and then `SELECT 6 / y FROM ...` of that.
+    #[test]
+    fn rows_that_fail_are_errors_while_they_are_there() {
+        let input = schema_of(&[("x", DataType::Int64)]);
+        let output = schema_of(&[("y", DataType::Int64)]);
+        let number = |n: i64| -> Arc<dyn PhysicalExpr> { Arc::new(Literal::new(ScalarValue::Int64(Some(n)))) };
+        let column = |name: &str| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new(name, 0)) };
+        let binary = |l, op, r| -> Arc<dyn PhysicalExpr> { Arc::new(BinaryExpr::new(l, op, r)) };
+        let quotient = |name: &str| binary(number(6), Op::Divide, column(name));
+        let less = binary(quotient("x"), Op::Lt, number(4));
+        let minus_two = binary(quotient("x"), Op::Minus, number(2));
+        let stages = vec![
+            MapStage {
+                predicate: Some(Scalar::new(less)),
+                projection: Some(vec![Scalar::new(minus_two)]),
+                schema: output.clone(),
+            },
+            MapStage { predicate: None, projection: Some(vec![Scalar::new(quotient("y"))]), schema: output.clone() },
+        ];
+        let spec = MapSpec { stages: Stages(stages), schema: output.clone() };
+        let definition = |inputs: &[Rows]| {
+            let mut expected = Expected::default();
+            let failed = |text: String| format!("division by zero: {text}");
+            for (row, weight) in &inputs[0] {
+                // Of 0 to 3, 2 passes with a difference of 1, 3 with one of 0.
+                match row[0] {
+                    Some(0) => *expected.errors.entry(failed(property::row_text(&input, row))).or_default() += weight,
+                    Some(2) => *expected.rows.entry(vec![Some(6)]).or_default() += weight,
+                    Some(3) => *expected.errors.entry(failed("y=0".to_owned())).or_default() += weight,
+                    _ => {}
+                }
+            }
+            expected
+        };
+        property::check("failing rows", &[Input::of(input.clone())], |_| property::operator(&spec), definition);
+    }
+}

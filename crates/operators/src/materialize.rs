@@ -133,3 +133,6 @@ pub fn consolidate(delta: &Delta) -> Result<Delta> {
     let weights = kept.iter().any(|(_, w)| *w != 1).then(|| kept.iter().map(|(_, w)| *w).collect());
     Ok(Delta::new(taken.into_parts().0, weights))
 }
+
+#[cfg(test)]
+mod tests;

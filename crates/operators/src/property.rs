@@ -1,33 +1,43 @@
 //! Properties of operators: whatever changes come, split into batches and epochs in whatever way, the sum of what an
 //! operator has emitted is what its definition makes of the sum of its input.
 //!
-//! Input is random, with rows that go before they come within an epoch. A failure is made smaller, epoch by epoch and
-//! change by change, before it is shown with its seed. `MILLSTREAM_PROPERTY_CASES` sets how many cases are run,
-//! `MILLSTREAM_PROPERTY_SEED` the first of them.
+//! Input is random, with rows that go before they come within an epoch. Rows that fail are a second output, of which the
+//! same holds. A failure is made smaller, epoch by epoch and change by change, before it is shown with its seed.
+//! `MILLSTREAM_PROPERTY_CASES` sets how many cases are run, `MILLSTREAM_PROPERTY_SEED` the first of them.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringViewArray};
-use arrow::datatypes::{DataType, Decimal128Type, Int64Type, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, ListArray, StringViewArray};
+use arrow::datatypes::{DataType, Decimal128Type, Int64Type, SchemaRef, UInt64Type};
+use millstream_expr::scalar::batch_of;
+use millstream_expr::{OrderBy, RowError};
 use millstream_types::hash::mix;
 use millstream_types::{Delta, Epoch, EpochHeader};
 
-use crate::dataflow::{Dataflow, Node, RelationId};
+use crate::dataflow::{Dataflow, Edge, Exchange, Node, RelationId};
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Progress};
 use crate::step::StepDriver;
 
-/// A row: numbers, and text and booleans as numbers.
+/// A row: numbers, and everything else as numbers.
 pub(crate) type Row = Vec<Option<i64>>;
 /// Changes of an epoch: port, row, weight.
 pub(crate) type Changes = Vec<(usize, Row, i64)>;
 /// The rows of an input or of the output, by weight.
 pub(crate) type Rows = BTreeMap<Row, i64>;
+/// What is said of rows that failed, by weight.
+pub(crate) type Errors = BTreeMap<String, i64>;
 
 /// Values of a column are few, so that rows meet.
 const N_VALUES: u64 = 4;
 /// In order.
 const TEXTS: [&str; N_VALUES as usize] = ["", "a text that is longer", "a text that is longer still", "b"];
+/// Arrays of numbers.
+pub(crate) const LISTS: [&[Option<i64>]; N_VALUES as usize] =
+    [&[], &[Some(0)], &[Some(1), None, Some(1)], &[None, Some(2)]];
+/// Numerics are multiples of this: sums of more than three do not fit.
+const NUMERIC_UNIT: i128 = 30_000_000_000_000_000_000_000_000_000_000_000_000;
 /// Cases of each property, unless the environment says otherwise.
 const N_CASES: u64 = 12;
 
@@ -51,20 +61,20 @@ impl Random {
     }
 }
 
-/// Random epochs of changes, after each of which no row of any port has a negative weight.
-fn random_epochs(inputs: &Inputs, seed: u64) -> Vec<Changes> {
+/// Random epochs of changes, after each of which the inputs are what they are said to be.
+fn random_epochs(inputs: &[Input], seed: u64) -> Vec<Changes> {
     let mut random = Random::new(seed);
-    let mut rows: Vec<Vec<(Row, i64)>> = vec![Vec::new(); inputs.schemas.len()];
+    let mut rows: Vec<Vec<(Row, i64)>> = vec![Vec::new(); inputs.len()];
     let n_epochs = 1 + random.below(8);
     (0..n_epochs).map(|_| random_changes(&mut random, inputs, &mut rows)).collect()
 }
 
-fn random_changes(random: &mut Random, inputs: &Inputs, rows: &mut [Vec<(Row, i64)>]) -> Changes {
+fn random_changes(random: &mut Random, inputs: &[Input], rows: &mut [Vec<(Row, i64)>]) -> Changes {
     let mut changes = Changes::new();
     for _ in 0..random.below(14) {
-        let port = random.below(inputs.schemas.len() as u64) as usize;
-        let there = &mut rows[port];
-        if !inputs.append_only && !there.is_empty() && random.below(2) == 0 {
+        let port = random.below(inputs.len() as u64) as usize;
+        let (input, there) = (&inputs[port], &mut rows[port]);
+        if !input.append_only && !there.is_empty() && random.below(2) == 0 {
             // Of one row, or of all rows like it at once.
             let at = random.below(there.len() as u64) as usize;
             let row = there[at].0.clone();
@@ -78,8 +88,18 @@ fn random_changes(random: &mut Random, inputs: &Inputs, rows: &mut [Vec<(Row, i6
             }
             continue;
         }
-        let row = random_row(random, &inputs.schemas[port]);
-        let weight = [1, 1, 1, 2, 3][random.below(5) as usize];
+        let row = random_row(random, &input.schema);
+        let mut weight = [1, 1, 1, 2, 3][random.below(5) as usize];
+        if input.key.is_some() {
+            weight = 1;
+            if let Some(at) = there.iter().position(|(r, _)| input.key_of(r) == input.key_of(&row)) {
+                if input.append_only {
+                    continue;
+                }
+                let (replaced, _) = there.swap_remove(at);
+                changes.push((port, replaced, -1));
+            }
+        }
         there.push((row.clone(), weight));
         changes.push((port, row, weight));
     }
@@ -98,22 +118,46 @@ fn random_row(random: &mut Random, schema: &SchemaRef) -> Row {
     schema.fields().iter().map(|f| f.data_type()).map(value).collect()
 }
 
+/// What came out in an epoch.
+#[derive(Default)]
+pub(crate) struct Emitted {
+    pub(crate) deltas: Vec<Delta>,
+    pub(crate) errors: Vec<RowError>,
+}
+
 /// What is tested: takes the batches of an epoch, by port, and gives what it emits.
-pub(crate) type Subject = Box<dyn FnMut(u64, Vec<(usize, Delta)>) -> Result<Vec<Delta>, String>>;
+pub(crate) type Subject = Box<dyn FnMut(u64, Vec<(usize, Delta)>) -> Result<Emitted, String>>;
 
 /// One operator, on one worker.
 pub(crate) fn operator(spec: &dyn OperatorSpec) -> Subject {
     let mut operator = spec.build(BuildContext::alone()).expect("types can be kept");
     Box::new(move |epoch, input| {
-        let (mut out, mut deltas) = (Output::default(), Vec::new());
-        for (port, delta) in input {
-            let progress = operator.push(port, delta, &mut out).map_err(|e| e.to_string())?;
-            drain(operator.as_mut(), progress, &mut out, &mut deltas)?;
-        }
-        let progress = operator.end_epoch(&header(epoch), &mut out).map_err(|e| e.to_string())?;
-        drain(operator.as_mut(), progress, &mut out, &mut deltas)?;
-        Ok(deltas)
+        let mut emitted = Emitted::default();
+        push_all(operator.as_mut(), input, &mut emitted)?;
+        end_epoch(operator.as_mut(), epoch, &mut emitted)?;
+        Ok(emitted)
     })
+}
+
+/// Gives an operator batches, by port.
+pub(crate) fn push_all(
+    operator: &mut dyn Operator,
+    input: Vec<(usize, Delta)>,
+    emitted: &mut Emitted,
+) -> Result<(), String> {
+    let mut out = Output::default();
+    for (port, delta) in input {
+        let progress = operator.push(port, delta, &mut out).map_err(|e| e.to_string())?;
+        drain(operator, progress, &mut out, emitted)?;
+    }
+    Ok(())
+}
+
+/// Ends an epoch of an operator.
+pub(crate) fn end_epoch(operator: &mut dyn Operator, epoch: u64, emitted: &mut Emitted) -> Result<(), String> {
+    let mut out = Output::default();
+    let progress = operator.end_epoch(&header(epoch), &mut out).map_err(|e| e.to_string())?;
+    drain(operator, progress, &mut out, emitted)
 }
 
 /// A dataflow, whose relations are numbered as ports, on some workers.
@@ -123,7 +167,38 @@ pub(crate) fn dataflow(dataflow: &Dataflow, n_workers: usize) -> Subject {
         let mut relations: BTreeMap<RelationId, Vec<Delta>> = BTreeMap::new();
         input.into_iter().for_each(|(port, delta)| relations.entry(RelationId(port as u64)).or_default().push(delta));
         let (deltas, errors) = driver.epoch(&header(epoch), &relations).map_err(|e| e.to_string())?;
-        if errors.is_empty() { Ok(deltas) } else { Err(format!("{errors:?}")) }
+        Ok(Emitted { deltas, errors })
+    })
+}
+
+/// The number of workers for a seed: one, two and four in turn.
+pub(crate) fn n_workers(seed: u64) -> usize {
+    1 << (seed % 3)
+}
+
+/// One operator over imports, each exchanged by the hash of some columns.
+pub(crate) fn exchanged(spec: impl OperatorSpec + 'static, inputs: &[(SchemaRef, Vec<usize>)]) -> Dataflow {
+    let mut dataflow = Dataflow::default();
+    let edges = inputs.iter().enumerate().map(|(port, (schema, columns))| Edge {
+        from: dataflow.add(import(port, schema)),
+        exchange: Exchange::Hash(columns.clone()),
+    });
+    let inputs = edges.collect();
+    dataflow.add(Node::Operator { spec: Arc::new(spec), inputs });
+    dataflow
+}
+
+/// A subject of which no epoch's output has a row that it also takes back, nor one that it gives in two pieces.
+pub(crate) fn consolidated(mut subject: Subject) -> Subject {
+    Box::new(move |epoch, input| {
+        let emitted = subject(epoch, input)?;
+        let mut seen = Rows::new();
+        for (row, weight) in emitted.deltas.iter().flat_map(rows_of) {
+            if let Some(before) = seen.insert(row.clone(), weight) {
+                return Err(format!("{row:?} is emitted with weight {weight}, and with {before} in the same epoch"));
+            }
+        }
+        Ok(emitted)
     })
 }
 
@@ -138,34 +213,87 @@ fn header(epoch: u64) -> EpochHeader {
     EpochHeader { epoch: Epoch(epoch), now_us: 0 }
 }
 
-/// The inputs of a subject.
-pub(crate) struct Inputs {
-    /// The schema of each port.
-    pub(crate) schemas: Vec<SchemaRef>,
-    /// No row is ever taken back.
-    pub(crate) append_only: bool,
+/// An input of a subject.
+#[derive(Clone, Debug)]
+pub(crate) struct Input {
+    schema: SchemaRef,
+    append_only: bool,
+    key: Option<Vec<usize>>,
+}
+
+impl Input {
+    /// Any rows.
+    pub(crate) fn of(schema: SchemaRef) -> Self {
+        Input { schema, append_only: false, key: None }
+    }
+
+    /// Whether no row is ever taken back.
+    pub(crate) fn append_only(self, append_only: bool) -> Self {
+        Input { append_only, ..self }
+    }
+
+    /// After each epoch no two rows have the same values in these columns.
+    pub(crate) fn keyed(self, key: Option<Vec<usize>>) -> Self {
+        Input { key, ..self }
+    }
+
+    fn key_of(&self, row: &Row) -> Row {
+        self.key.iter().flatten().map(|&c| row[c]).collect()
+    }
+}
+
+/// What is to have come out in the end.
+#[derive(Default)]
+pub(crate) struct Expected {
+    pub(crate) rows: Rows,
+    pub(crate) errors: Errors,
+}
+
+impl From<Rows> for Expected {
+    fn from(rows: Rows) -> Self {
+        Expected { rows, errors: Errors::new() }
+    }
 }
 
 /// Checks subjects, made for a seed, over many random inputs.
-pub(crate) fn check(name: &str, inputs: &Inputs, build: impl Fn(u64) -> Subject, definition: impl Fn(&[Rows]) -> Rows) {
+pub(crate) fn check<E: Into<Expected>>(
+    name: &str,
+    inputs: &[Input],
+    build: impl Fn(u64) -> Subject,
+    definition: impl Fn(&[Rows]) -> E,
+) {
+    check_over(name, inputs, |seed, _| build(seed), definition);
+}
+
+/// As [`check`], for subjects that know all epochs from the start.
+pub(crate) fn check_over<E: Into<Expected>>(
+    name: &str,
+    inputs: &[Input],
+    build: impl Fn(u64, &[Changes]) -> Subject,
+    definition: impl Fn(&[Rows]) -> E,
+) {
     let first = from_environment("MILLSTREAM_PROPERTY_SEED", 1);
     for seed in first..first + from_environment("MILLSTREAM_PROPERTY_CASES", N_CASES) {
         let epochs = random_epochs(inputs, seed);
-        let fails = |epochs: &[Changes]| run(build(seed), inputs, epochs, seed, &definition).err();
+        let fails = |epochs: &[Changes]| run(build(seed, epochs), inputs, epochs, seed, &definition).err();
         if fails(&epochs).is_some() {
-            let smaller = shrink(epochs, |e| adds_up(e) && fails(e).is_some());
+            let smaller = shrink(epochs, |e| adds_up(inputs, e) && fails(e).is_some());
             let error = fails(&smaller).unwrap_or_default();
             panic!("{name}: seed {seed}: {error}\nepochs: {smaller:?}");
         }
     }
 }
 
-/// Whether no row's weight is negative at the end of an epoch.
-fn adds_up(epochs: &[Changes]) -> bool {
+/// Whether after each epoch no row's weight is negative, and no two rows have the same key.
+fn adds_up(inputs: &[Input], epochs: &[Changes]) -> bool {
     let mut sums: BTreeMap<(usize, &Row), i64> = BTreeMap::new();
     epochs.iter().all(|changes| {
         changes.iter().for_each(|(port, row, weight)| *sums.entry((*port, row)).or_default() += weight);
-        sums.values().all(|n| *n >= 0)
+        let mut of_keys: BTreeMap<(usize, Row), i64> = BTreeMap::new();
+        for ((port, row), n) in sums.iter().filter(|((port, _), _)| inputs[*port].key.is_some()) {
+            *of_keys.entry((*port, inputs[*port].key_of(row))).or_default() += n;
+        }
+        sums.values().all(|n| *n >= 0) && of_keys.values().all(|n| *n <= 1)
     })
 }
 
@@ -201,16 +329,16 @@ fn shrink(mut epochs: Vec<Changes>, fails: impl Fn(&[Changes]) -> bool) -> Vec<C
 }
 
 /// Runs epochs, split into batches as the seed says, and compares the sum of the output with the definition after each.
-pub(crate) fn run(
+pub(crate) fn run<E: Into<Expected>>(
     mut subject: Subject,
-    inputs: &Inputs,
+    inputs: &[Input],
     epochs: &[Changes],
     seed: u64,
-    definition: impl Fn(&[Rows]) -> Rows,
+    definition: impl Fn(&[Rows]) -> E,
 ) -> Result<(), String> {
     let mut random = Random::new(seed ^ 0xba7c);
-    let mut sums = vec![Rows::new(); inputs.schemas.len()];
-    let mut emitted = Rows::new();
+    let mut sums = vec![Rows::new(); inputs.len()];
+    let (mut rows, mut errors) = (Rows::new(), Errors::new());
     for (i, changes) in epochs.iter().enumerate() {
         let mut batches = Vec::new();
         let mut rest = changes.as_slice();
@@ -218,27 +346,32 @@ pub(crate) fn run(
             let n_same = rest.iter().take_while(|c| c.0 == *port).count();
             let (now, later) = rest.split_at(1 + random.below(n_same as u64) as usize);
             rest = later;
-            batches.push((*port, delta_of(&inputs.schemas[*port], now)));
+            batches.push((*port, delta_of(&inputs[*port].schema, now)));
         }
-        let deltas = subject(i as u64 + 1, batches)?;
+        let emitted = subject(i as u64 + 1, batches)?;
         for (port, row, weight) in changes {
             add(&mut sums[*port], row.clone(), *weight);
         }
-        deltas.iter().for_each(|delta| add_delta(&mut emitted, delta));
-        let mut expected = definition(&sums);
-        expected.retain(|_, n| *n != 0);
-        if emitted != expected {
-            return Err(format!("epoch {}: emitted {emitted:?}, by definition {expected:?}", i + 1));
+        emitted.deltas.iter().flat_map(rows_of).for_each(|(row, weight)| add(&mut rows, row, weight));
+        let text = |e: &RowError| format!("{}: {}", e.error.message(), e.row);
+        emitted.errors.iter().for_each(|e| add(&mut errors, text(e), e.weight));
+        let mut expected: Expected = definition(&sums).into();
+        expected.rows.retain(|_, n| *n != 0);
+        if rows != expected.rows {
+            return Err(format!("epoch {}: emitted {rows:?}, by definition {:?}", i + 1, expected.rows));
+        }
+        if errors != expected.errors {
+            return Err(format!("epoch {}: errors {errors:?}, by definition {:?}", i + 1, expected.errors));
         }
     }
     Ok(())
 }
 
-fn add(rows: &mut Rows, row: Row, weight: i64) {
-    let sum = rows.entry(row.clone()).or_default();
+fn add<K: Ord + Clone>(sums: &mut BTreeMap<K, i64>, key: K, weight: i64) {
+    let sum = sums.entry(key.clone()).or_default();
     *sum += weight;
     if *sum == 0 {
-        rows.remove(&row);
+        sums.remove(&key);
     }
 }
 
@@ -246,10 +379,11 @@ fn drain(
     operator: &mut dyn Operator,
     mut progress: Progress,
     out: &mut Output,
-    deltas: &mut Vec<Delta>,
+    emitted: &mut Emitted,
 ) -> Result<(), String> {
     loop {
-        deltas.extend(out.take());
+        emitted.deltas.extend(out.take());
+        emitted.errors.extend(out.errors.take());
         if progress == Progress::Done {
             return Ok(());
         }
@@ -257,36 +391,91 @@ fn drain(
     }
 }
 
-fn delta_of(schema: &SchemaRef, changes: &[(usize, Row, i64)]) -> Delta {
+/// Changes of one port.
+pub(crate) fn delta_of(schema: &SchemaRef, changes: &[(usize, Row, i64)]) -> Delta {
     let column = |(c, t): (usize, &DataType)| -> ArrayRef {
         let values = changes.iter().map(|(_, row, _)| row[c]);
         match t {
             DataType::Int64 => Arc::new(values.collect::<Int64Array>()),
             DataType::Boolean => Arc::new(values.map(|v| v.map(|v| v == 1)).collect::<BooleanArray>()),
+            DataType::Decimal128(_, _) => {
+                let numerics = values.map(|v| v.map(|v| i128::from(v) * NUMERIC_UNIT));
+                Arc::new(numerics.collect::<Decimal128Array>().with_data_type(t.clone()))
+            }
+            DataType::List(_) => {
+                let lists = values.map(|v| v.map(|v| LISTS[v as usize].to_vec()));
+                Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(lists))
+            }
             _ => Arc::new(values.map(|v| v.map(|v| TEXTS[v as usize])).collect::<StringViewArray>()),
         }
     };
     let columns = schema.fields().iter().map(|f| f.data_type()).enumerate().map(column).collect();
-    let batch = RecordBatch::try_new(schema.clone(), columns).expect("columns of the schema");
+    let batch = batch_of(schema.clone(), columns, changes.len()).expect("columns of the schema");
     let weights: Vec<i64> = changes.iter().map(|c| c.2).collect();
     let all_once = weights.iter().all(|w| *w == 1);
     Delta::new(batch, (!all_once).then(|| weights.into()))
 }
 
-fn add_delta(rows: &mut Rows, delta: &Delta) {
-    let value = |column: &ArrayRef, i: usize| -> Option<i64> {
-        column.is_valid(i).then(|| match column.data_type() {
-            DataType::Int64 => column.as_primitive::<Int64Type>().value(i),
-            DataType::Boolean => column.as_boolean().value(i).into(),
-            // Sums of whole numbers.
-            DataType::Decimal128(_, 0) => column.as_primitive::<Decimal128Type>().value(i) as i64,
-            _ => {
-                let text = column.as_string_view().value(i);
-                TEXTS.iter().position(|t| *t == text).map_or(-1, |at| at as i64)
-            }
-        })
+/// Compares values as an order says, rows by the first of several that tells them apart.
+pub(crate) fn compare_rows(a: &Row, b: &Row, order: &[OrderBy]) -> Ordering {
+    let compare = |o: &OrderBy| match (a[o.column], b[o.column]) {
+        (Some(a), Some(b)) if o.descending => b.cmp(&a),
+        (Some(a), Some(b)) => a.cmp(&b),
+        (a, b) if o.nulls_first => b.is_none().cmp(&a.is_none()),
+        (a, b) => a.is_none().cmp(&b.is_none()),
     };
-    for i in 0..delta.n_rows() {
-        add(rows, delta.columns().iter().map(|c| value(c, i)).collect(), delta.weight(i));
+    order.iter().map(compare).find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
+}
+
+/// Each copy of each row, by the values of some columns.
+pub(crate) fn groups_of(rows: &Rows, by: &[usize]) -> BTreeMap<Row, Vec<Row>> {
+    let mut groups: BTreeMap<Row, Vec<Row>> = BTreeMap::new();
+    for (row, weight) in rows {
+        let group = groups.entry(by.iter().map(|&c| row[c]).collect()).or_default();
+        group.extend(std::iter::repeat_n(row.clone(), *weight as usize));
     }
+    groups
+}
+
+/// A list of numbers as a number.
+pub(crate) fn list_code(elements: impl IntoIterator<Item = Option<i64>>) -> i64 {
+    let code = |code: u64, element: Option<i64>| mix(code.wrapping_mul(31) ^ element.map_or(1, |e| e as u64 + 2));
+    elements.into_iter().fold(1, code) as i64
+}
+
+/// A row as an error shows it, whose columns are numbers or text.
+pub(crate) fn row_text(schema: &SchemaRef, row: &[Option<i64>]) -> String {
+    let value = |data_type: &DataType, value: Option<i64>| match (data_type, value) {
+        (_, None) => "NULL".to_owned(),
+        (DataType::Utf8View, Some(v)) => TEXTS[v as usize].to_owned(),
+        (_, Some(v)) => v.to_string(),
+    };
+    let fields = schema.fields().iter().zip(row);
+    fields.map(|(f, v)| format!("{}={}", f.name(), value(f.data_type(), *v))).collect::<Vec<_>>().join(" ")
+}
+
+fn value_of(column: &ArrayRef, row_idx: usize) -> Option<i64> {
+    column.is_valid(row_idx).then(|| match column.data_type() {
+        DataType::Int64 => column.as_primitive::<Int64Type>().value(row_idx),
+        DataType::UInt64 => column.as_primitive::<UInt64Type>().value(row_idx) as i64,
+        DataType::Boolean => column.as_boolean().value(row_idx).into(),
+        DataType::Decimal128(_, 0) => {
+            let value = column.as_primitive::<Decimal128Type>().value(row_idx);
+            if value % NUMERIC_UNIT == 0 { (value / NUMERIC_UNIT) as i64 } else { value as i64 }
+        }
+        DataType::List(_) => {
+            let elements = column.as_list::<i32>().value(row_idx);
+            list_code(elements.as_primitive::<Int64Type>())
+        }
+        _ => {
+            let text = column.as_string_view().value(row_idx);
+            TEXTS.iter().position(|t| *t == text).expect("one of few texts") as i64
+        }
+    })
+}
+
+/// The rows of a delta with their weights.
+pub(crate) fn rows_of(delta: &Delta) -> impl Iterator<Item = (Row, i64)> + '_ {
+    let row = |i: usize| delta.columns().iter().map(|c| value_of(c, i)).collect();
+    (0..delta.n_rows()).map(move |i| (row(i), delta.weight(i)))
 }

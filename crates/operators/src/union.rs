@@ -48,3 +48,6 @@ impl Operator for Union {
         Ok(Progress::Done)
     }
 }
+
+#[cfg(test)]
+mod tests;

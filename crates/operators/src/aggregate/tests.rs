@@ -7,7 +7,7 @@ use millstream_types::delta::schema_of;
 
 use super::*;
 use crate::dataflow::{Dataflow, Edge, Exchange, Node};
-use crate::property::{self, Inputs, Row, Rows};
+use crate::property::{self, Input, Row, Rows};
 
 const G: usize = 0;
 const X: usize = 1;
@@ -163,14 +163,16 @@ fn aggregates_are_their_definition() {
         for append_only in [false, true] {
             for calls in [sums(), [sums(), bests()].concat(), bests(), vec![]] {
                 let case = Case { group_by: group_by.clone(), calls, append_only };
-                let inputs = Inputs { schemas: vec![schema()], append_only };
+                let inputs = [Input::of(schema()).append_only(append_only)];
                 let name = format!("{case:?}");
                 let spec = case.one_level();
-                property::check(&name, &inputs, |_| property::operator(&spec), |i| case.definition(i));
+                let alone = |_| property::consolidated(property::operator(&spec));
+                property::check(&name, &inputs, alone, |i| case.definition(i));
                 let is_best = |c: &AggregateCall| matches!(c.function, F::Min | F::Max | F::BitAnd | F::BitOr);
                 if append_only || !case.calls.iter().any(is_best) {
                     let dataflow = case.two_levels();
-                    let on_workers = |seed| property::dataflow(&dataflow, 1 + seed as usize % 3);
+                    let on_workers =
+                        |seed| property::consolidated(property::dataflow(&dataflow, property::n_workers(seed)));
                     property::check(&name, &inputs, on_workers, |i| case.definition(i));
                 }
             }
