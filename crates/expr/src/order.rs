@@ -31,10 +31,25 @@ impl OrderBy {
         SortOptions { descending: self.descending, nulls_first: self.nulls_first }
     }
 
-    /// As EXPLAIN shows it.
-    pub fn describe(&self, schema: &SchemaRef) -> String {
+    fn describe(&self, schema: &SchemaRef) -> String {
         format!("{}{}", schema.field(self.column).name(), if self.descending { " desc" } else { "" })
     }
+}
+
+/// The columns that neither partition nor order rows, ascending: they complete an order, so that a row's place never
+/// depends on when it came.
+pub fn remaining_columns(schema: &SchemaRef, partition_by: &[usize], order_by: &[OrderBy]) -> Vec<OrderBy> {
+    let is_rest = |c: &usize| !partition_by.contains(c) && order_by.iter().all(|o| o.column != *c);
+    (0..schema.fields().len()).filter(is_rest).map(OrderBy::ascending).collect()
+}
+
+/// A partitioning and an order as EXPLAIN shows them; what there is none of is left out.
+pub fn describe(schema: &SchemaRef, partition_by: &[usize], order_by: &[OrderBy]) -> Vec<String> {
+    let partition: Vec<&str> = partition_by.iter().map(|&c| schema.field(c).name().as_str()).collect();
+    let order: Vec<String> = order_by.iter().map(|o| o.describe(schema)).collect();
+    let partition = (!partition.is_empty()).then(|| format!("partition by ({})", partition.join(", ")));
+    let order = (!order.is_empty()).then(|| format!("order by ({})", order.join(", ")));
+    partition.into_iter().chain(order).collect()
 }
 
 /// Encodes the columns of an order as bytes that compare as the order says.
@@ -67,6 +82,11 @@ impl RowOrder {
         Ok(RowOrder { columns: order_by.iter().map(|o| o.column).collect(), converter })
     }
 
+    /// Whether all rows are equal, since there are no columns.
+    pub fn is_empty(&self) -> bool {
+        self.columns.is_empty()
+    }
+
     /// Encodes rows.
     ///
     /// # Errors
@@ -84,7 +104,13 @@ impl OrderedRows {
     /// How two rows compare.
     #[inline]
     pub fn compare(&self, a: usize, b: usize) -> Ordering {
-        self.0.as_ref().map_or(Ordering::Equal, |rows| rows.row(a).cmp(&rows.row(b)))
+        self.key(a).cmp(self.key(b))
+    }
+
+    /// A row as bytes, which compare as rows do, those of other batches included.
+    #[inline]
+    pub fn key(&self, row_idx: usize) -> &[u8] {
+        self.0.as_ref().map_or(&[], |rows| rows.row(row_idx).data())
     }
 
     /// Sorts row indices; equal rows stay in the order in which they stand. Costs little where they are sorted already.

@@ -20,15 +20,15 @@ use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::compute::kernels::cmp::distinct as is_distinct;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use hashbrown::HashMap;
 use millstream_expr::aggregate::{Input, accumulator};
 use millstream_expr::scalar::{batch_of, truth};
-use millstream_expr::{AggregateCall, GroupAccumulator, RowError};
+use millstream_expr::{AggregateCall, GroupAccumulator};
 use millstream_state::PagedVec;
 use millstream_types::delta::take_batch;
 use millstream_types::hash::{mix, worker_of};
 use millstream_types::{Delta, EpochHeader, Error, ErrorKind, Result};
 
+use crate::emitted_values::Failing;
 use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 pub use distinct::DistinctPartialSpec;
@@ -101,7 +101,7 @@ impl OperatorSpec for AggregateSpec {
             touched: Vec::new(),
             before: Vec::new(),
             before_groups: Vec::new(),
-            failing: HashMap::new(),
+            failing: Failing::default(),
             // Without a key there is one group, on the worker that owns the hash of no columns, and it always exists.
             global_pending: self.n_keys == 0 && worker_of(mix(0), context.n_workers) == context.worker,
             pending: Vec::new(),
@@ -145,8 +145,7 @@ struct Aggregate {
     n_rows: PagedVec<i64>,
     accumulators: Vec<Box<dyn GroupAccumulator>>,
     distinct: Vec<DistinctSets>,
-    /// Groups whose result cannot be computed, and what was said of it.
-    failing: HashMap<u32, RowError>,
+    failing: Failing,
     /// The one group of an aggregate without a key has not been made yet.
     global_pending: bool,
 
@@ -173,10 +172,7 @@ impl Aggregate {
             }
         }
         let n_before = self.before_groups.len();
-        let had_result = |g: &u32| {
-            (self.n_rows.get(*g) > 0 || self.is_global_group(*g))
-                && (self.failing.is_empty() || !self.failing.contains_key(g))
-        };
+        let had_result = |g: &u32| (self.n_rows.get(*g) > 0 || self.is_global_group(*g)) && !self.failing.contains(*g);
         let existing: Vec<u32> = self.touched[from..].iter().copied().filter(had_result).collect();
         self.before_groups.extend(existing);
         if self.before_groups.len() > n_before {
@@ -208,9 +204,7 @@ impl Aggregate {
             }
             Err(error) if error.kind() != ErrorKind::User => Err(error),
             Err(error) if groups.len() == 1 => {
-                out.errors.add(error.clone(), &self.table.keys(groups), 0, 1);
-                let row = millstream_expr::row_errors::row_text(&self.table.keys(groups), 0);
-                self.failing.insert(groups[0], RowError { error, row, weight: 1 });
+                self.failing.add(groups[0], error, &self.table.keys(groups), &mut out.errors);
                 Ok(vec![])
             }
             Err(_) => {
@@ -281,9 +275,7 @@ impl Aggregate {
         let mut gone = Vec::new();
         let touched = std::mem::take(&mut self.touched);
         for &group in &touched {
-            if let Some(failed) = self.failing.remove(&group) {
-                out.errors.retract(failed);
-            }
+            self.failing.remove(group, &mut out.errors);
             match self.n_rows.get(group) {
                 n if n > 0 || self.is_global_group(group) => alive.push(group),
                 0 => gone.push(group),

@@ -9,6 +9,7 @@ mod batch_groups;
 mod change_notation;
 pub mod constant;
 pub mod dataflow;
+mod emitted_values;
 pub mod flat_map;
 pub mod group_table;
 pub mod hash_join;

@@ -1,5 +1,7 @@
 //! Rows kept by partition, for operators that compute a partition anew when it has changed.
 
+use std::ops::Range;
+
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use millstream_state::{HashIndex, PagedVec, RowStore, Rows};
@@ -7,12 +9,13 @@ use millstream_types::hash::hash_columns;
 use millstream_types::{Delta, Error, Result};
 
 use crate::group_table::GroupTable;
+use crate::operator::OUTPUT_BATCH_ROWS;
 
 /// All rows of an input, each copy by itself, by partition.
 ///
 /// Rows are added and taken back as they come; a row that is taken back before it came is owed until the end of the
-/// epoch. Rows that are gone keep their ids until [`PartitionedRows::forget`], so that what they led to can be taken back
-/// first.
+/// epoch. That is [`PartitionedRows::settle`]; then come the changed partitions, piece by piece, and in the end
+/// [`PartitionedRows::forget`]. Until then rows that are gone keep their ids, so that what they led to can be taken back.
 ///
 /// Costs: adding a row copies it and puts it into one index; taking one back is a lookup. Memory is the rows, their
 /// places, and the index, which exists only if rows may be taken back.
@@ -31,24 +34,20 @@ pub(crate) struct PartitionedRows {
     n_members: usize,
 
     // Of the epoch.
+    /// Rows that went.
     gone: Vec<u32>,
     is_gone: PagedVec<bool>,
+    /// Partitions with rows that came or went; some may have no rows any more.
     changed: Vec<u32>,
     is_changed: PagedVec<bool>,
+    /// How many of the changed partitions are still to be computed: the first ones.
+    n_pending: usize,
     /// Single rows that were taken back before they came.
     owed: Vec<Delta>,
 
     // Scratch.
     hashes: Vec<u64>,
     numbers: Vec<u32>,
-}
-
-/// What an epoch did.
-pub(crate) struct Changes {
-    /// Partitions with rows that came or went; some may have no rows any more.
-    pub(crate) partitions: Vec<u32>,
-    /// Rows that went; their values can still be gathered.
-    pub(crate) gone: Vec<u32>,
 }
 
 impl PartitionedRows {
@@ -76,6 +75,7 @@ impl PartitionedRows {
             is_gone: PagedVec::new(false),
             changed: Vec::new(),
             is_changed: PagedVec::new(false),
+            n_pending: 0,
             owed: Vec::new(),
             hashes: Vec::new(),
             numbers: Vec::new(),
@@ -108,6 +108,17 @@ impl PartitionedRows {
     fn look_up(&mut self, delta: &Delta) {
         let keys: Vec<ArrayRef> = self.partition_by.iter().map(|&c| delta.columns()[c].clone()).collect();
         self.partitions.find_or_add(&keys, delta.n_rows(), &mut self.numbers);
+        self.note_changed();
+        self.hashes.clear();
+        self.hashes.resize(delta.n_rows(), 0);
+        if self.index.is_some() {
+            let identity: Vec<ArrayRef> = self.identity.iter().map(|&c| delta.columns()[c].clone()).collect();
+            hash_columns(&identity, delta.n_rows(), &mut self.hashes);
+        }
+    }
+
+    /// Notes that the partitions in `numbers` have changed.
+    fn note_changed(&mut self) {
         self.members.resize_with(self.partitions.bound() as usize, Vec::new);
         for &partition in &self.numbers {
             let is_changed = self.is_changed.get_mut(partition);
@@ -115,12 +126,6 @@ impl PartitionedRows {
                 *is_changed = true;
                 self.changed.push(partition);
             }
-        }
-        self.hashes.clear();
-        self.hashes.resize(delta.n_rows(), 0);
-        if self.index.is_some() {
-            let identity: Vec<ArrayRef> = self.identity.iter().map(|&c| delta.columns()[c].clone()).collect();
-            hash_columns(&identity, delta.n_rows(), &mut self.hashes);
         }
     }
 
@@ -158,28 +163,65 @@ impl PartitionedRows {
         Ok(true)
     }
 
-    /// Ends the epoch: no row is owed, and members are those that are there.
+    /// Ends the epoch: no row is owed, members are those that are there, and all changed partitions are to be computed.
     ///
     /// # Errors
     /// Internal, if a row was taken back that never came.
-    pub(crate) fn settle(&mut self) -> Result<Changes> {
+    pub(crate) fn settle(&mut self) -> Result<()> {
         for owed in std::mem::take(&mut self.owed) {
             self.look_up(&owed);
             if !self.take_back(owed.columns(), 0, self.numbers[0], self.hashes[0])? {
                 return Err(Error::internal("a row was taken back that never came"));
             }
         }
-        let gone = std::mem::take(&mut self.gone);
-        let partitions = std::mem::take(&mut self.changed);
-        for &partition in &partitions {
+        for &partition in &self.changed {
             self.is_changed.set(partition, false);
-            if !gone.is_empty() {
+            if !self.gone.is_empty() {
                 let is_gone = &self.is_gone;
                 self.members[partition as usize].retain(|&id| !is_gone.get(id));
             }
         }
-        self.n_members -= gone.len();
-        Ok(Changes { partitions, gone })
+        self.n_members -= self.gone.len();
+        self.n_pending = self.changed.len();
+        Ok(())
+    }
+
+    /// The partitions that the epoch has changed.
+    pub(crate) fn changed(&self) -> &[u32] {
+        &self.changed
+    }
+
+    /// The rows that the epoch took back; their values can still be gathered.
+    pub(crate) fn gone(&self) -> &[u32] {
+        &self.gone
+    }
+
+    /// Changed partitions that are still to be computed, with about a batch of rows; nothing if all are done.
+    pub(crate) fn next_piece(&mut self) -> Option<Vec<u32>> {
+        let to = self.n_pending;
+        let mut n_rows = 0;
+        while n_rows < OUTPUT_BATCH_ROWS && self.n_pending > 0 {
+            self.n_pending -= 1;
+            n_rows += self.members(self.changed[self.n_pending]).len() + 1;
+        }
+        (self.n_pending < to).then(|| self.changed[self.n_pending..to].to_vec())
+    }
+
+    /// Whether all changed partitions are done.
+    pub(crate) fn is_done(&self) -> bool {
+        self.n_pending == 0
+    }
+
+    /// The rows of partitions, one after another, and the run that each one's are.
+    pub(crate) fn runs(&self, partitions: &[u32]) -> (Vec<u32>, Vec<Range<usize>>) {
+        let mut ids = Vec::new();
+        let mut runs = Vec::with_capacity(partitions.len());
+        for &partition in partitions {
+            let start = ids.len();
+            ids.extend_from_slice(self.members(partition));
+            runs.push(start..ids.len());
+        }
+        (ids, runs)
     }
 
     /// The rows of a partition, in the order in which they were last put.
@@ -203,29 +245,28 @@ impl PartitionedRows {
         self.partitions.keys(partitions)
     }
 
-    /// Frees rows that are gone, and those of the given partitions that have no rows.
-    pub(crate) fn forget(&mut self, gone: &[u32], partitions: &[u32], keep: impl Fn(u32) -> bool) {
-        for &id in gone {
-            self.is_gone.set(id, false);
-            self.rows.free(id);
-        }
-        if !gone.is_empty() {
+    /// Forgets rows that are gone, and changed partitions without rows unless they are to be kept.
+    pub(crate) fn forget(&mut self, keep_empty: bool) {
+        if !self.gone.is_empty() {
+            for id in self.gone.drain(..) {
+                self.is_gone.set(id, false);
+                self.rows.free(id);
+            }
             self.rows.reclaim();
         }
-        let is_empty = |p: &u32| self.members[*p as usize].is_empty() && !keep(*p);
-        let empty: Vec<u32> = partitions.iter().copied().filter(is_empty).collect();
+        let mut empty = std::mem::take(&mut self.changed);
+        empty.retain(|&p| self.members[p as usize].is_empty() && !keep_empty);
         self.partitions.remove(&empty);
-        for &partition in &empty {
+        for partition in empty {
             self.members[partition as usize] = Vec::new();
         }
     }
 
-    /// The number of the one partition of input that is not partitioned, which is made if need be.
-    pub(crate) fn whole(&mut self) -> u32 {
+    /// Makes the one partition of input that is not partitioned, which counts as changed.
+    pub(crate) fn make_whole(&mut self) {
         debug_assert!(self.partition_by.is_empty());
         self.partitions.find_or_add(&[], 1, &mut self.numbers);
-        self.members.resize_with(self.partitions.bound() as usize, Vec::new);
-        self.numbers[0]
+        self.note_changed();
     }
 
     /// Allocated bytes.
@@ -241,17 +282,4 @@ impl PartitionedRows {
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
-}
-
-/// Splits partitions into pieces of about so many rows, each of whole partitions.
-pub(crate) fn next_piece(rows: &PartitionedRows, pending: &mut Vec<u32>, n_rows: usize) -> Vec<u32> {
-    let mut piece = Vec::new();
-    let mut n = 0;
-    while n < n_rows
-        && let Some(partition) = pending.pop()
-    {
-        n += rows.members(partition).len() + 1;
-        piece.push(partition);
-    }
-    piece
 }

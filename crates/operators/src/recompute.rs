@@ -11,15 +11,14 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{Schema, SchemaRef};
-use hashbrown::HashMap;
+use millstream_expr::RecomputedCall;
 use millstream_expr::scalar::batch_of;
-use millstream_expr::{RecomputedCall, RowError, row_errors};
-use millstream_state::{NO_ROW, PagedVec, RowStore, Rows};
 use millstream_types::hash::{mix, worker_of};
 use millstream_types::{Delta, EpochHeader, ErrorKind, Result};
 
-use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
-use crate::partitioned_rows::{PartitionedRows, next_piece};
+use crate::emitted_values::{EmittedValues, Failing, Unlike};
+use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
+use crate::partitioned_rows::PartitionedRows;
 
 /// A `GROUP BY` with aggregates of any kind. The output has the group key's columns, then one for each call.
 #[derive(Clone, Debug)]
@@ -57,14 +56,10 @@ impl OperatorSpec for RecomputeSpec {
         let is_global = self.group_by.is_empty();
         Ok(Box::new(Recompute {
             rows: PartitionedRows::new(&self.input, &self.group_by, None, self.append_only)?,
-            results: RowStore::new(results)?,
-            result_of: PagedVec::new(NO_ROW),
-            failing: HashMap::new(),
+            emitted: EmittedValues::new(results)?,
+            failing: Failing::default(),
             // Without a key there is one group, on the worker that owns the hash of no columns, and it always exists.
             global_pending: is_global && worker_of(mix(0), context.n_workers) == context.worker,
-            pending: Vec::new(),
-            changed: Vec::new(),
-            gone: Vec::new(),
             spec: self.clone(),
         }))
     }
@@ -72,23 +67,12 @@ impl OperatorSpec for RecomputeSpec {
 
 struct Recompute {
     spec: RecomputeSpec,
-
-    // State.
     rows: PartitionedRows,
-    /// The results that were emitted.
-    results: RowStore,
-    /// The place of a group's results in `results`.
-    result_of: PagedVec<u32>,
-    /// Groups whose results cannot be computed, and what was said of it.
-    failing: HashMap<u32, RowError>,
+    /// The results of each group.
+    emitted: EmittedValues,
+    failing: Failing,
     /// The one group of an aggregate without a key has not been computed yet.
     global_pending: bool,
-
-    // Of the epoch.
-    /// Groups that are still to be computed.
-    pending: Vec<u32>,
-    changed: Vec<u32>,
-    gone: Vec<u32>,
 }
 
 impl Operator for Recompute {
@@ -98,39 +82,30 @@ impl Operator for Recompute {
     }
 
     fn end_epoch(&mut self, _: &EpochHeader, out: &mut Output) -> Result<Progress> {
-        let mut changes = self.rows.settle()?;
-        if std::mem::take(&mut self.global_pending) && changes.partitions.is_empty() {
-            changes.partitions.push(self.rows.whole());
+        if std::mem::take(&mut self.global_pending) {
+            self.rows.make_whole();
         }
-        for &group in &changes.partitions {
-            if let Some(failed) = self.failing.remove(&group) {
-                out.errors.retract(failed);
-            }
+        self.rows.settle()?;
+        for &group in self.rows.changed() {
+            self.failing.remove(group, &mut out.errors);
         }
-        self.pending = changes.partitions.clone();
-        self.changed = changes.partitions;
-        self.gone = changes.gone;
         self.resume(out)
     }
 
     fn resume(&mut self, out: &mut Output) -> Result<Progress> {
-        while !self.pending.is_empty() {
-            let groups = next_piece(&self.rows, &mut self.pending, OUTPUT_BATCH_ROWS);
-            self.compute(&groups, out)?;
-            if out.is_full() && !self.pending.is_empty() {
+        while let Some(groups) = self.rows.next_piece() {
+            self.compute(groups, out)?;
+            if out.is_full() && !self.rows.is_done() {
                 return Ok(Progress::More);
             }
         }
-        let is_global = self.spec.group_by.is_empty();
-        self.rows.forget(&self.gone, &self.changed, |_| is_global);
-        self.results.reclaim();
-        self.gone.clear();
-        self.changed.clear();
+        self.rows.forget(self.spec.group_by.is_empty());
+        self.emitted.reclaim();
         Ok(Progress::Done)
     }
 
     fn n_bytes(&self) -> usize {
-        self.rows.n_bytes() + self.results.n_bytes() + self.result_of.n_bytes()
+        self.rows.n_bytes() + self.emitted.n_bytes()
     }
 
     fn n_entries(&self) -> usize {
@@ -140,19 +115,11 @@ impl Operator for Recompute {
 
 impl Recompute {
     /// Computes groups and emits how their results differ from what was emitted of them.
-    fn compute(&mut self, groups: &[u32], out: &mut Output) -> Result<()> {
+    fn compute(&mut self, groups: Vec<u32>, out: &mut Output) -> Result<()> {
         let is_global = self.spec.group_by.is_empty();
-        let exists = |g: &&u32| is_global || !self.rows.members(**g).is_empty();
-        let (alive, gone): (Vec<&u32>, Vec<&u32>) = groups.iter().partition(exists);
-        let alive: Vec<u32> = alive.into_iter().copied().collect();
-        let gone: Vec<u32> = gone.into_iter().copied().collect();
-        let mut ids = Vec::new();
-        let mut runs = Vec::with_capacity(alive.len());
-        for &group in &alive {
-            let start = ids.len();
-            ids.extend_from_slice(self.rows.members(group));
-            runs.push(start..ids.len());
-        }
+        let exists = |g: &u32| is_global || !self.rows.members(*g).is_empty();
+        let (alive, gone): (Vec<u32>, Vec<u32>) = groups.into_iter().partition(exists);
+        let (ids, runs) = self.rows.runs(&alive);
         let rows = self.rows.gather(&ids);
         let (alive, values, failed) = self.results_of(&rows, alive, runs, out)?;
         self.retract(&[gone, failed].concat(), out)?;
@@ -185,10 +152,7 @@ impl Recompute {
                 }
                 Err(error) if error.kind() != ErrorKind::User => return Err(error),
                 Err(error) => {
-                    let keys = self.rows.keys(&[group]);
-                    out.errors.add(error.clone(), &keys, 0, 1);
-                    let row = row_errors::row_text(&keys, 0);
-                    self.failing.insert(group, RowError { error, row, weight: 1 });
+                    self.failing.add(group, error, &self.rows.keys(&[group]), &mut out.errors);
                     failed.push(group);
                 }
             }
@@ -198,23 +162,16 @@ impl Recompute {
     }
 
     fn emit_differences(&mut self, groups: &[u32], values: &[ArrayRef], out: &mut Output) -> Result<()> {
-        let (known, new): (Vec<u32>, Vec<u32>) =
-            (0..groups.len() as u32).partition(|&at| self.result_of.get(groups[at as usize]) != NO_ROW);
-        let results: Vec<u32> = known.iter().map(|&at| self.result_of.get(groups[at as usize])).collect();
-        let mut same = vec![true; known.len()];
-        let columns: Vec<usize> = (0..values.len()).collect();
-        self.results.compare(&columns, &results, values, &known, &mut same);
-        let differing: Vec<u32> = known.iter().zip(&same).filter(|(_, same)| !**same).map(|(&at, _)| at).collect();
-        self.retract(&differing.iter().map(|&at| groups[at as usize]).collect::<Vec<_>>(), out)?;
-        let shown = [differing, new].concat();
+        let Unlike { changed, new } = self.emitted.compare(groups, values);
+        let groups_at = |at: &[u32]| at.iter().map(|&i| groups[i as usize]).collect::<Vec<_>>();
+        self.retract(&groups_at(&changed), out)?;
+        let shown = [changed, new].concat();
         if shown.is_empty() {
             return Ok(());
         }
-        let mut ids = Vec::with_capacity(shown.len());
-        self.results.add(values, Rows::Selected(&shown), &mut ids);
-        let shown_groups: Vec<u32> = shown.iter().map(|&at| groups[at as usize]).collect();
-        shown_groups.iter().zip(ids).for_each(|(&group, result)| self.result_of.set(group, result));
-        let mut columns = self.rows.keys(&shown_groups).columns().to_vec();
+        let groups = groups_at(&shown);
+        self.emitted.put(&groups, values, &shown);
+        let mut columns = self.rows.keys(&groups).columns().to_vec();
         let shown = UInt32Array::from(shown);
         for value in values {
             columns.push(take(value, &shown, None)?);
@@ -225,18 +182,13 @@ impl Recompute {
 
     /// Takes back what was emitted of groups, if anything was.
     fn retract(&mut self, groups: &[u32], out: &mut Output) -> Result<()> {
-        let groups: Vec<u32> = groups.iter().copied().filter(|&g| self.result_of.get(g) != NO_ROW).collect();
+        let groups: Vec<u32> = groups.iter().copied().filter(|&g| self.emitted.has(g)).collect();
         if groups.is_empty() {
             return Ok(());
         }
-        let results: Vec<u32> = groups.iter().map(|&g| self.result_of.get(g)).collect();
-        let columns = [self.rows.keys(&groups).columns(), self.results.gather(&results).columns()].concat();
+        let columns = [self.rows.keys(&groups).columns(), self.emitted.take(&groups).columns()].concat();
         let batch = batch_of(self.spec.schema.clone(), columns, groups.len())?;
         out.emit(Delta::inserts(batch).negate());
-        for (&group, &result) in groups.iter().zip(&results) {
-            self.results.free(result);
-            self.result_of.set(group, NO_ROW);
-        }
         Ok(())
     }
 }

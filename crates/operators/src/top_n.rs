@@ -7,14 +7,12 @@
 mod append_only;
 mod retracting;
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array};
-use arrow::compute::SortOptions;
 use arrow::datatypes::{Schema, SchemaRef};
-use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
 pub use millstream_expr::OrderBy;
+use millstream_expr::{RowOrder, order};
 use millstream_state::RowStore;
 use millstream_types::{Delta, Result};
 
@@ -49,24 +47,11 @@ impl OperatorSpec for TopNSpec {
     }
 
     fn describe(&self) -> String {
-        let name = |c: &usize| self.input.field(*c).name().as_str();
-        let partition: Vec<&str> = self.partition_by.iter().map(name).collect();
-        let order: Vec<String> = self.order_by.iter().map(|o| o.describe(&self.input)).collect();
-        let mut text = String::new();
-        if !partition.is_empty() {
-            text += &format!("partition by ({}) ", partition.join(", "));
-        }
-        text += &format!("order by ({})", order.join(", "));
-        if let Some(limit) = self.limit {
-            text += &format!(" limit {limit}");
-        }
-        if self.offset > 0 {
-            text += &format!(" offset {}", self.offset);
-        }
-        if self.append_only {
-            text += " append-only";
-        }
-        text
+        let mut parts = order::describe(&self.input, &self.partition_by, &self.order_by);
+        parts.extend(self.limit.map(|limit| format!("limit {limit}")));
+        parts.extend((self.offset > 0).then(|| format!("offset {}", self.offset)));
+        parts.extend(self.append_only.then(|| "append-only".to_owned()));
+        parts.join(" ")
     }
 
     fn schema(&self) -> SchemaRef {
@@ -81,43 +66,11 @@ impl OperatorSpec for TopNSpec {
     }
 }
 
-/// Encodes columns so that bytes compare as the order says.
-struct OrderEncoder {
-    columns: Vec<usize>,
-    converter: RowConverter,
-}
-
-impl fmt::Debug for OrderEncoder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OrderEncoder({:?})", self.columns)
-    }
-}
-
-impl OrderEncoder {
-    /// The columns of `ORDER BY`.
-    fn of_order(spec: &TopNSpec) -> Result<Self> {
-        let field =
-            |o: &OrderBy| SortField::new_with_options(spec.input.field(o.column).data_type().clone(), o.options());
-        let columns = spec.order_by.iter().map(|o| o.column).collect();
-        Ok(OrderEncoder { columns, converter: RowConverter::new(spec.order_by.iter().map(field).collect())? })
-    }
-
-    /// All other columns, ascending, nulls last.
-    fn of_ties(spec: &TopNSpec) -> Result<Self> {
-        let is_rest = |c: &usize| spec.order_by.iter().all(|o| o.column != *c) && !spec.partition_by.contains(c);
-        let columns: Vec<usize> = (0..spec.input.fields().len()).filter(is_rest).collect();
-        let options = SortOptions { descending: false, nulls_first: false };
-        let field = |c: &usize| SortField::new_with_options(spec.input.field(*c).data_type().clone(), options);
-        let converter = RowConverter::new(columns.iter().map(field).collect())?;
-        Ok(OrderEncoder { columns, converter })
-    }
-
-    fn encode(&self, columns: &[ArrayRef]) -> Result<Option<EncodedRows>> {
-        if self.columns.is_empty() {
-            return Ok(None);
-        }
-        let columns: Vec<ArrayRef> = self.columns.iter().map(|&c| columns[c].clone()).collect();
-        Ok(Some(self.converter.convert_columns(&columns)?))
+impl TopNSpec {
+    /// The order of the query, and the one that decides where it does not.
+    fn orders(&self) -> Result<(RowOrder, RowOrder)> {
+        let ties = order::remaining_columns(&self.input, &self.partition_by, &self.order_by);
+        Ok((RowOrder::new(&self.input, &self.order_by)?, RowOrder::new(&self.input, &ties)?))
     }
 }
 

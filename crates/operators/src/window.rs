@@ -14,15 +14,14 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{concat, take};
 use arrow::datatypes::{Schema, SchemaRef};
-use hashbrown::HashMap;
 use millstream_expr::scalar::batch_of;
-use millstream_expr::{OrderBy, RowError, RowOrder, WindowCall, row_errors};
-use millstream_state::{NO_ROW, PagedVec, RowStore, Rows};
+use millstream_expr::{OrderBy, RowOrder, WindowCall, order};
 use millstream_types::delta::take_batch;
 use millstream_types::{Delta, EpochHeader, ErrorKind, Result};
 
+use crate::emitted_values::{EmittedValues, Failing, Unlike};
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
-use crate::partitioned_rows::{PartitionedRows, next_piece};
+use crate::partitioned_rows::PartitionedRows;
 
 /// Window functions that share a partitioning and an order. The output has the input's columns, then one for each call.
 #[derive(Clone, Debug)]
@@ -49,21 +48,11 @@ impl OperatorSpec for WindowSpec {
     }
 
     fn describe(&self) -> String {
-        let partition: Vec<&str> = self.partition_by.iter().map(|&c| self.input.field(c).name().as_str()).collect();
-        let order: Vec<String> = self.order_by.iter().map(|o| o.describe(&self.input)).collect();
         let calls: Vec<String> = self.calls.iter().map(ToString::to_string).collect();
-        let mut text = String::new();
-        if !partition.is_empty() {
-            text += &format!("partition by ({}) ", partition.join(", "));
-        }
-        if !order.is_empty() {
-            text += &format!("order by ({}) ", order.join(", "));
-        }
-        text += &format!("[{}]", calls.join(", "));
-        if self.append_only {
-            text += " append-only";
-        }
-        text
+        let mut parts = order::describe(&self.input, &self.partition_by, &self.order_by);
+        parts.push(format!("[{}]", calls.join(", ")));
+        parts.extend(self.append_only.then(|| "append-only".to_owned()));
+        parts.join(" ")
     }
 
     fn schema(&self) -> SchemaRef {
@@ -73,18 +62,13 @@ impl OperatorSpec for WindowSpec {
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
         let n_input = self.input.fields().len();
         let results = Arc::new(Schema::new(self.schema.fields()[n_input..].to_vec()));
-        let is_rest = |c: &usize| !self.partition_by.contains(c) && self.order_by.iter().all(|o| o.column != *c);
-        let rest = (0..n_input).filter(is_rest).map(OrderBy::ascending);
-        let order: Vec<OrderBy> = self.order_by.iter().cloned().chain(rest).collect();
+        let rest = order::remaining_columns(&self.input, &self.partition_by, &self.order_by);
+        let order = [self.order_by.as_slice(), &rest].concat();
         Ok(Box::new(Window {
             order: RowOrder::new(&self.input, &order)?,
             rows: PartitionedRows::new(&self.input, &self.partition_by, self.key.as_deref(), self.append_only)?,
-            results: RowStore::new(results)?,
-            result_of: PagedVec::new(NO_ROW),
-            failing: HashMap::new(),
-            pending: Vec::new(),
-            changed: Vec::new(),
-            gone: Vec::new(),
+            emitted: EmittedValues::new(results)?,
+            failing: Failing::default(),
             spec: self.clone(),
         }))
     }
@@ -93,21 +77,10 @@ impl OperatorSpec for WindowSpec {
 struct Window {
     spec: WindowSpec,
     order: RowOrder,
-
-    // State.
     rows: PartitionedRows,
-    /// The values that were emitted with each row.
-    results: RowStore,
-    /// The place of a row's values in `results`.
-    result_of: PagedVec<u32>,
-    /// Partitions whose values cannot be computed, and what was said of it.
-    failing: HashMap<u32, RowError>,
-
-    // Of the epoch.
-    /// Partitions that are still to be computed.
-    pending: Vec<u32>,
-    changed: Vec<u32>,
-    gone: Vec<u32>,
+    /// The values of each row.
+    emitted: EmittedValues,
+    failing: Failing,
 }
 
 /// Rows of some partitions, each a run, in order.
@@ -125,16 +98,11 @@ impl Operator for Window {
     }
 
     fn end_epoch(&mut self, _: &EpochHeader, out: &mut Output) -> Result<Progress> {
-        let changes = self.rows.settle()?;
-        self.pending = changes.partitions.clone();
-        self.changed = changes.partitions;
-        self.gone = changes.gone;
-        for &partition in &self.changed {
-            if let Some(failed) = self.failing.remove(&partition) {
-                out.errors.retract(failed);
-            }
+        self.rows.settle()?;
+        for &partition in self.rows.changed() {
+            self.failing.remove(partition, &mut out.errors);
         }
-        let shown: Vec<u32> = self.gone.iter().copied().filter(|&id| self.result_of.get(id) != NO_ROW).collect();
+        let shown: Vec<u32> = self.rows.gone().iter().copied().filter(|&id| self.emitted.has(id)).collect();
         for ids in shown.chunks(OUTPUT_BATCH_ROWS) {
             let rows = self.rows.gather(ids);
             self.retract(&rows, ids, out)?;
@@ -143,23 +111,20 @@ impl Operator for Window {
     }
 
     fn resume(&mut self, out: &mut Output) -> Result<Progress> {
-        while !self.pending.is_empty() {
-            let partitions = next_piece(&self.rows, &mut self.pending, OUTPUT_BATCH_ROWS);
+        while let Some(partitions) = self.rows.next_piece() {
             let piece = self.ordered(partitions)?;
             self.compute(&piece, out)?;
-            if out.is_full() && !self.pending.is_empty() {
+            if out.is_full() && !self.rows.is_done() {
                 return Ok(Progress::More);
             }
         }
-        self.rows.forget(&self.gone, &self.changed, |_| false);
-        self.results.reclaim();
-        self.gone.clear();
-        self.changed.clear();
+        self.rows.forget(false);
+        self.emitted.reclaim();
         Ok(Progress::Done)
     }
 
     fn n_bytes(&self) -> usize {
-        self.rows.n_bytes() + self.results.n_bytes() + self.result_of.n_bytes()
+        self.rows.n_bytes() + self.emitted.n_bytes()
     }
 
     fn n_entries(&self) -> usize {
@@ -170,13 +135,7 @@ impl Operator for Window {
 impl Window {
     /// The rows of partitions, put in order; partitions remember it.
     fn ordered(&mut self, partitions: Vec<u32>) -> Result<Piece> {
-        let mut ids: Vec<u32> = Vec::new();
-        let mut runs = Vec::with_capacity(partitions.len());
-        for &partition in &partitions {
-            let start = ids.len();
-            ids.extend_from_slice(self.rows.members(partition));
-            runs.push(start..ids.len());
-        }
+        let (ids, runs) = self.rows.runs(&partitions);
         let rows = self.rows.gather(&ids);
         let order = self.order.encode(rows.columns())?;
         let mut places: Vec<u32> = (0..ids.len() as u32).collect();
@@ -210,11 +169,8 @@ impl Window {
                 }
                 Err(error) if error.kind() != ErrorKind::User => return Err(error),
                 Err(error) => {
-                    failed.extend(rows.filter(|&i| self.result_of.get(piece.ids[i as usize]) != NO_ROW));
-                    let keys = self.rows.keys(&[partition]);
-                    out.errors.add(error.clone(), &keys, 0, 1);
-                    let row = row_errors::row_text(&keys, 0);
-                    self.failing.insert(partition, RowError { error, row, weight: 1 });
+                    failed.extend(rows.filter(|&i| self.emitted.has(piece.ids[i as usize])));
+                    self.failing.add(partition, error, &self.rows.keys(&[partition]), &mut out.errors);
                 }
             }
         }
@@ -236,30 +192,19 @@ impl Window {
 
     /// Emits rows whose values are new or differ; `values` are those of the rows with the given indices in the piece.
     fn emit_differences(&mut self, piece: &Piece, good: &[u32], values: &[ArrayRef], out: &mut Output) -> Result<()> {
-        let id_of = |at: u32| piece.ids[good[at as usize] as usize];
-        let (known, new): (Vec<u32>, Vec<u32>) =
-            (0..good.len() as u32).partition(|&at| self.result_of.get(id_of(at)) != NO_ROW);
-        let results: Vec<u32> = known.iter().map(|&at| self.result_of.get(id_of(at))).collect();
-        let mut same = vec![true; known.len()];
-        let columns: Vec<usize> = (0..values.len()).collect();
-        self.results.compare(&columns, &results, values, &known, &mut same);
-        let differing: Vec<u32> = known.iter().zip(&same).filter(|(_, same)| !**same).map(|(&at, _)| at).collect();
-        if !differing.is_empty() {
-            let ids: Vec<u32> = differing.iter().map(|&at| id_of(at)).collect();
-            let places: UInt32Array = differing.iter().map(|&at| good[at as usize]).collect();
-            self.retract(&take_batch(&piece.rows, &places)?, &ids, out)?;
+        let ids: Vec<u32> = good.iter().map(|&i| piece.ids[i as usize]).collect();
+        let ids_at = |at: &[u32]| at.iter().map(|&i| ids[i as usize]).collect::<Vec<_>>();
+        let rows_at = |at: &[u32]| take_batch(&piece.rows, &at.iter().map(|&i| good[i as usize]).collect());
+        let Unlike { changed, new } = self.emitted.compare(&ids, values);
+        if !changed.is_empty() {
+            self.retract(&rows_at(&changed)?, &ids_at(&changed), out)?;
         }
-        let shown = [differing, new].concat();
+        let shown = [changed, new].concat();
         if shown.is_empty() {
             return Ok(());
         }
-        let mut ids = Vec::with_capacity(shown.len());
-        self.results.add(values, Rows::Selected(&shown), &mut ids);
-        for (&at, result) in shown.iter().zip(ids) {
-            self.result_of.set(id_of(at), result);
-        }
-        let places: UInt32Array = shown.iter().map(|&at| good[at as usize]).collect();
-        let mut columns = take_batch(&piece.rows, &places)?.columns().to_vec();
+        self.emitted.put(&ids_at(&shown), values, &shown);
+        let mut columns = rows_at(&shown)?.columns().to_vec();
         let shown = UInt32Array::from(shown);
         for value in values {
             columns.push(take(value, &shown, None)?);
@@ -270,14 +215,9 @@ impl Window {
 
     /// Takes rows back as they were emitted, and forgets their values.
     fn retract(&mut self, rows: &RecordBatch, ids: &[u32], out: &mut Output) -> Result<()> {
-        let results: Vec<u32> = ids.iter().map(|&id| self.result_of.get(id)).collect();
-        let columns = [rows.columns(), self.results.gather(&results).columns()].concat();
+        let columns = [rows.columns(), self.emitted.take(ids).columns()].concat();
         let batch = batch_of(self.spec.schema.clone(), columns, ids.len())?;
         out.emit(Delta::inserts(batch).negate());
-        for (&id, &result) in ids.iter().zip(&results) {
-            self.results.free(result);
-            self.result_of.set(id, NO_ROW);
-        }
         Ok(())
     }
 }

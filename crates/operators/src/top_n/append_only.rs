@@ -5,11 +5,12 @@ mod order_keys;
 
 use std::cmp::Ordering;
 
-use arrow::row::Rows as EncodedRows;
+use millstream_expr::RowOrder;
+use millstream_expr::order::OrderedRows;
 use millstream_state::{PagedVec, RowStore, Rows};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
-use super::{Differences, OrderEncoder, TopNSpec, key_schema, partition_keys, window};
+use super::{Differences, TopNSpec, key_schema, partition_keys, window};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
 use lists::Lists;
@@ -36,8 +37,8 @@ impl RowRef {
 pub(super) struct AppendOnlyTopN {
     spec: TopNSpec,
     n_kept: usize,
-    order: OrderEncoder,
-    ties: OrderEncoder,
+    order: RowOrder,
+    ties: RowOrder,
 
     // State.
     partitions: GroupTable,
@@ -61,9 +62,9 @@ pub(super) struct AppendOnlyTopN {
 /// The batch that is being pushed.
 struct Batch<'a> {
     delta: &'a Delta,
-    keys: Option<EncodedRows>,
+    keys: OrderedRows,
     /// The columns that decide between equal keys; only encoded if some are.
-    ties: Option<EncodedRows>,
+    ties: Option<OrderedRows>,
     /// Rows that were put into a list, with its partition, in the order of rows.
     placed: Vec<(u32, u32)>,
     /// For each row how many of its instances were pushed out again.
@@ -72,18 +73,19 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     fn key(&self, row_idx: usize) -> &[u8] {
-        self.keys.as_ref().map_or(&[], |keys| keys.row(row_idx).data())
+        self.keys.key(row_idx)
     }
 }
 
 impl AppendOnlyTopN {
     pub(super) fn new(spec: TopNSpec, n_kept: usize) -> Result<Self> {
         let order_types = spec.order_by.iter().map(|o| spec.input.field(o.column).data_type());
+        let (order, ties) = spec.orders()?;
         Ok(AppendOnlyTopN {
             keys: OrderKeys::new(order_types),
             n_kept,
-            order: OrderEncoder::of_order(&spec)?,
-            ties: OrderEncoder::of_ties(&spec)?,
+            order,
+            ties,
             partitions: GroupTable::new(key_schema(&spec))?,
             lists: Lists::new(n_kept),
             rows: RowStore::new(spec.input.clone())?,
@@ -105,19 +107,18 @@ impl AppendOnlyTopN {
 
     /// Compares a row of the batch with a kept one of the same key by all remaining columns.
     fn compare_ties(&self, batch: &mut Batch<'_>, row_idx: usize, kept: u32) -> Result<Ordering> {
-        if self.ties.columns.is_empty() {
+        if self.ties.is_empty() {
             return Ok(Ordering::Equal);
         }
-        if batch.ties.is_none() {
-            batch.ties = self.ties.encode(batch.delta.columns())?;
-        }
-        let of_batch = batch.ties.as_ref().expect("there are columns");
+        let of_batch = match &mut batch.ties {
+            Some(ties) => ties,
+            ties => ties.insert(self.ties.encode(batch.delta.columns())?),
+        };
         Ok(match RowRef(kept).as_in_batch() {
-            Some(other) => of_batch.row(row_idx).cmp(&of_batch.row(other)),
+            Some(other) => of_batch.compare(row_idx, other),
             None => {
-                let stored = self.rows.gather(&[kept]);
-                let stored = self.ties.encode(stored.columns())?.expect("there are columns");
-                of_batch.row(row_idx).cmp(&stored.row(0))
+                let stored = self.ties.encode(self.rows.gather(&[kept]).columns())?;
+                of_batch.key(row_idx).cmp(stored.key(0))
             }
         })
     }

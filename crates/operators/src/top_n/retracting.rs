@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
+use millstream_expr::RowOrder;
 use millstream_state::{RowStore, Rows};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
-use super::{Differences, OrderEncoder, TopNSpec, key_schema, partition_keys};
+use super::{Differences, TopNSpec, key_schema, partition_keys};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
 
@@ -19,8 +20,8 @@ struct Kept {
 
 pub(super) struct RetractingTopN {
     spec: TopNSpec,
-    order: OrderEncoder,
-    ties: OrderEncoder,
+    order: RowOrder,
+    ties: RowOrder,
 
     // State.
     partitions: GroupTable,
@@ -38,9 +39,10 @@ pub(super) struct RetractingTopN {
 
 impl RetractingTopN {
     pub(super) fn new(spec: TopNSpec) -> Result<Self> {
+        let (order, ties) = spec.orders()?;
         Ok(RetractingTopN {
-            order: OrderEncoder::of_order(&spec)?,
-            ties: OrderEncoder::of_ties(&spec)?,
+            order,
+            ties,
             partitions: GroupTable::new(key_schema(&spec))?,
             entries: Vec::new(),
             rows: RowStore::new(spec.input.clone())?,
@@ -69,8 +71,8 @@ impl Operator for RetractingTopN {
         let mut ids = Vec::new();
         for (i, &partition) in partitions.iter().enumerate().filter(|(i, _)| delta.weight(*i) != 0) {
             key.clear();
-            order.iter().for_each(|o| key.extend_from_slice(o.row(i).data()));
-            ties.iter().for_each(|t| key.extend_from_slice(t.row(i).data()));
+            key.extend_from_slice(order.key(i));
+            key.extend_from_slice(ties.key(i));
             if !self.before.contains_key(&partition) {
                 let shown = self.shown(partition);
                 self.before.insert(partition, shown);
