@@ -4,6 +4,7 @@
 //! of its kind (`merge`), and gives its states (`partial`) or results (`finish`) for any groups. Weights may be
 //! negative; partial sums within an epoch may be, too. Results are only asked for when the epoch is complete.
 
+mod best;
 mod best_bytes;
 mod bits;
 mod boolean;

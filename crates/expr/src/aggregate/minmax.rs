@@ -9,9 +9,9 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit};
 use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
-use millstream_state::PagedVec;
-use millstream_types::{Error, Result};
+use millstream_types::Result;
 
+use super::best::{Best, BestKeys, BestValues};
 use super::best_bytes::BestBytes;
 use super::ordered::{fits_u64, keys_i128, keys_u64, values_of_i128, values_of_u64};
 use super::{GroupAccumulator, Input};
@@ -29,20 +29,14 @@ pub(super) fn is_supported(data_type: &DataType) -> bool {
 }
 
 pub(super) fn accumulator(is_max: bool, argument: &DataType, append_only: bool) -> Box<dyn GroupAccumulator> {
-    fn of<K: Key + Send + Sync + 'static>(
-        is_max: bool,
-        argument: &DataType,
-        append_only: bool,
-    ) -> Box<dyn GroupAccumulator> {
-        let data_type = argument.clone();
+    fn of<K: Key>(is_max: bool, argument: &DataType, append_only: bool) -> Box<dyn GroupAccumulator> {
         if append_only {
-            Box::new(Best::<K> { is_max, data_type, best: K::Store::default() })
-        } else {
-            Box::new(Multisets::<K> { is_max, data_type, groups: HashMap::new(), n_entries: 0 })
+            return Box::new(Best::<K::Best>::new(is_max, argument));
         }
+        let data_type = argument.clone();
+        Box::new(Multisets::<K> { is_max, data_type, groups: HashMap::new(), n_entries: 0 })
     }
     match argument {
-        DataType::Utf8View | DataType::BinaryView if append_only => Box::new(BestBytes::new(is_max, argument)),
         t if fits_u64(t) => of::<u64>(is_max, argument, append_only),
         DataType::Decimal128(_, _) => of::<i128>(is_max, argument, append_only),
         _ => of::<Box<[u8]>>(is_max, argument, append_only),
@@ -50,106 +44,11 @@ pub(super) fn accumulator(is_max: bool, argument: &DataType, append_only: bool) 
 }
 
 /// A representation of values whose order is that of SQL.
-trait Key: Ord + Clone + Sized {
-    type Store: KeyStore<Self> + Default + Send + Sync;
+pub(super) trait Key: Ord + Clone + Send + Sync + Sized + 'static {
+    /// How the best one of each group is kept.
+    type Best: BestValues;
     fn of(array: &ArrayRef) -> Result<Vec<Self>>;
     fn to_array(data_type: &DataType, keys: Vec<Option<Self>>) -> Result<ArrayRef>;
-}
-
-/// The best key of each group.
-trait KeyStore<K> {
-    fn get(&self, group: u32) -> Option<K>;
-    fn put(&mut self, group: u32, key: K);
-    fn improve(&mut self, group: u32, key: &K, is_max: bool);
-    fn remove(&mut self, group: u32);
-    fn n_bytes(&self) -> usize;
-}
-
-struct Paged<K: Copy> {
-    values: PagedVec<K>,
-    present: PagedVec<bool>,
-}
-
-impl<K: Copy + Default> Default for Paged<K> {
-    fn default() -> Self {
-        Paged { values: PagedVec::new(K::default()), present: PagedVec::new(false) }
-    }
-}
-
-impl<K: Copy + Ord> KeyStore<K> for Paged<K> {
-    fn get(&self, group: u32) -> Option<K> {
-        self.present.get(group).then(|| self.values.get(group))
-    }
-
-    fn put(&mut self, group: u32, key: K) {
-        self.present.set(group, true);
-        self.values.set(group, key);
-    }
-
-    #[inline]
-    fn improve(&mut self, group: u32, key: &K, is_max: bool) {
-        let present = self.present.get_mut(group);
-        let value = self.values.get_mut(group);
-        if !*present || if is_max { *key > *value } else { *key < *value } {
-            *present = true;
-            *value = *key;
-        }
-    }
-
-    fn remove(&mut self, group: u32) {
-        self.present.set(group, false);
-    }
-
-    fn n_bytes(&self) -> usize {
-        self.values.n_bytes() + self.present.n_bytes()
-    }
-}
-
-#[derive(Default)]
-struct Boxed {
-    values: Vec<Option<Box<[u8]>>>,
-    n_value_bytes: usize,
-}
-
-impl KeyStore<Box<[u8]>> for Boxed {
-    fn get(&self, group: u32) -> Option<Box<[u8]>> {
-        self.values.get(group as usize).cloned().flatten()
-    }
-
-    fn put(&mut self, group: u32, key: Box<[u8]>) {
-        self.remove(group);
-        if self.values.len() <= group as usize {
-            self.values.resize(group as usize + 1, None);
-        }
-        self.n_value_bytes += key.len();
-        self.values[group as usize] = Some(key);
-    }
-
-    fn improve(&mut self, group: u32, key: &Box<[u8]>, is_max: bool) {
-        let better = match self.values.get(group as usize) {
-            Some(Some(value)) => {
-                if is_max {
-                    key > value
-                } else {
-                    key < value
-                }
-            }
-            _ => true,
-        };
-        if better {
-            self.put(group, key.clone());
-        }
-    }
-
-    fn remove(&mut self, group: u32) {
-        if let Some(value) = self.values.get_mut(group as usize).and_then(Option::take) {
-            self.n_value_bytes -= value.len();
-        }
-    }
-
-    fn n_bytes(&self) -> usize {
-        self.values.capacity() * size_of::<Option<Box<[u8]>>>() + self.n_value_bytes
-    }
 }
 
 fn nulls_of<K>(keys: &[Option<K>]) -> Option<NullBuffer> {
@@ -157,7 +56,7 @@ fn nulls_of<K>(keys: &[Option<K>]) -> Option<NullBuffer> {
 }
 
 impl Key for u64 {
-    type Store = Paged<u64>;
+    type Best = BestKeys<u64>;
 
     fn of(array: &ArrayRef) -> Result<Vec<u64>> {
         Ok(keys_u64(array))
@@ -170,7 +69,7 @@ impl Key for u64 {
 }
 
 impl Key for i128 {
-    type Store = Paged<i128>;
+    type Best = BestKeys<i128>;
 
     fn of(array: &ArrayRef) -> Result<Vec<i128>> {
         Ok(keys_i128(array))
@@ -184,7 +83,7 @@ impl Key for i128 {
 
 /// Text and bytes as they are, anything else as its row encoding.
 impl Key for Box<[u8]> {
-    type Store = Boxed;
+    type Best = BestBytes;
 
     fn of(array: &ArrayRef) -> Result<Vec<Box<[u8]>>> {
         Ok(match array.data_type() {
@@ -257,51 +156,6 @@ fn converter(data_type: &DataType) -> Result<RowConverter> {
     Ok(RowConverter::new(vec![SortField::new_with_options(data_type.clone(), options)])?)
 }
 
-/// The best value of each group, of rows that are never taken back.
-struct Best<K: Key> {
-    is_max: bool,
-    data_type: DataType,
-    best: K::Store,
-}
-
-impl<K: Key + Send + Sync> GroupAccumulator for Best<K> {
-    fn update(&mut self, input: Input<'_>) -> Result<()> {
-        let keys = K::of(input.argument.expect("min and max have an argument"))?;
-        let mut retracted = false;
-        input.for_each(|i, group, weight| {
-            retracted |= weight < 0;
-            if weight > 0 {
-                self.best.improve(group, &keys[i], self.is_max);
-            }
-        });
-        if retracted { Err(Error::internal("a row was taken back from append-only input")) } else { Ok(()) }
-    }
-
-    fn merge(&mut self, groups: &[u32], partial: &[ArrayRef]) -> Result<()> {
-        self.update(Input { groups, argument: Some(&partial[0]), filter: None, weights: None })
-    }
-
-    fn partial_types(&self) -> Vec<DataType> {
-        vec![self.data_type.clone()]
-    }
-
-    fn partial(&self, groups: &[u32]) -> Vec<ArrayRef> {
-        vec![self.finish(groups).expect("stored values are of the type")]
-    }
-
-    fn finish(&self, groups: &[u32]) -> Result<ArrayRef> {
-        K::to_array(&self.data_type, groups.iter().map(|&g| self.best.get(g)).collect())
-    }
-
-    fn reset(&mut self, group: u32) {
-        self.best.remove(group);
-    }
-
-    fn n_bytes(&self) -> usize {
-        self.best.n_bytes()
-    }
-}
-
 /// All values of each group, with their weights.
 struct Multisets<K> {
     is_max: bool,
@@ -338,7 +192,7 @@ impl<K: Key> Multisets<K> {
     }
 }
 
-impl<K: Key + Send + Sync> GroupAccumulator for Multisets<K> {
+impl<K: Key> GroupAccumulator for Multisets<K> {
     fn update(&mut self, input: Input<'_>) -> Result<()> {
         let keys = K::of(input.argument.expect("min and max have an argument"))?;
         input.for_each(|i, group, weight| {
