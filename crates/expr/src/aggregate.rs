@@ -181,6 +181,12 @@ pub trait GroupAccumulator: Send + Sync {
     /// The states of groups.
     fn partial(&self, groups: &[u32]) -> Vec<ArrayRef>;
 
+    /// The group of each row of [`GroupAccumulator::partial`], where a state has several; `None` if each has one row.
+    fn partial_groups(&self, groups: &[u32]) -> Option<Vec<u32>> {
+        let _ = groups;
+        None
+    }
+
     /// The results of groups.
     ///
     /// # Errors

@@ -13,6 +13,7 @@
 mod distinct;
 mod distinct_reduce;
 mod partial;
+mod saved;
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use millstream_expr::aggregate::{Input, accumulator};
 use millstream_expr::scalar::{batch_of, truth};
 use millstream_expr::{AggregateCall, GroupAccumulator};
-use millstream_state::PagedVec;
+use millstream_state::{PagedVec, SavedState};
 use millstream_types::delta::take_batch;
 use millstream_types::hash::{mix, worker_of};
 use millstream_types::{Delta, EpochHeader, Error, ErrorKind, Result};
@@ -405,6 +406,14 @@ impl Operator for Aggregate {
             }
         }
         Ok(Progress::Done)
+    }
+
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
+        self.save_groups(partitioned_by, saved)
+    }
+
+    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+        self.restore_groups(saved)
     }
 
     fn n_bytes(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Result};
 
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
@@ -50,5 +51,15 @@ impl Operator for Constant {
             out.emit(Delta::inserts(rows));
         }
         Ok(Progress::Done)
+    }
+
+    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+        Ok(())
+    }
+
+    /// What is restored has ended an epoch, and the rows came in its first.
+    fn restore(&mut self, _: &SavedState) -> Result<()> {
+        self.rows = None;
+        Ok(())
     }
 }

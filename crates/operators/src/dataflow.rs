@@ -27,10 +27,20 @@ pub type NodeId = usize;
 pub enum Exchange {
     /// They stay.
     Local,
+    /// They stay, because they are where the hash of these columns says.
+    Partitioned(Vec<usize>),
     /// To the worker that owns the hash of these columns. Without columns all go to one worker.
     Hash(Vec<usize>),
-    /// To all workers.
-    Broadcast,
+}
+
+impl Exchange {
+    /// The columns whose hash says on which worker rows arrive; none if it does not matter.
+    pub fn partitioned_by(&self) -> &[usize] {
+        match self {
+            Exchange::Local => &[],
+            Exchange::Partitioned(columns) | Exchange::Hash(columns) => columns,
+        }
+    }
 }
 
 /// An input of a node.
@@ -136,14 +146,13 @@ impl Dataflow {
     fn explain_node(&self, id: NodeId, exchange: &Exchange, depth: usize, lines: &mut Vec<String>) {
         let indent = "  ".repeat(depth);
         let exchange = match exchange {
-            Exchange::Local => String::new(),
+            Exchange::Local | Exchange::Partitioned(_) => String::new(),
             Exchange::Hash(columns) if columns.is_empty() => " [to one worker]".to_owned(),
             Exchange::Hash(columns) => {
                 let schema = self.schema(id);
                 let names: Vec<&str> = columns.iter().map(|&c| schema.field(c).name().as_str()).collect();
                 format!(" [by {}]", names.join(", "))
             }
-            Exchange::Broadcast => " [to all workers]".to_owned(),
         };
         match &self.nodes[id] {
             Node::Import { name, schema, changes_only, .. } => {

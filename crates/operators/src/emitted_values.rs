@@ -58,6 +58,17 @@ impl EmittedValues {
         numbers.iter().zip(places).for_each(|(&number, place)| self.place_of.set(number, place));
     }
 
+    /// Notes values that were emitted before, one for each of the things.
+    pub(crate) fn restore(&mut self, numbers: &[u32], values: &[ArrayRef]) {
+        self.put(numbers, values, &(0..numbers.len() as u32).collect::<Vec<_>>());
+    }
+
+    /// The values that were emitted of things. Something was emitted of all of them.
+    pub(crate) fn gather(&self, numbers: &[u32]) -> RecordBatch {
+        let places: Vec<u32> = numbers.iter().map(|&number| self.place_of.get(number)).collect();
+        self.values.gather(&places)
+    }
+
     /// The values that were emitted of things, which are forgotten. Something was emitted of all of them.
     pub(crate) fn take(&mut self, numbers: &[u32]) -> RecordBatch {
         let places: Vec<u32> = numbers.iter().map(|&number| self.place_of.get(number)).collect();

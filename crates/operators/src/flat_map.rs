@@ -7,6 +7,7 @@ use arrow::buffer::ScalarBuffer;
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 use millstream_expr::scalar::batch_of;
+use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Result};
 
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
@@ -110,6 +111,14 @@ impl Operator for FlatMap {
             }
         }
         Ok(Progress::Done)
+    }
+
+    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _: &SavedState) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -23,13 +23,14 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 use millstream_expr::Scalar;
 use millstream_expr::scalar::{batch_of, condition};
-use millstream_state::{Matches, NO_ROW};
+use millstream_state::{Matches, NO_ROW, SavedState};
 use millstream_types::hash::hash_columns;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 
 use crate::dataflow::RelationId;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 pub use alone::Alone;
+use alone::Totals;
 use shared::SharedSide;
 use side::JoinSide;
 
@@ -43,6 +44,13 @@ pub enum Side {
 }
 
 impl Side {
+    fn port(self) -> usize {
+        match self {
+            Side::Left => 0,
+            Side::Right => 1,
+        }
+    }
+
     /// The other one.
     #[must_use]
     pub fn other(self) -> Side {
@@ -293,6 +301,9 @@ impl Kept {
         }
     }
 }
+
+/// Where the totals of the right side are saved.
+const TOTALS_TABLE: u32 = 2;
 
 struct HashJoin {
     spec: HashJoinSpec,
@@ -581,6 +592,33 @@ impl Operator for HashJoin {
             Some(epoch) => self.end(epoch, out),
             None => self.probe(out),
         }
+    }
+
+    /// A table for each side that keeps its rows here; table 2 tells what a null-aware join knows of its right side.
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
+        debug_assert!(self.put_off.is_empty() && self.probing.is_none(), "state is saved between epochs");
+        for side in [Side::Left, Side::Right] {
+            if let Some(state) = self.sides.of(side).own() {
+                state.save(side.port() as u32, &partitioned_by[side.port()], saved)?;
+            }
+        }
+        match self.sides.right.own() {
+            Some(right) if self.spec.alone.left == Alone::NullAwareAnti => right.totals().save(TOTALS_TABLE, saved),
+            _ => Ok(()),
+        }
+    }
+
+    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+        let right = Totals::restored(TOTALS_TABLE, saved)?;
+        for side in [Side::Left, Side::Right] {
+            if let Some(state) = self.sides.of_mut(side).own_mut() {
+                state.restore(side.port() as u32, saved, right)?;
+            }
+        }
+        if let Some(state) = self.sides.right.own_mut().filter(|_| self.spec.alone.left == Alone::NullAwareAnti) {
+            state.restore_totals(right);
+        }
+        Ok(())
     }
 
     fn n_bytes(&self) -> usize {

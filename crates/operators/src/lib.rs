@@ -20,6 +20,7 @@ mod partitioned_rows;
 #[cfg(test)]
 mod property;
 pub mod recompute;
+mod saving;
 pub mod step;
 pub mod top_n;
 pub mod union;

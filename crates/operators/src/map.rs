@@ -2,6 +2,7 @@
 
 use arrow::datatypes::SchemaRef;
 use millstream_expr::Stages;
+use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Result};
 
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
@@ -63,6 +64,14 @@ impl Operator for Map {
 
     fn end_epoch(&mut self, _: &EpochHeader, _: &mut Output) -> Result<Progress> {
         Ok(Progress::Done)
+    }
+
+    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _: &SavedState) -> Result<()> {
+        Ok(())
     }
 }
 

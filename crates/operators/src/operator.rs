@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use arrow::datatypes::SchemaRef;
 use millstream_expr::RowErrors;
-use millstream_state::Arrangement;
+use millstream_state::{Arrangement, SavedState};
 use millstream_types::{Delta, Epoch, EpochHeader, Result};
 
 use crate::dataflow::RelationId;
@@ -88,6 +88,20 @@ pub trait Operator {
         let _ = out;
         Ok(Progress::Done)
     }
+
+    /// Adds the state as of the last epoch that was ended, as rows, with the hashes that say where they belong.
+    /// `partitioned_by` has for each port the columns whose hash has brought its rows to this worker.
+    ///
+    /// # Errors
+    /// Internal.
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()>;
+
+    /// Takes over saved state of the partitions that this worker owns, whichever workers have saved it. The operator has
+    /// been built and not been called; it emits nothing, and goes on as if it had seen all that led to that state.
+    ///
+    /// # Errors
+    /// Internal, if the state is not that of such an operator.
+    fn restore(&mut self, saved: &SavedState) -> Result<()>;
 
     /// Bytes of state.
     fn n_bytes(&self) -> usize {

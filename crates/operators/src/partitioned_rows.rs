@@ -129,7 +129,36 @@ impl PartitionedRows {
         }
     }
 
-    fn add(&mut self, delta: &Delta, numbers: &[u32], hashes: &[u64]) {
+    /// Takes over rows as they were kept before, into an empty store; gives their ids and the partitions that have rows.
+    pub(crate) fn restore(&mut self, rows: &RecordBatch) -> Result<(Vec<u32>, Vec<u32>)> {
+        let delta = Delta::inserts(rows.clone());
+        self.look_up(&delta);
+        let (numbers, hashes) = (std::mem::take(&mut self.numbers), std::mem::take(&mut self.hashes));
+        let ids = self.add(&delta, &numbers, &hashes);
+        self.settle()?;
+        self.n_pending = 0;
+        Ok((ids, std::mem::take(&mut self.changed)))
+    }
+
+    /// The numbers of partitions by key; those that have no rows are made.
+    pub(crate) fn numbers_of(&mut self, keys: &[ArrayRef], n_rows: usize) -> Vec<u32> {
+        self.partitions.find_or_add(keys, n_rows, &mut self.numbers);
+        self.members.resize_with(self.partitions.bound() as usize, Vec::new);
+        std::mem::take(&mut self.numbers)
+    }
+
+    /// The numbers of all partitions.
+    pub(crate) fn partitions(&self) -> Vec<u32> {
+        self.partitions.groups()
+    }
+
+    /// The ids of all rows.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        self.rows.ids()
+    }
+
+    /// Adds each copy of the rows that come; gives their ids.
+    fn add(&mut self, delta: &Delta, numbers: &[u32], hashes: &[u64]) -> Vec<u32> {
         let copies = |i: usize| std::iter::repeat_n(i as u32, delta.weight(i).max(0) as usize);
         let selected: Vec<u32> = (0..delta.n_rows()).flat_map(copies).collect();
         let mut ids = Vec::with_capacity(selected.len());
@@ -140,8 +169,9 @@ impl PartitionedRows {
         self.n_members += ids.len();
         if let Some(index) = &mut self.index {
             let hashes: Vec<u64> = selected.iter().map(|&i| hashes[i as usize]).collect();
-            index.insert_all(&hashes, ids);
+            index.insert_all(&hashes, ids.iter().copied());
         }
+        ids
     }
 
     /// Takes one copy of a row back, if it is there.

@@ -160,10 +160,18 @@ pub(crate) fn end_epoch(operator: &mut dyn Operator, epoch: u64, emitted: &mut E
     drain(operator, progress, &mut out, emitted)
 }
 
-/// A dataflow, whose relations are numbered as ports, on some workers.
+/// A dataflow, whose relations are numbered as ports, on some workers. After each epoch its state may be saved, and taken
+/// up by another number of workers.
 pub(crate) fn dataflow(dataflow: &Dataflow, n_workers: usize) -> Subject {
+    let dataflow = dataflow.clone();
     let mut driver = StepDriver::new(dataflow.clone(), n_workers).expect("types can be kept");
     Box::new(move |epoch, input| {
+        let mut random = Random::new(epoch * 1000 + input.len() as u64);
+        if epoch > 1 && random.below(2) == 0 {
+            let saved = driver.save().map_err(|e| format!("saving: {e}"))?;
+            let n_workers = 1 + random.below(4) as usize;
+            driver = StepDriver::restore(dataflow.clone(), n_workers, &saved).map_err(|e| format!("restoring: {e}"))?;
+        }
         let mut relations: BTreeMap<RelationId, Vec<Delta>> = BTreeMap::new();
         input.into_iter().for_each(|(port, delta)| relations.entry(RelationId(port as u64)).or_default().push(delta));
         let (deltas, errors) = driver.epoch(&header(epoch), &relations).map_err(|e| e.to_string())?;

@@ -13,12 +13,14 @@ use arrow::compute::take;
 use arrow::datatypes::{Schema, SchemaRef};
 use millstream_expr::RecomputedCall;
 use millstream_expr::scalar::batch_of;
+use millstream_state::SavedState;
 use millstream_types::hash::{mix, worker_of};
 use millstream_types::{Delta, EpochHeader, ErrorKind, Result};
 
 use crate::emitted_values::{EmittedValues, Failing, Unlike};
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 use crate::partitioned_rows::PartitionedRows;
+use crate::saving::{SAVED_ROWS, places_in_key, save_rows, saved_columns, saved_rows};
 
 /// A `GROUP BY` with aggregates of any kind. The output has the group key's columns, then one for each call.
 #[derive(Clone, Debug)]
@@ -102,6 +104,37 @@ impl Operator for Recompute {
         self.rows.forget(self.spec.group_by.is_empty());
         self.emitted.reclaim();
         Ok(Progress::Done)
+    }
+
+    /// Table 0 has the rows, table 1 the results by key of the groups that have any.
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
+        let by = &partitioned_by[0];
+        for ids in self.rows.ids().chunks(SAVED_ROWS) {
+            save_rows(saved, 0, self.rows.gather(ids).columns().to_vec(), ids.len(), by)?;
+        }
+        let by = places_in_key(by, &self.spec.group_by)?;
+        let shown: Vec<u32> = self.rows.partitions().into_iter().filter(|&g| self.emitted.has(g)).collect();
+        shown.chunks(SAVED_ROWS).try_for_each(|groups| {
+            let columns = [self.rows.keys(groups).columns(), self.emitted.gather(groups).columns()].concat();
+            save_rows(saved, 1, columns, groups.len(), &by)
+        })
+    }
+
+    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+        let groups = match saved_rows(saved, 0, &self.spec.input)? {
+            Some(rows) => self.rows.restore(&rows)?.1,
+            None => vec![],
+        };
+        let n_keys = self.spec.group_by.len();
+        if let Some((columns, n_rows)) = saved_columns(saved, 1, self.spec.schema.fields().len())? {
+            let groups = self.rows.numbers_of(&columns[..n_keys], n_rows);
+            self.emitted.restore(&groups, &columns[n_keys..]);
+            self.global_pending = false;
+        }
+        // Those that have rows and no results have failed: what is said of them is computed anew.
+        let failed: Vec<u32> = groups.into_iter().filter(|&g| !self.emitted.has(g)).collect();
+        self.global_pending &= failed.is_empty();
+        self.compute(failed, &mut Output::default())
     }
 
     fn n_bytes(&self) -> usize {

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use millstream_expr::RowError;
+use millstream_state::SavedState;
+use millstream_types::hash::partitions_of;
 use millstream_types::{Delta, EpochHeader, Result};
 
 use crate::dataflow::{Dataflow, Exchange, Node, NodeId, RelationId, split_by_hash};
@@ -33,6 +35,43 @@ impl StepDriver {
         };
         let workers = (0..n_workers).map(build).collect::<Result<_>>()?;
         Ok(StepDriver { dataflow, workers })
+    }
+
+    /// The state of all workers' operators, by node, as of the last epoch.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn save(&self) -> Result<Vec<Vec<u8>>> {
+        let save = |node: usize| {
+            let mut saved = SavedState::default();
+            if let Node::Operator { inputs, .. } = &self.dataflow.nodes[node] {
+                let partitioned_by: Vec<Vec<usize>> =
+                    inputs.iter().map(|edge| edge.exchange.partitioned_by().to_vec()).collect();
+                for operators in &self.workers {
+                    let mut of_worker = SavedState::default();
+                    operators[node].as_ref().expect("an operator node").save(&partitioned_by, &mut of_worker)?;
+                    saved.merge(of_worker);
+                }
+            }
+            saved.encode()
+        };
+        (0..self.dataflow.nodes.len()).map(save).collect()
+    }
+
+    /// A driver of any number of workers that goes on from saved state of the same dataflow.
+    ///
+    /// # Errors
+    /// If an operator cannot be built, or the state is not its own.
+    pub fn restore(dataflow: Dataflow, n_workers: usize, saved: &[Vec<u8>]) -> Result<Self> {
+        let mut driver = StepDriver::new(dataflow, n_workers)?;
+        for (worker, operators) in driver.workers.iter_mut().enumerate() {
+            for (operator, saved) in operators.iter_mut().zip(saved) {
+                if let Some(operator) = operator {
+                    operator.restore(&SavedState::decode(saved, &partitions_of(worker, n_workers))?)?;
+                }
+            }
+        }
+        Ok(driver)
     }
 
     /// Runs one epoch: deltas by relation in, in any order and splitting; deltas of the root and failed rows out.
@@ -110,8 +149,7 @@ impl StepDriver {
 
 fn route(delta: &Delta, exchange: &Exchange, from: usize, n_workers: usize) -> Result<Vec<(usize, Delta)>> {
     Ok(match exchange {
-        Exchange::Local => vec![(from, delta.clone())],
-        Exchange::Broadcast => (0..n_workers).map(|to| (to, delta.clone())).collect(),
+        Exchange::Local | Exchange::Partitioned(_) => vec![(from, delta.clone())],
         Exchange::Hash(columns) => split_by_hash(delta, columns, n_workers)?.into_iter().enumerate().collect(),
     })
 }

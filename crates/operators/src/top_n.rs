@@ -14,7 +14,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 pub use millstream_expr::OrderBy;
 use millstream_expr::{RowOrder, order};
 use millstream_state::RowStore;
-use millstream_types::{Delta, Result};
+use millstream_types::{Delta, Epoch, EpochHeader, Result};
 
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output};
 use append_only::AppendOnlyTopN;
@@ -169,6 +169,14 @@ impl Differences {
 fn window<'a>(spec: &TopNSpec, ordered: &'a [u32]) -> &'a [u32] {
     let shown = ordered.get(spec.offset..).unwrap_or_default();
     &shown[..shown.len().min(spec.limit.unwrap_or(usize::MAX))]
+}
+
+/// Takes rows over as if they came in one epoch, and says nothing of it.
+fn restore_by_pushing(operator: &mut dyn Operator, rows: Delta) -> Result<()> {
+    let mut out = Output::default();
+    operator.push(0, rows, &mut out)?;
+    operator.end_epoch(&EpochHeader { epoch: Epoch::ZERO, now_us: 0 }, &mut out)?;
+    Ok(())
 }
 
 /// The partition key's columns of a delta.

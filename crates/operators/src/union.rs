@@ -1,6 +1,7 @@
 //! `UNION ALL`: the deltas of all inputs, under one schema.
 
 use arrow::datatypes::SchemaRef;
+use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Result};
 
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
@@ -46,6 +47,14 @@ impl Operator for Union {
 
     fn end_epoch(&mut self, _: &EpochHeader, _: &mut Output) -> Result<Progress> {
         Ok(Progress::Done)
+    }
+
+    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _: &SavedState) -> Result<()> {
+        Ok(())
     }
 }
 

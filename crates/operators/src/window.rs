@@ -16,12 +16,14 @@ use arrow::compute::{concat, take};
 use arrow::datatypes::{Schema, SchemaRef};
 use millstream_expr::scalar::batch_of;
 use millstream_expr::{OrderBy, RowOrder, WindowCall, order};
+use millstream_state::SavedState;
 use millstream_types::delta::take_batch;
 use millstream_types::{Delta, EpochHeader, ErrorKind, Result};
 
 use crate::emitted_values::{EmittedValues, Failing, Unlike};
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 use crate::partitioned_rows::PartitionedRows;
+use crate::saving::{SAVED_ROWS, save_rows, saved_columns, saved_rows};
 
 /// Window functions that share a partitioning and an order. The output has the input's columns, then one for each call.
 #[derive(Clone, Debug)]
@@ -121,6 +123,32 @@ impl Operator for Window {
         self.rows.forget(false);
         self.emitted.reclaim();
         Ok(Progress::Done)
+    }
+
+    /// Table 0 has the rows that were emitted, with their values, table 1 those of partitions that fail.
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
+        let (shown, failed): (Vec<u32>, Vec<u32>) = self.rows.ids().into_iter().partition(|&id| self.emitted.has(id));
+        for ids in shown.chunks(SAVED_ROWS) {
+            let columns = [self.rows.gather(ids).columns(), self.emitted.gather(ids).columns()].concat();
+            save_rows(saved, 0, columns, ids.len(), &partitioned_by[0])?;
+        }
+        failed.chunks(SAVED_ROWS).try_for_each(|ids| {
+            save_rows(saved, 1, self.rows.gather(ids).columns().to_vec(), ids.len(), &partitioned_by[0])
+        })
+    }
+
+    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+        let n_input = self.spec.input.fields().len();
+        if let Some((columns, n_rows)) = saved_columns(saved, 0, self.spec.schema.fields().len())? {
+            let rows = batch_of(self.spec.input.clone(), columns[..n_input].to_vec(), n_rows)?;
+            let (ids, _) = self.rows.restore(&rows)?;
+            self.emitted.restore(&ids, &columns[n_input..]);
+        }
+        let Some(rows) = saved_rows(saved, 1, &self.spec.input)? else { return Ok(()) };
+        let (_, partitions) = self.rows.restore(&rows)?;
+        // What is said of them is computed anew.
+        let piece = self.ordered(partitions)?;
+        self.compute(&piece, &mut Output::default())
     }
 
     fn n_bytes(&self) -> usize {

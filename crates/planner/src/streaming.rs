@@ -99,6 +99,15 @@ struct Facts {
 }
 
 impl Facts {
+    /// How rows come to an operator that wants those of a key on one worker: they stay if they are partitioned so that
+    /// they are there already.
+    fn exchange(&self, is_local: bool, key: &[usize]) -> Exchange {
+        match &self.partitioned_by {
+            Some(columns) if is_local => Exchange::Partitioned(columns.clone()),
+            _ => Exchange::Hash(key.to_vec()),
+        }
+    }
+
     /// The facts after a projection; `origin` tells the input column that an output column is.
     fn project(&self, origin: &[Option<usize>]) -> Facts {
         let place = |c: &usize| origin.iter().position(|o| o.as_ref() == Some(c));

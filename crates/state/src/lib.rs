@@ -13,6 +13,7 @@ pub mod holds;
 pub mod paged;
 mod prefetch;
 pub mod row_store;
+pub mod saved;
 pub mod snapshot;
 mod strings;
 
@@ -22,4 +23,5 @@ pub use hash_index::{HashIndex, NO_ROW};
 pub use holds::{Hold, Holds};
 pub use paged::PagedVec;
 pub use row_store::RowStore;
+pub use saved::SavedState;
 pub use snapshot::{ArrangementReader, Changes, Snapshot};

@@ -31,6 +31,12 @@ pub fn worker_of(hash: u64, n_workers: usize) -> usize {
     partition_of(hash) * n_workers / N_PARTITIONS
 }
 
+/// The partitions that a worker, of `n_workers`, owns.
+pub fn partitions_of(worker: usize, n_workers: usize) -> std::ops::Range<usize> {
+    let first = |worker: usize| (worker * N_PARTITIONS).div_ceil(n_workers);
+    first(worker)..first(worker + 1)
+}
+
 /// A bijection of 64 bits that spreads every input bit (the `moremur` constants of P. Evensen, 2019).
 #[inline]
 pub fn mix(mut x: u64) -> u64 {

@@ -203,7 +203,7 @@ impl<K: Key> GroupAccumulator for Multisets<K> {
         Ok(())
     }
 
-    /// A state has one row for each value: `partial` repeats groups, and is for encoding the whole state only.
+    /// A state has one row for each value.
     fn merge(&mut self, groups: &[u32], partial: &[ArrayRef]) -> Result<()> {
         let weights = partial[1].as_primitive::<Int64Type>();
         self.update(Input { groups, argument: Some(&partial[0]), filter: None, weights: Some(weights.values()) })
@@ -220,6 +220,11 @@ impl<K: Key> GroupAccumulator for Multisets<K> {
             K::to_array(&self.data_type, keys).expect("stored values are of the type"),
             Arc::new(Int64Array::from(weights)),
         ]
+    }
+
+    fn partial_groups(&self, groups: &[u32]) -> Option<Vec<u32>> {
+        let n_values = |g: &u32| self.groups.get(g).map_or(0, BTreeMap::len);
+        Some(groups.iter().flat_map(|g| std::iter::repeat_n(*g, n_values(g))).collect())
     }
 
     fn finish(&self, groups: &[u32]) -> Result<ArrayRef> {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use millstream_expr::AggregateCall;
-use millstream_state::PagedVec;
+use millstream_state::{PagedVec, SavedState};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
 use super::partial::reduce;
 use super::{Filters, describe};
 use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
+use crate::saving::{SAVED_ROWS, save_rows, saved_columns};
 
 /// A use of the distinct values: a filter and the calls that have it.
 pub(super) struct Variant {
@@ -269,6 +270,45 @@ impl DistinctSets {
         groups
     }
 
+    /// All values, with their groups: the value's column, then one of bits or one of counts for each variant.
+    pub(super) fn values(&self) -> (Vec<u32>, Vec<ArrayRef>) {
+        let entries = self.entries.groups();
+        let numbers = |of: &dyn Fn(u32) -> i64| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(entries.iter().map(|&entry| of(entry))))
+        };
+        let mut columns = vec![Arc::clone(self.entries.keys(&entries).column(1))];
+        match &self.counts {
+            Counts::Seen(seen) => columns.push(numbers(&|entry| seen.get(entry).into())),
+            Counts::Weights(weights) => columns.extend(weights.iter().map(|w| numbers(&|entry| w.get(entry)))),
+        }
+        (self.groups_of(&entries), columns)
+    }
+
+    /// How many columns [`DistinctSets::values`] gives.
+    pub(super) fn n_saved_columns(&self) -> usize {
+        match &self.counts {
+            Counts::Seen(_) => 2,
+            Counts::Weights(weights) => 1 + weights.len(),
+        }
+    }
+
+    /// Takes over values as [`DistinctSets::values`] gives them.
+    pub(super) fn restore_values(&mut self, groups: &[u32], columns: &[ArrayRef]) -> Result<()> {
+        let (values, counts) =
+            columns.split_first().ok_or_else(|| Error::internal("distinct values without a column"))?;
+        let entries = self.find_or_add(groups, values);
+        let numbers = |column: usize| counts[column].as_primitive::<Int64Type>().values();
+        match &mut self.counts {
+            Counts::Seen(seen) => entries.iter().zip(numbers(0)).for_each(|(&e, &bits)| seen.set(e, bits as u32)),
+            Counts::Weights(weights) => {
+                for (column, weights) in weights.iter_mut().enumerate() {
+                    entries.iter().zip(numbers(column)).for_each(|(&entry, &n)| weights.set(entry, n));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The group of each value that the last update saw for the first time.
     fn groups_of_added(&self) -> Vec<u32> {
         self.groups_of(self.entries.added())
@@ -376,6 +416,32 @@ impl Operator for DistinctPartial {
         }
         self.groups.remove(&emptied);
         Ok(Progress::Done)
+    }
+
+    /// One table: the group key's columns, the value, counts.
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
+        let by = partitioned_by.first().ok_or_else(|| Error::internal("distinct values without a port"))?;
+        let (groups, rows) = self.sets.values();
+        for (k, of) in groups.chunks(SAVED_ROWS).enumerate() {
+            let mut columns = self.groups.keys(of).columns().to_vec();
+            columns.extend(rows.iter().map(|c| c.slice(k * SAVED_ROWS, of.len())));
+            save_rows(saved, 0, columns, of.len(), by)?;
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+        let n_keys = self.spec.group_by.len();
+        let Some((columns, n_rows)) = saved_columns(saved, 0, n_keys + self.sets.n_saved_columns())? else {
+            return Ok(());
+        };
+        let mut groups = Vec::new();
+        self.groups.find_or_add(&columns[..n_keys], n_rows, &mut groups);
+        self.sets.restore_values(&groups, &columns[n_keys..])?;
+        if !self.spec.append_only {
+            groups.iter().for_each(|&group| *self.n_values.get_mut(group) += 1);
+        }
+        Ok(())
     }
 
     fn n_bytes(&self) -> usize {

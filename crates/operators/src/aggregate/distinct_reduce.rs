@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use millstream_expr::scalar::batch_of;
+use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
 use super::Filters;
@@ -106,6 +107,14 @@ impl Operator for DistinctReduce {
 
     fn end_epoch(&mut self, _: &EpochHeader, _: &mut Output) -> Result<Progress> {
         Ok(Progress::Done)
+    }
+
+    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _: &SavedState) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{Field, SchemaRef};
 use millstream_expr::AggregateCall;
+use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Result};
 
 use super::{Filters, describe};
@@ -112,6 +113,14 @@ impl Operator for PartialAggregate {
 
     fn end_epoch(&mut self, _: &EpochHeader, _: &mut Output) -> Result<Progress> {
         Ok(Progress::Done)
+    }
+
+    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _: &SavedState) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -1,6 +1,13 @@
 //! Rows of a join that emit something by whether they have partners: outer, semi, anti and mark joins.
 
-use millstream_state::PagedVec;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array};
+use arrow::datatypes::Int64Type;
+use millstream_state::{PagedVec, SavedState};
+use millstream_types::Result;
+
+use crate::saving::{save_rows, saved_columns};
 
 /// What the rows of a side emit beside pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +39,21 @@ impl Alone {
 pub(super) struct Totals {
     pub(super) n_rows: i64,
     pub(super) n_null_keys: i64,
+}
+
+impl Totals {
+    /// Adds them as the one row of a table. Joins that need them are on one worker.
+    pub(super) fn save(self, table: u32, saved: &mut SavedState) -> Result<()> {
+        let number = |n: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![n])) };
+        save_rows(saved, table, vec![number(self.n_rows), number(self.n_null_keys)], 1, &[])
+    }
+
+    /// What was saved; nothing if it was not.
+    pub(super) fn restored(table: u32, saved: &SavedState) -> Result<Totals> {
+        let Some((columns, _)) = saved_columns(saved, table, 2)? else { return Ok(Totals::default()) };
+        let number = |column: usize| columns[column].as_primitive::<Int64Type>().value(0);
+        Ok(Totals { n_rows: number(0), n_null_keys: number(1) })
+    }
 }
 
 /// Rows to emit, with what becomes of each.
@@ -147,6 +169,36 @@ impl Partners {
                 [if passes { weight } else { 0 }, 0]
             }
         }
+    }
+
+    /// Columns of [`Partners::saved`].
+    pub(super) const N_SAVED_COLUMNS: usize = 4;
+
+    /// What is known of rows: partners, the weights emitted without and with them, and whether the key has a null.
+    pub(super) fn saved(&self, rows: &[u32]) -> Vec<ArrayRef> {
+        let numbers = |of: &dyn Fn(u32) -> i64| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(rows.iter().map(|&row| of(row))))
+        };
+        let emitted = |i: usize| numbers(&|row| self.emitted.get(row)[i]);
+        let has_null_key = BooleanArray::from_iter(rows.iter().map(|&row| Some(self.has_null_key.get(row))));
+        vec![numbers(&|row| self.counts.get(row)), emitted(0), emitted(1), Arc::new(has_null_key)]
+    }
+
+    /// Takes over what [`Partners::saved`] gave.
+    pub(super) fn restore(&mut self, rows: &[u32], columns: &[ArrayRef]) {
+        let numbers = |column: usize| columns[column].as_primitive::<Int64Type>().values();
+        let (counts, without, with) = (numbers(0), numbers(1), numbers(2));
+        let has_null_key = columns[3].as_boolean();
+        for (i, &row) in rows.iter().enumerate() {
+            self.counts.set(row, counts[i]);
+            self.emitted.set(row, [without[i], with[i]]);
+            self.has_null_key.set(row, has_null_key.value(i));
+        }
+    }
+
+    /// Takes over how the right side was when this was last decided.
+    pub(super) fn restore_right(&mut self, right: Totals) {
+        self.right = right;
     }
 
     /// Rows without instances left; their ids may be given to others after this.

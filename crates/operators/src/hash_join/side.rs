@@ -1,12 +1,16 @@
 //! One side of a join: its rows, indexed by key.
 
-use arrow::array::{Array, ArrayRef, BooleanArray};
-use millstream_state::{HashIndex, Matches, NO_ROW, PagedVec, RowStore, Rows};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
+use arrow::datatypes::Int64Type;
+use millstream_state::{HashIndex, Matches, NO_ROW, PagedVec, RowStore, Rows, SavedState};
 use millstream_types::hash::{hash_columns, is_exact};
 use millstream_types::{Delta, Error, Result};
 
 use super::JoinInput;
 use super::alone::{Alone, Decided, Partners, Totals};
+use crate::saving::{SAVED_ROWS, save_rows, saved_columns};
 
 /// The rows of one side.
 ///
@@ -310,6 +314,52 @@ impl JoinSide {
         if equal.contains(&false) {
             matches.retain(&equal);
         }
+    }
+
+    /// Adds the rows with their weights and, where that counts, what they have emitted.
+    pub(super) fn save(&self, table: u32, by: &[usize], saved: &mut SavedState) -> Result<()> {
+        for ids in self.rows.ids().chunks(SAVED_ROWS) {
+            let mut columns = self.rows.gather(ids).columns().to_vec();
+            columns.push(Arc::new(Int64Array::from_iter_values(ids.iter().map(|&row| self.weights.get(row)))));
+            if let Some(partners) = &self.partners {
+                columns.extend(partners.saved(ids));
+            }
+            save_rows(saved, table, columns, ids.len(), by)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over rows as [`JoinSide::save`] gave them; `right` is what was known of the right side.
+    pub(super) fn restore(&mut self, table: u32, saved: &SavedState, right: Totals) -> Result<()> {
+        let n_input = self.rows.schema().fields().len();
+        let n_partners = if self.partners.is_some() { Partners::N_SAVED_COLUMNS } else { 0 };
+        if let Some(partners) = &mut self.partners {
+            partners.restore_right(right);
+        }
+        let Some((columns, n_rows)) = saved_columns(saved, table, n_input + 1 + n_partners)? else { return Ok(()) };
+        let rows = &columns[..n_input];
+        let mut ids = Vec::with_capacity(n_rows);
+        self.rows.add(rows, Rows::Range { offset: 0, len: n_rows }, &mut ids);
+        let keys: Vec<ArrayRef> = self.keys.iter().map(|&k| rows[k].clone()).collect();
+        let mut hashes = Vec::new();
+        hash_columns(&keys, n_rows, &mut hashes);
+        self.by_key.insert_all(&hashes, ids.iter().copied());
+        if let Some(by_row) = &mut self.by_row {
+            hash_columns(rows, n_rows, &mut hashes);
+            by_row.insert_all(&hashes, ids.iter().copied());
+        }
+        let weights = columns[n_input].as_primitive::<Int64Type>().values();
+        ids.iter().zip(weights).for_each(|(&row, &weight)| self.set_weight(row, weight));
+        self.totals.n_rows = weights.iter().sum();
+        if let Some(partners) = &mut self.partners {
+            partners.restore(&ids, &columns[n_input + 1..]);
+        }
+        Ok(())
+    }
+
+    /// Takes over what was known of all rows.
+    pub(super) fn restore_totals(&mut self, totals: Totals) {
+        self.totals = totals;
     }
 
     pub(super) fn end_epoch(&mut self) -> Result<()> {

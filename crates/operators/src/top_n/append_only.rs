@@ -7,12 +7,13 @@ use std::cmp::Ordering;
 
 use millstream_expr::RowOrder;
 use millstream_expr::order::OrderedRows;
-use millstream_state::{PagedVec, RowStore, Rows};
+use millstream_state::{PagedVec, RowStore, Rows, SavedState};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
-use super::{Differences, TopNSpec, key_schema, partition_keys, window};
+use super::{Differences, TopNSpec, key_schema, partition_keys, restore_by_pushing, window};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
+use crate::saving::{SAVED_ROWS, save_rows, saved_rows};
 use lists::Lists;
 use order_keys::OrderKeys;
 
@@ -235,6 +236,18 @@ impl Operator for AppendOnlyTopN {
         }
         self.rows.reclaim();
         Ok(Progress::Done)
+    }
+
+    /// One table of the rows that are kept.
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
+        self.rows.ids().chunks(SAVED_ROWS).try_for_each(|ids| {
+            save_rows(saved, 0, self.rows.gather(ids).columns().to_vec(), ids.len(), &partitioned_by[0])
+        })
+    }
+
+    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+        let Some(rows) = saved_rows(saved, 0, &self.spec.input)? else { return Ok(()) };
+        restore_by_pushing(self, Delta::inserts(rows))
     }
 
     fn n_bytes(&self) -> usize {

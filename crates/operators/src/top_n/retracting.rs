@@ -1,15 +1,20 @@
 //! Top-n of rows that may be taken back: each partition keeps all its rows, in order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arrow::array::{AsArray, Int64Array};
+use arrow::datatypes::Int64Type;
 use hashbrown::HashMap;
 use millstream_expr::RowOrder;
-use millstream_state::{RowStore, Rows};
+use millstream_expr::scalar::batch_of;
+use millstream_state::{RowStore, Rows, SavedState};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
-use super::{Differences, TopNSpec, key_schema, partition_keys};
+use super::{Differences, TopNSpec, key_schema, partition_keys, restore_by_pushing};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
+use crate::saving::{SAVED_ROWS, save_rows, saved_columns};
 
 /// A distinct row of a partition: where it is, and how often.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +122,25 @@ impl Operator for RetractingTopN {
         self.rows.reclaim();
         self.partitions.remove(&empty);
         Ok(Progress::Done)
+    }
+
+    /// One table of the distinct rows, with their weights.
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
+        let all: Vec<Kept> = self.entries.iter().flat_map(BTreeMap::values).copied().collect();
+        all.chunks(SAVED_ROWS).try_for_each(|kept| {
+            let ids: Vec<u32> = kept.iter().map(|k| k.row).collect();
+            let mut columns = self.rows.gather(&ids).columns().to_vec();
+            columns.push(Arc::new(Int64Array::from_iter_values(kept.iter().map(|k| k.weight))));
+            save_rows(saved, 0, columns, ids.len(), &partitioned_by[0])
+        })
+    }
+
+    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+        let n_columns = self.spec.input.fields().len();
+        let Some((mut columns, n_rows)) = saved_columns(saved, 0, n_columns + 1)? else { return Ok(()) };
+        let weights = columns.pop().map(|w| w.as_primitive::<Int64Type>().values().clone());
+        let rows = Delta::new(batch_of(self.spec.input.clone(), columns, n_rows)?, weights);
+        restore_by_pushing(self, rows)
     }
 
     fn n_bytes(&self) -> usize {

@@ -69,7 +69,7 @@ impl Planner {
             schema: out.clone(),
         };
         let node = if is_local || !splits {
-            let exchange = if is_local { Exchange::Local } else { Exchange::Hash(keys.clone()) };
+            let exchange = facts.exchange(is_local, &keys);
             self.add(spec(vec![AggregateInput::Rows { group_by: keys.clone() }]), vec![Edge { from, exchange }])
         } else {
             let mut ports = Vec::new();
@@ -132,7 +132,7 @@ impl Planner {
             key_fields.chain(call_fields).map(|(name, data_type)| Field::new(name, data_type, true)).collect();
         // Without a key the one group is where the hash of no columns says.
         let is_local = n_keys > 0 && facts.partitioned_by.as_ref().is_some_and(|p| p.iter().all(|c| keys.contains(c)));
-        let exchange = if is_local { Exchange::Local } else { Exchange::Hash(keys.clone()) };
+        let exchange = facts.exchange(is_local, &keys);
         let spec = RecomputeSpec {
             input,
             group_by: keys.clone(),

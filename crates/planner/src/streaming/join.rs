@@ -91,7 +91,7 @@ impl Planner {
         // Without keys all pairs meet on one worker.
         let keys = if one_worker { &[] } else { keys };
         let is_there = !keys.is_empty() && input.facts.partitioned_by.as_deref() == Some(keys);
-        let exchange = if is_there { Exchange::Local } else { Exchange::Hash(keys.to_vec()) };
+        let exchange = if is_there { Exchange::Partitioned(keys.to_vec()) } else { Exchange::Hash(keys.to_vec()) };
         Edge { from: self.emit(input), exchange }
     }
 }

@@ -9,8 +9,8 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
     DistinctOn, Expr, FetchType, Filter, Limit, LogicalPlan, Operator, SkipType, Window, WindowFunctionDefinition,
 };
+use millstream_operators::Edge;
 use millstream_operators::top_n::{OrderBy, TopNSpec};
-use millstream_operators::{Edge, Exchange};
 use millstream_types::{Error, Result};
 
 use super::exprs::{columns_of, with_columns};
@@ -94,7 +94,7 @@ impl Planner {
         let input_schema = input.stages.last().map_or_else(|| self.dataflow.schema(input.node), |s| s.schema.clone());
         let is_local = !partition_by.is_empty()
             && facts.partitioned_by.as_ref().is_some_and(|p| p.iter().all(|c| partition_by.contains(c)));
-        let exchange = if is_local { Exchange::Local } else { Exchange::Hash(partition_by.clone()) };
+        let exchange = facts.exchange(is_local, &partition_by);
         let mut fields = input_schema.fields().to_vec();
         if let Some(field) = row_number {
             fields.push(Arc::new(Field::new(field.name(), DataType::Int64, true)));

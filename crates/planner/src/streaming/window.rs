@@ -12,8 +12,8 @@ use datafusion::physical_planner::create_window_expr_with_name;
 use millstream_expr::recomputed::{Argument, ForeignFunction};
 use millstream_expr::window::Frame;
 use millstream_expr::{OrderBy, WindowCall};
+use millstream_operators::Edge;
 use millstream_operators::window::WindowSpec;
-use millstream_operators::{Edge, Exchange};
 use millstream_types::{Error, Result};
 
 use super::aggregate::{function_of, widened_from};
@@ -77,7 +77,7 @@ impl Planner {
         let partition_by = &first.partition_by;
         let is_local = !partition_by.is_empty()
             && facts.partitioned_by.as_ref().is_some_and(|p| p.iter().all(|c| partition_by.contains(c)));
-        let exchange = if is_local { Exchange::Local } else { Exchange::Hash(partition_by.clone()) };
+        let exchange = facts.exchange(is_local, partition_by);
         let mut fields = input.fields().to_vec();
         fields.extend(calls.iter().map(|(call, name)| Arc::new(Field::new(*name, call.data_type().clone(), true))));
         let spec = WindowSpec {
