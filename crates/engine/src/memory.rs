@@ -1,7 +1,13 @@
-//! Limits of memory: what the machine has, and the shares of it that state and queries may take.
+//! Limits of memory: what the machine has, and the shares of it that state and queries may take. Rows that are written
+//! and not committed count among those of queries.
 
 use std::fs;
 
+use arrow::array::RecordBatch;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use millstream_planner::errors::from_datafusion;
+use millstream_types::delta::values_bytes;
 use millstream_types::{Error, Result, SqlState};
 
 /// What is assumed of a machine that does not tell.
@@ -42,6 +48,40 @@ fn machine_memory() -> usize {
     });
     let machine = machine.unwrap_or(UNKNOWN_MACHINE);
     control_group.map_or(machine, |group| group.min(machine))
+}
+
+/// What rows take that a statement or a transaction has ready to be written. It is given back when this is dropped.
+pub(crate) struct UncommittedMemory(MemoryReservation);
+
+impl UncommittedMemory {
+    /// Nothing yet, of what queries may take.
+    pub(crate) fn new(queries: &RuntimeEnv) -> Self {
+        UncommittedMemory(MemoryConsumer::new("uncommitted rows").register(&queries.memory_pool))
+    }
+
+    /// Rows are added.
+    ///
+    /// # Errors
+    /// 53200 if they do not fit.
+    pub(crate) fn add(&self, rows: &RecordBatch) -> Result<()> {
+        self.0.try_grow(values_bytes(rows)).map_err(|error| {
+            let error = from_datafusion(error);
+            let detail = error.fields().detail.clone().unwrap_or_default();
+            Error::out_of_memory("out of memory for rows that are not committed yet")
+                .with_detail(detail)
+                .with_hint("Write them in several transactions.")
+        })
+    }
+
+    /// Bytes in use.
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.0.size()
+    }
+
+    /// Rows are gone that were added after so many bytes were in use.
+    pub(crate) fn shrink_to(&self, n_bytes: usize) {
+        self.0.shrink(self.0.size().saturating_sub(n_bytes));
+    }
 }
 
 /// A number of bytes as Postgres writes memory: `512MB`, `2GB`, or a plain number.

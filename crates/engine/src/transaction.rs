@@ -18,6 +18,7 @@ use crate::coordinator::{Commit, OrderHold, Reads, WriteOp};
 use crate::engine::EngineState;
 use crate::live::LiveRelation;
 use crate::lookup::look_up;
+use crate::memory::UncommittedMemory;
 use crate::read::{OwnWrites, ReadPoint};
 use crate::reads::ReadSet;
 use crate::staged::{Conflict, KeyedRows, Mark, Staged};
@@ -37,11 +38,17 @@ pub(crate) struct Transaction {
     /// Relations that it makes when it commits: they have no rows but its own.
     unborn: HashSet<RelationId>,
     order: Option<OrderHold>,
+    /// Of all that was staged.
+    memory: UncommittedMemory,
 }
 
 /// A point within a transaction to go back to: writes after it are forgotten, reads are not.
 #[derive(Clone)]
-pub(crate) struct SavePoint(HashMap<RelationId, Mark>);
+pub(crate) struct SavePoint {
+    marks: HashMap<RelationId, Mark>,
+    /// That were in use.
+    n_bytes: usize,
+}
 
 /// What a statement wrote.
 #[derive(Debug, Default)]
@@ -80,7 +87,8 @@ impl Transaction {
         };
         let held = relations.into_iter().zip(holds).map(|(live, hold)| (live.id, (live, hold))).collect();
         let (reads, staged, decided, unborn) = Default::default();
-        Ok(Transaction { epoch, held, reads, staged, decided, unborn, order })
+        let memory = UncommittedMemory::new(&engine.query_memory);
+        Ok(Transaction { epoch, held, reads, staged, decided, unborn, order, memory })
     }
 
     /// Whether nothing is staged.
@@ -140,7 +148,7 @@ impl Transaction {
     /// Stages new rows of a relation, all visible columns; `since` is where the statement began.
     ///
     /// # Errors
-    /// 23505 and the like, as far as they can be known at the transaction's epoch.
+    /// 23505 and the like, as far as they can be known at the transaction's epoch; 53200.
     pub(crate) async fn insert(
         &mut self,
         engine: &EngineState,
@@ -149,6 +157,7 @@ impl Transaction {
         conflict: &Conflict,
         since: usize,
     ) -> Result<Written> {
+        self.memory.add(rows)?;
         let rows = if relation.kind != Kind::Table {
             self.staged(relation).append(rows)?
         } else if relation.declared_key().is_none() {
@@ -172,7 +181,7 @@ impl Transaction {
     /// `keys_change` if a new row may have another key than the old one.
     ///
     /// # Errors
-    /// 23505
+    /// 23505, 53200
     pub(crate) async fn change(
         &mut self,
         engine: &EngineState,
@@ -181,6 +190,7 @@ impl Transaction {
         new: Option<&RecordBatch>,
         keys_change: bool,
     ) -> Result<Written> {
+        [Some(old), new].into_iter().flatten().try_for_each(|rows| self.memory.add(rows))?;
         let found = match new.filter(|_| keys_change && relation.declared_key().is_some()) {
             Some(new) => self.base_rows(engine, relation, new).await?,
             None => KeyedRows::empty_of(relation),
@@ -221,13 +231,15 @@ impl Transaction {
     }
 
     pub(crate) fn save_point(&self) -> SavePoint {
-        SavePoint(self.staged.iter().map(|(id, staged)| (*id, staged.mark())).collect())
+        let marks = self.staged.iter().map(|(id, staged)| (*id, staged.mark())).collect();
+        SavePoint { marks, n_bytes: self.memory.n_bytes() }
     }
 
     pub(crate) fn rollback_to(&mut self, point: &SavePoint) {
         for (id, staged) in &mut self.staged {
-            staged.rollback_to(point.0.get(id).copied().unwrap_or_default());
+            staged.rollback_to(point.marks.get(id).copied().unwrap_or_default());
         }
+        self.memory.shrink_to(point.n_bytes);
     }
 
     /// Has the coordinator take the writes over.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, GenericByteViewArray, RecordBatch, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{ByteViewType, DataType, SchemaRef};
 
 use crate::Result;
 
@@ -164,6 +164,20 @@ impl Delta {
     }
 }
 
+/// Bytes of the values of a batch, whatever else the buffers hold in which they lie.
+pub fn values_bytes(batch: &RecordBatch) -> usize {
+    let of_column = |column: &ArrayRef| match column.data_type() {
+        DataType::Utf8View => views_bytes(column.as_string_view()),
+        DataType::BinaryView => views_bytes(column.as_binary_view()),
+        _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
+    };
+    batch.columns().iter().map(of_column).sum()
+}
+
+fn views_bytes<T: ByteViewType>(array: &GenericByteViewArray<T>) -> usize {
+    array.len() * size_of::<u128>() + array.total_buffer_bytes_used()
+}
+
 /// The rows of `batch` with the given indices, also for a batch without columns.
 ///
 /// # Errors
@@ -176,7 +190,7 @@ pub fn take_batch(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch
 }
 
 /// A schema from `(name, type)` pairs, every column nullable.
-pub fn schema_of(columns: &[(&str, arrow::datatypes::DataType)]) -> SchemaRef {
+pub fn schema_of(columns: &[(&str, DataType)]) -> SchemaRef {
     let fields: Vec<_> = columns.iter().map(|(name, t)| arrow::datatypes::Field::new(*name, t.clone(), true)).collect();
     Arc::new(arrow::datatypes::Schema::new(fields))
 }

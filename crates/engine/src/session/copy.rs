@@ -15,6 +15,7 @@ use millstream_types::{Error, Result, SqlState};
 
 use super::Session;
 use crate::api::{CopyIn, Response, ResultColumn, Rows, RowsTag};
+use crate::memory::UncommittedMemory;
 use crate::read::{ReadPoint, RowsAtHand, execute_over};
 use crate::staged::Conflict;
 
@@ -30,6 +31,7 @@ pub(super) struct Copying {
     n_rows: usize,
     /// What has come so far, written all at once in the end.
     staged: Vec<RecordBatch>,
+    memory: UncommittedMemory,
 }
 
 impl Session {
@@ -48,6 +50,7 @@ impl Session {
             header: options.header,
             n_rows: 0,
             staged: Vec::new(),
+            memory: UncommittedMemory::new(&self.engine.query_memory),
         });
         Ok(Response::CopyIn(CopyIn { relation, columns, options }))
     }
@@ -55,11 +58,12 @@ impl Session {
     /// Takes rows of the copy that the last statement asked for: the columns that it named, any number of rows.
     ///
     /// # Errors
-    /// 23502 and 22001 as for an `INSERT`, with the line in the context. The copy is over then.
+    /// 23502 and 22001 as for an `INSERT`, with the line in the context; 53200. The copy is over then.
     pub async fn copy_push(&mut self, rows: RecordBatch) -> Result<()> {
         let Some(mut copying) = self.copying.take() else { return Err(no_copy()) };
         let whole = self.whole_rows(&copying, rows).await;
         let checked = whole.and_then(|rows| copying.checked(&rows));
+        let checked = checked.and_then(|rows| copying.memory.add(&rows).map(|()| rows));
         let rows = checked.inspect_err(|_| self.statement_failed())?;
         copying.n_rows += rows.num_rows();
         copying.staged.push(rows);
@@ -79,9 +83,10 @@ impl Session {
             OnKeyConflict::Overwrite => Conflict::Overwrite,
             OnKeyConflict::UpdateIfNotNull => Conflict::UpdateIfNotNull,
         };
-        let written = self.insert_rows(&copying.relation, copying.staged, &conflict).await;
+        let Copying { relation, staged, n_rows, memory: _memory, .. } = copying;
+        let written = self.insert_rows(&relation, staged, &conflict).await;
         written.inspect_err(|_| self.statement_failed())?;
-        Ok(RowsTag::Copy.complete(copying.n_rows as u64))
+        Ok(RowsTag::Copy.complete(n_rows as u64))
     }
 
     /// The copy came to nothing: its rows are forgotten.

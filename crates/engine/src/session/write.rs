@@ -30,6 +30,7 @@ use super::query::{columns_of, fixed_types};
 use crate::api::{Response, Rows, RowsTag};
 use crate::coordinator::{Commit, OrderHold, WriteOp};
 use crate::engine::EngineState;
+use crate::memory::UncommittedMemory;
 use crate::read::{RowsAtHand, execute_at, execute_over, stored_relations};
 use crate::staged::Conflict;
 use crate::transaction::{Transaction, Written};
@@ -216,13 +217,18 @@ impl Session {
     /// Rows that depend on no epoch need not be looked at before their turn.
     async fn write_at_turn(&mut self, writes: &[Write], has_returning: bool) -> Result<Option<Outcome>> {
         let [write] = writes else { return Ok(None) };
+        // Given back when the rows have been written.
+        let memory;
         let (relation, rows, conflict) = match write {
             Write::Rows { relation, rows, conflict } if !has_returning => (relation, rows.clone(), conflict),
             Write::Query { relation, plan, conflict } if !has_returning && stored_relations(plan)?.is_empty() => {
                 let (_, mut batches) = crate::read::execute(&self.engine, plan.clone()).await?;
+                memory = UncommittedMemory::new(&self.engine.query_memory);
                 let mut all = Vec::new();
                 while let Some(batch) = batches.next().await {
-                    all.push(fit(relation, &batch?)?);
+                    let rows = fit(relation, &batch?)?;
+                    memory.add(&rows)?;
+                    all.push(rows);
                 }
                 (relation, concat_batches(&relation_nullable(relation), &all)?, conflict)
             }
@@ -373,11 +379,15 @@ async fn read_rows(
     reading: &Reading,
 ) -> Result<(RecordBatch, Vec<ArrayRef>)> {
     let mut all = Vec::new();
+    let memory;
     let schema: SchemaRef = match reading {
         Reading::Plan(plan) => {
             let mut batches = read_plan(engine, transaction, plan).await?;
+            memory = UncommittedMemory::new(&engine.query_memory);
             while let Some(batch) = batches.next().await {
-                all.push(batch?);
+                let rows = batch?;
+                memory.add(&rows)?;
+                all.push(rows);
             }
             Arc::new(plan.schema().as_arrow().clone())
         }

@@ -294,6 +294,57 @@ async fn a_view_that_explodes_fails_at_its_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_explodes_fails_before_it_is_written() {
+    let mut config = config(2);
+    config.memory = MemoryLimits { state: 256 << 20, view: 256 << 20, queries: 16 << 20 };
+    let engine = start(config);
+    let (mut s, mut other) = (session(&engine), session(&engine));
+    run(
+        &mut s,
+        "CREATE TABLE t (k bigint PRIMARY KEY, v text); CREATE STREAM log (v bigint);
+         INSERT INTO t SELECT i, 'a' FROM generate_series(1, 1000) AS s(i);
+         CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM t",
+    )
+    .await;
+    let many = "generate_series(1, 100000) AS a(i), generate_series(1, 100000) AS b(j)";
+    for sql in [
+        format!("INSERT INTO log SELECT j FROM {many}"),
+        format!("INSERT INTO t SELECT i * 100000 + j, 'b' FROM {many}"),
+        format!("INSERT INTO log SELECT k FROM t, {many}"),
+        format!("BEGIN; INSERT INTO t SELECT i * 100000 + j, 'b' FROM {many}"),
+        "UPDATE t SET v = repeat('x', 50000)".to_owned(),
+    ] {
+        let error = s.query(&sql).await.expect_err("it does not fit");
+        assert_eq!(error.state(), SqlState::OUT_OF_MEMORY, "{sql}: {error}");
+        run(&mut s, "ROLLBACK").await;
+        assert_eq!(number(&mut other, "SELECT n FROM n").await, 1000);
+        assert_eq!(number(&mut other, "SELECT count(*) FROM log").await, 0);
+    }
+    // Nothing of that is left to stand in the way, nor what is taken back to a savepoint.
+    run(&mut s, "BEGIN").await;
+    for _ in 0..20 {
+        run(&mut s, "SAVEPOINT p; INSERT INTO log SELECT i FROM generate_series(1, 200000) AS s(i); ROLLBACK TO p")
+            .await;
+    }
+    run(&mut s, "COMMIT").await;
+    let copy = s.parse("COPY log FROM STDIN").expect("it parses").remove(0);
+    let Response::CopyIn(_) = s.run(&copy).await.expect("it runs") else { panic!("a copy") };
+    let column: arrow::array::ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![7; 100_000]));
+    let rows = arrow::array::RecordBatch::try_from_iter([("v", column)]).expect("a batch");
+    let mut n_taken = 0;
+    let error = loop {
+        match s.copy_push(rows.clone()).await {
+            Ok(()) => n_taken += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error.state(), n_taken), (SqlState::OUT_OF_MEMORY, (16 << 20) / 800_000));
+    run(&mut s, "INSERT INTO log SELECT i FROM generate_series(1, 200000) AS s(i)").await;
+    assert_eq!(number(&mut other, "SELECT count(*) FROM log").await, 200_000);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_state_together_has_a_limit() {
     let mut config = config(2);
     config.memory = MemoryLimits { state: 48 << 20, view: 1 << 40, queries: 64 << 20 };
