@@ -7,12 +7,14 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
-use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, TableProvider, provider_as_source};
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 use futures::StreamExt;
@@ -283,6 +285,7 @@ async fn run(
     let state = session_context::session_state();
     let context = TaskContext::from(&state).with_runtime(memory);
     let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(from_datafusion)?;
+    let physical = cooperative(physical)?;
     let mut stream = datafusion::physical_plan::execute_stream(physical, Arc::new(context)).map_err(from_datafusion)?;
     while let Some(batch) = stream.next().await {
         let batch = batch.map_err(from_datafusion)?;
@@ -291,6 +294,20 @@ async fn run(
         }
     }
     Ok(())
+}
+
+/// A plan that lets other queries have its thread after some batches.
+///
+/// DataFusion's own plans do so when they take a batch from a table; what makes many rows of a few would not for long.
+fn cooperative(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    const MULTIPLYING: [&str; 4] = ["CrossJoinExec", "NestedLoopJoinExec", "HashJoinExec", "UnnestExec"];
+    let wrapped = plan.transform_up(|node| {
+        if MULTIPLYING.contains(&node.name()) {
+            return Ok(Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>));
+        }
+        Ok(Transformed::no(node))
+    });
+    wrapped.map(|wrapped| wrapped.data).map_err(from_datafusion)
 }
 
 /// The plan with its relations as tables of rows.

@@ -61,6 +61,8 @@ pub fn config() -> SessionConfig {
     options.optimizer.skip_failed_rules = false;
     // It compares what is known of nulls, too, which a union of a constant and a column is planned to in two ways.
     options.execution.skip_physical_aggregate_schema_check = true;
+    // A query lets others have its thread after so many batches, so none may be large.
+    options.execution.enforce_batch_size_in_joins = true;
     // Views stay Utf8View at the output: that is the engine's text.
     options.optimizer.expand_views_at_output = false;
     config

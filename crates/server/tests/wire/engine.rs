@@ -6,12 +6,15 @@ mod catalog;
 mod copies;
 #[path = "engine/cursors.rs"]
 mod cursors;
+#[path = "engine/departures.rs"]
+mod departures;
 #[path = "engine/limits.rs"]
 mod limits;
 #[path = "engine/subscriptions.rs"]
 mod subscriptions;
 
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use millstream_engine::{Engine, EngineConfig};
 use millstream_server::{Server, ServerHandle};
@@ -73,6 +76,19 @@ async fn rows(client: &Client, sql: &str) -> Vec<String> {
 
 async fn run(client: &Client, sql: &str) {
     client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+}
+
+/// Waits until a query gives these rows, for at most a minute.
+async fn wait_for(client: &Client, sql: &str, expected: &[&str]) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let found = rows(client, sql).await;
+        if found == expected {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{sql}: {found:?} instead of {expected:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// The SQLSTATE with which a statement fails.

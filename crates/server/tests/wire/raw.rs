@@ -1,5 +1,7 @@
 //! A client that sends and sees single messages.
 
+use std::net::SocketAddr;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -57,13 +59,22 @@ pub(crate) fn sync() -> Vec<u8> {
 
 impl Raw {
     pub(crate) async fn open(running: &Running) -> Raw {
-        let stream = TcpStream::connect(running.server.address).await.expect("a connection");
+        Raw::open_at(running.server.address).await
+    }
+
+    async fn open_at(address: SocketAddr) -> Raw {
+        let stream = TcpStream::connect(address).await.expect("a connection");
         Raw { stream, pid: 0, secret: 0 }
     }
 
     /// Connects and reads up to ReadyForQuery.
     pub(crate) async fn connect(running: &Running) -> Raw {
-        let mut raw = Raw::open(running).await;
+        Raw::connect_to(running.server.address).await
+    }
+
+    /// As [`Raw::connect`], to any server.
+    pub(crate) async fn connect_to(address: SocketAddr) -> Raw {
+        let mut raw = Raw::open_at(address).await;
         raw.send(&start_up(196_608, &[("user", "u"), ("database", "millstream")])).await;
         for (kind, body) in raw.until_ready().await {
             if kind == 'K' {
