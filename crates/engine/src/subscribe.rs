@@ -230,10 +230,12 @@ impl Subscription {
             let changed = live.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
+            // First, so that all that was told of these epochs is there afterwards.
+            let sealed = live.sealed();
             while let Some(told) = self.listener.try_next() {
                 self.note(told);
             }
-            if let Err(error) = self.check().and_then(|()| self.close_epochs()) {
+            if let Err(error) = self.check().and_then(|()| self.close_epochs(sealed)) {
                 return Some(Err(error));
             }
             if !self.ready.is_empty() {
@@ -284,10 +286,10 @@ impl Subscription {
         }
     }
 
-    /// Makes ready what all workers have completed.
-    fn close_epochs(&mut self) -> Result<()> {
-        let sealed = self.live.sealed();
-        while let Some(entry) = self.open.first_entry().filter(|e| *e.key() <= sealed) {
+    /// Makes ready what all workers had completed before the changes were noted that are open now.
+    fn close_epochs(&mut self, sealed: Epoch) -> Result<()> {
+        let first_missing = self.listener.first_missing();
+        while let Some(entry) = self.open.first_entry().filter(|e| *e.key() <= sealed && *e.key() < first_missing) {
             let (epoch, changes) = entry.remove_entry();
             let changes: Vec<Delta> = changes.into_iter().filter(|d| !d.is_empty()).collect();
             if let Some(first) = changes.first() {

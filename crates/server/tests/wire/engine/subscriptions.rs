@@ -1,21 +1,7 @@
 //! Subscriptions to queries, and what becomes of their dataflows.
 
-use std::time::Duration;
-
-use super::{Real, fails, rows, run};
-
-/// Waits until a query gives these rows, for at most ten seconds.
-async fn wait_for(client: &tokio_postgres::Client, sql: &str, expected: &[&str]) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        let found = rows(client, sql).await;
-        if found == expected {
-            return;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{sql}: {found:?} instead of {expected:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+use super::{Real, fails, rows, run, wait_for};
+use crate::raw::{Raw, field, query};
 
 const JOBS: &str = "SELECT count(*) FROM millstream.jobs WHERE name = 'subscription'";
 
@@ -87,5 +73,50 @@ async fn a_subscription_begins_as_of_an_epoch_that_is_still_held() {
     assert_eq!(without_epochs(&rows(&client, "FETCH ALL c").await), ["-1|1", "1|2"]);
     run(&client, "ROLLBACK").await;
     assert_eq!(fails(&client, "BEGIN; DECLARE c CURSOR FOR SUBSCRIBE TO t AS OF 1000000000").await, "22023");
+    real.stop().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_does_not_read_is_told_how_far_it_has_come() {
+    const PIECE_ROWS: i32 = 100_000;
+    let real = Real::start().await;
+    let writer = real.connect().await;
+    run(&writer, "CREATE STREAM s (v int); CREATE MATERIALIZED VIEW w AS SELECT v, v::text AS t FROM s").await;
+    let mut subscriber = Raw::connect_to(real.server.address).await;
+    subscriber.send(&query("SUBSCRIBE TO w")).await;
+    assert_eq!(subscriber.next().await.expect("columns").0, 'T');
+    // More than sockets and buffers hold. Nobody waits for it.
+    for i in 0..15 {
+        let (first, last) = (i * PIECE_ROWS + 1, (i + 1) * PIECE_ROWS);
+        run(&writer, &format!("INSERT INTO s SELECT * FROM generate_series({first}, {last})")).await;
+        assert_eq!(rows(&writer, "SELECT count(*) FROM w").await, [last.to_string()]);
+    }
+    let (mut n_rows, mut last_epoch) = (0, String::new());
+    let error = loop {
+        let answer = subscriber.next().await.expect("no end before the error");
+        match answer.0 {
+            'D' => {
+                // The first value is the epoch.
+                let length = i32::from_be_bytes(answer.1[2..6].try_into().expect("four bytes")) as usize;
+                let epoch = String::from_utf8_lossy(&answer.1[6..6 + length]);
+                if epoch != last_epoch {
+                    last_epoch = epoch.into_owned();
+                }
+                n_rows += 1;
+            }
+            'E' => break answer,
+            kind => panic!("a message {kind}"),
+        }
+    };
+    assert_eq!(field(&error, 'C').as_deref(), Some("53400"));
+    let detail = field(&error, 'D').expect("a detail");
+    assert_eq!(detail, format!("The last complete epoch that was sent is {last_epoch}."));
+    assert!(n_rows < 15 * PIECE_ROWS && n_rows % PIECE_ROWS == 0, "{n_rows} rows came");
+    // Both sessions are as before.
+    assert_eq!(subscriber.next().await.expect("an answer").0, 'Z');
+    subscriber.send(&query("SELECT count(*) FROM w")).await;
+    assert_eq!(subscriber.kinds_until_ready().await, "TDCZI");
+    run(&writer, "INSERT INTO s VALUES (0)").await;
+    assert_eq!(rows(&writer, "SELECT count(*) FROM w WHERE v = 0").await, ["1"]);
     real.stop().await;
 }
