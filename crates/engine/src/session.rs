@@ -6,6 +6,7 @@ mod copy;
 mod cursor;
 mod dataflows;
 mod ddl;
+mod explain;
 mod planned;
 mod prepared;
 mod query;

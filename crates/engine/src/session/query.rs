@@ -1,28 +1,25 @@
 //! `SELECT`, `SUBSCRIBE`, `EXPLAIN`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
+use arrow::array::{ArrayRef, RecordBatch};
 use datafusion::common::ScalarValue;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::logical_expr::LogicalPlan;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use millstream_planner::access::PointQuery;
-use millstream_planner::ast::{self, ExplainTarget, Query, Statement, SubscribeTarget};
+use millstream_planner::ast::{self, Query, Statement, SubscribeTarget};
 use millstream_planner::catalog::{Kind, Relation};
 use millstream_planner::dml::bind_insert;
 use millstream_planner::errors::from_datafusion;
 use millstream_planner::parser::parse_query;
 use millstream_planner::{Catalog, Purpose, bind_query, optimize, streaming};
-use millstream_runtime::{DataflowMetrics, NodeMetrics};
 use millstream_types::{Epoch, Error, Result, SqlState, SqlType};
 
+use super::Session;
 use super::planned::{ParsedStatement, PlannedQuery, PlannedWrite, Seen};
-use super::{Session, rows_of};
 use crate::api::{Response, ResultColumn, Rows, RowsTag};
-use crate::live::Body;
 use crate::read::{ReadPoint, execute, execute_at, stored_relations};
 use crate::subscribe::Wanted;
 
@@ -214,57 +211,6 @@ impl Session {
         };
         Ok(crate::subscribe::columns(subscribe.progress, &followed))
     }
-
-    pub(super) fn explain(&mut self, explain: &ast::Explain) -> Result<Response> {
-        let catalog = self.catalog();
-        let lines = match &explain.target {
-            ExplainTarget::MaterializedView(name) => {
-                let relation = catalog.resolve_kind(name, ast::RelationKind::MaterializedView)?;
-                match self.engine.clock.relation(relation.id).as_deref().map(|l| &l.body) {
-                    Some(Body::Dataflow { operators, metrics, .. }) if explain.analyze => analyzed(operators, metrics),
-                    Some(Body::Dataflow { explain, .. }) => explain.clone(),
-                    _ => return Err(Error::internal("a materialized view without a dataflow")),
-                }
-            }
-            ExplainTarget::Statement(_) if explain.analyze => {
-                return Err(Error::not_supported("EXPLAIN ANALYZE of a statement is not supported yet")
-                    .with_hint("EXPLAIN ANALYZE MATERIALIZED VIEW shows the live figures of a view."));
-            }
-            ExplainTarget::Statement(statement) => match statement.as_ref() {
-                Statement::Query(query) => {
-                    let bound = bind_query(&catalog, query, &[], Purpose::View)?;
-                    let columns = bound.columns;
-                    let plan = optimize(bound.plan, Purpose::View, None)?;
-                    streaming::plan(&plan, &columns)?.dataflow.explain()
-                }
-                _ => return Err(Error::not_supported("EXPLAIN of this statement is not supported yet")),
-            },
-        };
-        let column = ResultColumn::computed("QUERY PLAN", SqlType::Text);
-        let text: ArrayRef = Arc::new(lines.iter().map(|l| Some(l.as_str())).collect::<StringViewArray>());
-        rows_of(RowsTag::Explain, vec![column], vec![text])
-    }
-}
-
-/// A dataflow's operators with what they have done on all workers, the root first.
-fn analyzed(operators: &[(String, String)], metrics: &DataflowMetrics) -> Vec<String> {
-    let line = |node: usize, (name, about): &(String, String)| {
-        let sum = |of: fn(&NodeMetrics) -> &AtomicU64| -> u64 {
-            metrics.workers.iter().map(|nodes| of(&nodes[node]).load(Ordering::Relaxed)).sum()
-        };
-        let space = if about.is_empty() { "" } else { " " };
-        format!(
-            "#{node} {name}{space}{about} [rows in {}, out {}; batches in {}, out {}; busy {:.3} ms; state {} bytes, {} entries]",
-            sum(|m| &m.rows_in),
-            sum(|m| &m.rows_out),
-            sum(|m| &m.batches_in),
-            sum(|m| &m.batches_out),
-            sum(|m| &m.busy_ns) as f64 / 1e6,
-            sum(|m| &m.state_bytes),
-            sum(|m| &m.state_entries),
-        )
-    };
-    operators.iter().enumerate().rev().map(|(node, operator)| line(node, operator)).collect()
 }
 
 /// What a subscription follows.

@@ -549,6 +549,15 @@ async fn a_view_is_explained_with_what_it_has_done() {
     .await;
     let shown = rows(&mut s, "EXPLAIN ANALYZE MATERIALIZED VIEW g").await;
     assert!(shown.contains("Aggregate") && shown.contains("Materialize [rows in 7,"), "{shown}");
+    for (statement, read) in [
+        ("SELECT n FROM g WHERE v IN (1, 2)", "Read g by key (v), 2 values"),
+        ("SELECT now(), n FROM g", "Read g as a whole"),
+        ("UPDATE t SET v = 0 WHERE k = 1 + 1", "Read t by key (k), 1 value"),
+        ("DELETE FROM t WHERE k > 2", "Read t as a whole"),
+    ] {
+        let shown = rows(&mut s, &format!("EXPLAIN {statement}")).await;
+        assert!(shown.contains(read), "{statement}: {shown}");
+    }
     assert_eq!(number(&mut s, "SELECT sum(rows)::bigint FROM millstream.arrangements WHERE relation = 't'").await, 700);
     assert_eq!(number(&mut s, "SELECT rows FROM millstream.relations WHERE name = 'g'").await, 7);
     engine.shutdown().await;
