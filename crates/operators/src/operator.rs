@@ -14,10 +14,11 @@ use crate::dataflow::RelationId;
 /// The number of an operator's input.
 pub type Port = usize;
 
-/// Output rows after which an operator should put off what it still has to do.
-pub const OUTPUT_ROWS_MAX: usize = 1 << 16;
+/// Output rows after which an operator should put off what it still has to do. Few in tests of this crate, so that they
+/// see operators put work off.
+pub const OUTPUT_ROWS_MAX: usize = if cfg!(test) { 7 } else { 1 << 16 };
 /// Rows in an output delta, where the operator can choose.
-pub const OUTPUT_BATCH_ROWS: usize = 1 << 13;
+pub const OUTPUT_BATCH_ROWS: usize = if cfg!(test) { 3 } else { 1 << 13 };
 
 /// Whether an operator has done all that it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Properties of operators: whatever changes come, split into batches and epochs in whatever way, the sum of what an
 //! operator has emitted is what its definition makes of the sum of its input.
 //!
-//! Input is random, with rows that go before they come within an epoch. Rows that fail are a second output, of which the
+//! Input is random, with rows that go before they come within an epoch, and with keys that differ although their hashes
+//! are equal. In the end all rows go that may, and no state is left of them. Rows that fail are a second output, of which the
 //! same holds. A failure is made smaller, epoch by epoch and change by change, before it is shown with its seed.
 //! `MILLSTREAM_PROPERTY_CASES` sets how many cases are run, `MILLSTREAM_PROPERTY_SEED` the first of them.
 
@@ -13,7 +14,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int6
 use arrow::datatypes::{DataType, Decimal128Type, Int64Type, SchemaRef, UInt64Type};
 use millstream_expr::scalar::batch_of;
 use millstream_expr::{OrderBy, RowError};
-use millstream_types::hash::mix;
+use millstream_types::hash::{hash_columns, mix};
 use millstream_types::{Delta, Epoch, EpochHeader};
 
 use crate::dataflow::{Dataflow, Edge, Exchange, Node, RelationId};
@@ -41,6 +42,36 @@ const NUMERIC_UNIT: i128 = 30_000_000_000_000_000_000_000_000_000_000_000_000;
 /// Cases of each property, unless the environment says otherwise.
 const N_CASES: u64 = 12;
 
+/// The type of values whose hashes are all equal, to each other and to that of null.
+pub(crate) const COLLIDING: DataType = DataType::Decimal128(37, 0);
+
+/// The `i`th of such values, which ascend: the hash of a numeric is that of its halves, one of which can be chosen freely.
+fn collision(i: u64) -> i128 {
+    let mut hashes = Vec::new();
+    hash_columns(&[arrow::array::new_null_array(&DataType::Int64, 1)], 1, &mut hashes);
+    let upper = i << 8;
+    let lower = unmix(unmix(hashes[0]) ^ upper.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    i128::from(upper) << 64 | i128::from(lower)
+}
+
+/// The inverse of [`mix`].
+fn unmix(x: u64) -> u64 {
+    let unshift = |x: u64| x ^ x >> 27 ^ x >> 54;
+    let inverse = |odd: u64| (0..5).fold(odd, |inv, _| inv.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inv))));
+    let x = unshift(x).wrapping_mul(inverse(0x1c69_b3f7_4ac4_ae35));
+    unshift((x ^ x >> 33).wrapping_mul(inverse(0x3c79_ac49_2ba7_b653)))
+}
+
+#[test]
+fn collisions_collide() {
+    let numerics = (0..N_VALUES).map(|i| Some(collision(i))).chain([None]).collect::<Decimal128Array>();
+    let column: ArrayRef = Arc::new(numerics.with_data_type(COLLIDING));
+    let mut hashes = Vec::new();
+    hash_columns(&[column], N_VALUES as usize + 1, &mut hashes);
+    assert!(hashes.iter().all(|h| *h == hashes[0]), "{hashes:x?}");
+    assert!((0..N_VALUES).map(collision).is_sorted_by(|a, b| a < b));
+}
+
 fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
@@ -66,7 +97,11 @@ fn random_epochs(inputs: &[Input], seed: u64) -> Vec<Changes> {
     let mut random = Random::new(seed);
     let mut rows: Vec<Vec<(Row, i64)>> = vec![Vec::new(); inputs.len()];
     let n_epochs = 1 + random.below(8);
-    (0..n_epochs).map(|_| random_changes(&mut random, inputs, &mut rows)).collect()
+    let mut epochs: Vec<Changes> = (0..n_epochs).map(|_| random_changes(&mut random, inputs, &mut rows)).collect();
+    let rest = rows.into_iter().enumerate().filter(|(port, _)| !inputs[*port].append_only);
+    let rest = rest.flat_map(|(port, rows)| rows.into_iter().map(move |(row, n)| (port, row, -n)));
+    epochs.push(rest.collect());
+    epochs
 }
 
 fn random_changes(random: &mut Random, inputs: &[Input], rows: &mut [Vec<(Row, i64)>]) -> Changes {
@@ -123,6 +158,8 @@ fn random_row(random: &mut Random, schema: &SchemaRef) -> Row {
 pub(crate) struct Emitted {
     pub(crate) deltas: Vec<Delta>,
     pub(crate) errors: Vec<RowError>,
+    /// Rows, groups or entries of state after it.
+    pub(crate) n_entries: usize,
 }
 
 /// What is tested: takes the batches of an epoch, by port, and gives what it emits.
@@ -135,6 +172,7 @@ pub(crate) fn operator(spec: &dyn OperatorSpec) -> Subject {
         let mut emitted = Emitted::default();
         push_all(operator.as_mut(), input, &mut emitted)?;
         end_epoch(operator.as_mut(), epoch, &mut emitted)?;
+        emitted.n_entries = operator.n_entries();
         Ok(emitted)
     })
 }
@@ -175,7 +213,7 @@ pub(crate) fn dataflow(dataflow: &Dataflow, n_workers: usize) -> Subject {
         let mut relations: BTreeMap<RelationId, Vec<Delta>> = BTreeMap::new();
         input.into_iter().for_each(|(port, delta)| relations.entry(RelationId(port as u64)).or_default().push(delta));
         let (deltas, errors) = driver.epoch(&header(epoch), &relations).map_err(|e| e.to_string())?;
-        Ok(Emitted { deltas, errors })
+        Ok(Emitted { deltas, errors, n_entries: driver.n_entries() })
     })
 }
 
@@ -368,6 +406,10 @@ pub(crate) fn run<E: Into<Expected>>(
         if rows != expected.rows {
             return Err(format!("epoch {}: emitted {rows:?}, by definition {:?}", i + 1, expected.rows));
         }
+        // The one group of an aggregate without a key always exists.
+        if sums.iter().all(Rows::is_empty) && emitted.n_entries > 1 {
+            return Err(format!("epoch {}: {} entries of nothing are kept", i + 1, emitted.n_entries));
+        }
         if errors != expected.errors {
             return Err(format!("epoch {}: errors {errors:?}, by definition {:?}", i + 1, expected.errors));
         }
@@ -406,6 +448,10 @@ pub(crate) fn delta_of(schema: &SchemaRef, changes: &[(usize, Row, i64)]) -> Del
         match t {
             DataType::Int64 => Arc::new(values.collect::<Int64Array>()),
             DataType::Boolean => Arc::new(values.map(|v| v.map(|v| v == 1)).collect::<BooleanArray>()),
+            t if *t == COLLIDING => {
+                let numerics = values.map(|v| v.map(|v| collision(v as u64)));
+                Arc::new(numerics.collect::<Decimal128Array>().with_data_type(COLLIDING))
+            }
             DataType::Decimal128(_, _) => {
                 let numerics = values.map(|v| v.map(|v| i128::from(v) * NUMERIC_UNIT));
                 Arc::new(numerics.collect::<Decimal128Array>().with_data_type(t.clone()))
@@ -467,6 +513,10 @@ fn value_of(column: &ArrayRef, row_idx: usize) -> Option<i64> {
         DataType::Int64 => column.as_primitive::<Int64Type>().value(row_idx),
         DataType::UInt64 => column.as_primitive::<UInt64Type>().value(row_idx) as i64,
         DataType::Boolean => column.as_boolean().value(row_idx).into(),
+        t if *t == COLLIDING => {
+            let value = column.as_primitive::<Decimal128Type>().value(row_idx);
+            (0..N_VALUES).find(|&v| collision(v) == value).expect("one of few numerics") as i64
+        }
         DataType::Decimal128(_, 0) => {
             let value = column.as_primitive::<Decimal128Type>().value(row_idx);
             if value % NUMERIC_UNIT == 0 { (value / NUMERIC_UNIT) as i64 } else { value as i64 }

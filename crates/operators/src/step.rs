@@ -117,6 +117,12 @@ impl StepDriver {
         Ok((outputs.pop().into_iter().flatten().flatten().collect(), errors))
     }
 
+    /// Rows, groups or entries of the state of all operators.
+    #[cfg(test)]
+    pub(crate) fn n_entries(&self) -> usize {
+        self.workers.iter().flatten().flatten().map(|operator| operator.n_entries()).sum()
+    }
+
     fn run(
         &mut self,
         worker: usize,

@@ -7,14 +7,20 @@ use millstream_types::delta::schema_of;
 
 use super::*;
 use crate::dataflow::{Dataflow, Edge, Exchange, Node};
-use crate::property::{self, Input, Row, Rows};
+use crate::property::{self, Expected, Input, Row, Rows};
 
 const G: usize = 0;
 const X: usize = 1;
 const B: usize = 2;
+const C: usize = 3;
 
 fn schema() -> SchemaRef {
-    schema_of(&[("g", DataType::Utf8View), ("x", DataType::Int64), ("b", DataType::Boolean)])
+    schema_of(&[
+        ("g", DataType::Utf8View),
+        ("x", DataType::Int64),
+        ("b", DataType::Boolean),
+        ("c", property::COLLIDING),
+    ])
 }
 
 fn call(function: F, argument: Option<usize>, distinct: bool, filter: Option<usize>) -> AggregateCall {
@@ -28,6 +34,7 @@ fn sums() -> Vec<AggregateCall> {
         call(F::Count, Some(X), false, None),
         call(F::Count, Some(X), true, None),
         call(F::Count, Some(G), true, Some(B)),
+        call(F::Count, Some(C), true, None),
         call(F::Sum, Some(X), false, Some(B)),
         call(F::Sum, Some(X), true, Some(B)),
         call(F::BoolAnd, Some(B), false, None),
@@ -159,7 +166,7 @@ fn result_of(call: &AggregateCall, rows: &[(&Row, i64)]) -> Option<i64> {
 
 #[test]
 fn aggregates_are_their_definition() {
-    for group_by in [vec![G], vec![G, B], vec![]] {
+    for group_by in [vec![G], vec![G, B], vec![], vec![C], vec![C, X]] {
         for append_only in [false, true] {
             for calls in [sums(), [sums(), bests()].concat(), bests(), vec![]] {
                 let case = Case { group_by: group_by.clone(), calls, append_only };
@@ -177,5 +184,61 @@ fn aggregates_are_their_definition() {
                 }
             }
         }
+    }
+}
+
+/// A group whose sum does not fit is an error for as long as it does not, in one level and in two.
+#[test]
+fn groups_that_fail_are_errors_while_they_do() {
+    let input = schema_of(&[("g", DataType::Int64), ("n", DataType::Decimal128(38, 0))]);
+    let calls = vec![call(F::Count, None, false, None), call(F::Sum, Some(1), false, None)];
+    for group_by in [vec![0], vec![]] {
+        let definition = |inputs: &[Rows]| {
+            let mut expected = Expected::default();
+            let mut groups = property::groups_of(&inputs[0], &group_by);
+            if group_by.is_empty() {
+                groups.entry(vec![]).or_default();
+            }
+            for (key, rows) in groups {
+                let sum = rows.iter().filter_map(|r| r[1]).reduce(|a, b| a + b);
+                if sum.is_some_and(|sum| sum > 3) {
+                    let text = property::row_text(&input, &key);
+                    expected.errors.insert(format!("value overflows numeric format: {text}"), 1);
+                } else {
+                    expected.rows.insert([key, vec![Some(rows.len() as i64), sum]].concat(), 1);
+                }
+            }
+            expected
+        };
+        let key = group_by.iter().map(|&c: &usize| input.field(c).clone());
+        let results = [("c", DataType::Int64), ("s", DataType::Decimal128(38, 0))];
+        let fields = key.chain(results.map(|(name, t)| Field::new(name, t, true)));
+        let spec = |ports| AggregateSpec {
+            input: input.clone(),
+            calls: calls.clone(),
+            ports,
+            n_keys: group_by.len(),
+            append_only: false,
+            schema: Arc::new(Schema::new(fields.clone().collect::<Vec<_>>())),
+        };
+        let inputs = [Input::of(input.clone())];
+        let one_level = spec(vec![AggregateInput::Rows { group_by: group_by.clone() }]);
+        property::check("one level", &inputs, |_| property::operator(&one_level), definition);
+        let partial = PartialAggregateSpec {
+            input: input.clone(),
+            group_by: group_by.clone(),
+            calls: calls.clone(),
+            append_only: false,
+        };
+        let mut two_levels = Dataflow::default();
+        let from = two_levels.add(property::import(0, &input));
+        let edge = |from, exchange| vec![Edge { from, exchange }];
+        let rows = edge(from, Exchange::Local);
+        let from = two_levels.add(Node::Operator { spec: Arc::new(partial), inputs: rows });
+        let states = edge(from, Exchange::Hash((0..group_by.len()).collect()));
+        let sums = spec(vec![AggregateInput::States { counts_rows: true, calls: vec![0, 1] }]);
+        two_levels.add(Node::Operator { spec: Arc::new(sums), inputs: states });
+        let on_workers = |seed| property::dataflow(&two_levels, property::n_workers(seed));
+        property::check("two levels", &inputs, on_workers, definition);
     }
 }

@@ -62,6 +62,8 @@ struct Case {
     known: [Known; 2],
     /// Whether a side's rows are kept elsewhere.
     shared: [bool; 2],
+    /// Whether different keys have the same hash.
+    colliding: bool,
 }
 
 const INNER: Case = Case {
@@ -73,6 +75,7 @@ const INNER: Case = Case {
     residual: None,
     known: [Known::Nothing; 2],
     shared: [false; 2],
+    colliding: false,
 };
 
 impl Condition {
@@ -104,20 +107,22 @@ impl Condition {
     }
 }
 
-fn schema() -> SchemaRef {
-    schema_of(&[("k", DataType::Int64), ("v", DataType::Int64)])
+fn schema(colliding: bool) -> SchemaRef {
+    let key = if colliding { property::COLLIDING } else { DataType::Int64 };
+    schema_of(&[("k", key), ("v", DataType::Int64)])
 }
 
 impl Case {
     fn inputs(&self) -> [Input; 2] {
         let key = |known: Known| (known == Known::Unique).then(|| vec![0]);
-        self.known.map(|k| Input::of(schema()).append_only(k == Known::AppendOnly).keyed(key(k)))
+        self.known.map(|k| Input::of(schema(self.colliding)).append_only(k == Known::AppendOnly).keyed(key(k)))
     }
 
     /// Each row with the rows of its key, as they are exchanged.
     fn dataflow(&self) -> Dataflow {
         let keys = self.spec().inputs.left.keys;
-        property::exchanged(self.spec(), &[(schema(), keys.clone()), (schema(), keys)])
+        let schema = schema(self.colliding);
+        property::exchanged(self.spec(), &[(schema.clone(), keys.clone()), (schema, keys)])
     }
 
     /// The sides whose columns the output has; a mark comes last.
@@ -128,7 +133,7 @@ impl Case {
     fn spec(&self) -> HashJoinSpec {
         let keys = if self.cross { vec![] } else { vec![0] };
         let input = |port: usize| JoinInput {
-            schema: schema(),
+            schema: schema(self.colliding),
             keys: keys.clone(),
             append_only: self.known[port] == Known::AppendOnly,
             unique: self.known[port] == Known::Unique,
@@ -139,8 +144,10 @@ impl Case {
         for side in [Side::Left, Side::Right].into_iter().filter(|s| if *s == Side::Left { left } else { right }) {
             output.extend([JoinColumn::Of(side, 0), JoinColumn::Of(side, 1)]);
         }
-        let mut names: Vec<(&str, DataType)> =
-            ["a", "b", "c", "d"][..output.len()].iter().map(|n| (*n, DataType::Int64)).collect();
+        let types = schema(self.colliding);
+        let mut names: Vec<(&str, DataType)> = (["a", "b", "c", "d"].into_iter().enumerate().take(output.len()))
+            .map(|(i, name)| (name, types.field(i % 2).data_type().clone()))
+            .collect();
         if self.left == Alone::Mark {
             output.push(JoinColumn::Mark);
             names.push(("m", DataType::Boolean));
@@ -230,13 +237,13 @@ fn check(case: Case) {
 #[test]
 fn joins_of_every_kind_are_their_definition() {
     for (left, right, emits_pairs) in KINDS {
-        for bits in 0..8 {
-            let [cross, null_safe, residual] = [0, 1, 2].map(|bit| bits >> bit & 1 == 1);
-            if cross && null_safe || left == Alone::NullAwareAnti && bits != 0 {
+        for bits in 0..16 {
+            let [cross, null_safe, residual, colliding] = [0, 1, 2, 3].map(|bit| bits >> bit & 1 == 1);
+            if cross && (null_safe || colliding) || left == Alone::NullAwareAnti && (cross || null_safe || residual) {
                 continue;
             }
             let residual = residual.then_some(Condition::Less);
-            check(Case { left, right, emits_pairs, cross, null_safe, residual, ..INNER });
+            check(Case { left, right, emits_pairs, cross, null_safe, residual, colliding, ..INNER });
         }
     }
 }
@@ -259,7 +266,8 @@ fn what_is_known_of_the_inputs_changes_nothing() {
             let aware = left == Alone::NullAwareAnti;
             let [null_safe, residual] = [0, 1].map(|bit| !aware && (i + j) >> bit & 1 == 1);
             let residual = residual.then_some(Condition::Less);
-            check(Case { left, right, emits_pairs, null_safe, residual, known, ..INNER });
+            let colliding = (i + j) >> 2 & 1 == 1;
+            check(Case { left, right, emits_pairs, null_safe, residual, known, colliding, ..INNER });
         }
     }
 }
@@ -288,17 +296,17 @@ impl Arrangements for Relations {
 }
 
 impl Relations {
-    fn new(known: [Known; 2]) -> Self {
+    fn new(case: &Case) -> Self {
         let relation = |known: Known| {
             let (identity, indexes) = match known {
                 Known::Unique => (vec![1], vec![]),
                 _ => (vec![0, 1], vec![vec![1]]),
             };
-            let schema = Arc::new(schema().project(&[1, 0]).expect("two columns"));
+            let schema = Arc::new(schema(case.colliding).project(&[1, 0]).expect("two columns"));
             let spec = ArrangementSpec { schema, identity: Some(identity), indexes };
             Rc::new(RefCell::new(Arrangement::new(&spec).expect("integers can be kept")))
         };
-        Relations(known.map(relation))
+        Relations(case.known.map(relation))
     }
 
     /// Completes an epoch of both; what is older than `since` may be forgotten.
@@ -321,7 +329,7 @@ impl Relations {
 /// A join of relations that are ahead of it, and that forget what it has ended. It starts before their first epoch, or
 /// over the rows that they have after it.
 fn over_relations(case: Case, seed: u64, epochs: &[Changes]) -> Subject {
-    let relations = Relations::new(case.known);
+    let relations = Relations::new(&case);
     let start = Epoch(seed % 2);
     let mut done = 0;
     let epochs = epochs.to_vec();
@@ -362,8 +370,9 @@ fn a_side_that_is_kept_elsewhere_may_be_ahead() {
             }
             for known in [[Unique, Unique], [Nothing, Nothing]] {
                 for residual in [None, Some(Condition::Less), Some(Condition::Quotient)] {
-                    for null_safe in [false, true] {
-                        let case = Case { left, right, emits_pairs, null_safe, residual, known, shared, ..INNER };
+                    for (null_safe, colliding) in [(false, false), (true, false), (true, true), (false, true)] {
+                        let case =
+                            Case { left, right, emits_pairs, null_safe, residual, known, shared, colliding, ..INNER };
                         let over_relations = |seed, epochs: &[Changes]| over_relations(case, seed, epochs);
                         let definition = |i: &[Rows]| case.definition(i);
                         property::check_over(&format!("{case:?}"), &case.inputs(), over_relations, definition);

@@ -8,7 +8,7 @@ use super::*;
 use crate::property::{self, Emitted, Input, Rows, Subject};
 
 fn schema() -> SchemaRef {
-    schema_of(&[("k", DataType::Int64), ("t", DataType::Utf8View), ("b", DataType::Boolean)])
+    schema_of(&[("k", property::COLLIDING), ("t", DataType::Utf8View), ("b", DataType::Boolean)])
 }
 
 /// What an epoch has changed.
@@ -41,7 +41,7 @@ fn materialize(spec: &MaterializeSpec, told: Told, seed: u64) -> Subject {
         if materialize.n_rows() != n_rows {
             return Err(format!("{} rows are kept, readers see {n_rows}", materialize.n_rows()));
         }
-        Ok(Emitted { deltas, errors: vec![] })
+        Ok(Emitted { deltas, n_entries: materialize.n_rows(), ..Emitted::default() })
     })
 }
 
@@ -90,7 +90,7 @@ fn equal_rows_are_summed() {
             let all = Delta::concat(&schema, &deltas).map_err(|e| e.to_string())?;
             let sum = consolidate(&all).map_err(|e| e.to_string())?;
             assert!((0..sum.n_rows()).all(|i| sum.weight(i) != 0));
-            Ok(Emitted { deltas: vec![sum], errors: vec![] })
+            Ok(Emitted { deltas: vec![sum], ..Emitted::default() })
         })
     };
     let consolidated = |seed| property::consolidated(summed(seed));

@@ -82,7 +82,7 @@ const B: usize = 3;
 
 /// Rows of which each property takes what it needs.
 fn columns() -> SchemaRef {
-    schema_of(&[("g", DataType::Utf8View), ("x", DataType::Int64), ("o", DataType::Int64), ("b", DataType::Boolean)])
+    schema_of(&[("g", property::COLLIDING), ("x", DataType::Int64), ("o", DataType::Int64), ("b", DataType::Boolean)])
 }
 
 /// The value of a call over the rows of a group, each copy by itself.

@@ -7,7 +7,7 @@ use super::*;
 use crate::property::{self, Input, Rows};
 
 fn spec(partition_by: Vec<usize>, order_by: Vec<OrderBy>, bounds: (usize, Option<usize>), numbered: bool) -> TopNSpec {
-    let input = schema_of(&[("p", DataType::Int64), ("o", DataType::Int64), ("t", DataType::Utf8View)]);
+    let input = schema_of(&[("p", property::COLLIDING), ("o", DataType::Int64), ("t", DataType::Utf8View)]);
     let mut fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).collect();
     if numbered {
         fields.push(Field::new("n", DataType::Int64, false));

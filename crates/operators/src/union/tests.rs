@@ -24,7 +24,7 @@ use crate::window::WindowSpec;
 const N_COLUMNS: usize = 2;
 
 fn schema() -> SchemaRef {
-    schema_of(&[("a", DataType::Int64), ("b", DataType::Utf8View)])
+    schema_of(&[("a", property::COLLIDING), ("b", DataType::Utf8View)])
 }
 
 fn all() -> Vec<usize> {

@@ -110,7 +110,7 @@ fn a_running_sum_without_partitions() {
 
 /// Partitions, order, values; each property takes what it needs.
 fn columns() -> SchemaRef {
-    schema_of(&[("g", DataType::Utf8View), ("o", DataType::Int64), ("x", DataType::Int64), ("b", DataType::Boolean)])
+    schema_of(&[("g", property::COLLIDING), ("o", DataType::Int64), ("x", DataType::Int64), ("b", DataType::Boolean)])
 }
 
 const O: usize = 1;
