@@ -23,7 +23,7 @@ use millstream_types::delta::take_batch;
 use millstream_types::hash::hash_columns;
 use millstream_types::{Delta, Error, Result, SqlState};
 
-pub(crate) use conflict::Conflict;
+pub(crate) use conflict::{Conflict, Known, NotInserted, UpdateRows};
 pub(crate) use rows::KeyedRows;
 use rows::{comparators, gather};
 

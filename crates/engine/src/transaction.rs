@@ -21,7 +21,7 @@ use crate::lookup::look_up;
 use crate::memory::UncommittedMemory;
 use crate::read::{OwnWrites, ReadPoint};
 use crate::reads::ReadSet;
-use crate::staged::{Conflict, KeyedRows, Mark, Staged};
+use crate::staged::{Conflict, KeyedRows, Known, Mark, NotInserted, Staged, without};
 
 /// A transaction that a session, and a `COPY` into it, may write to.
 pub(crate) type SharedTransaction = Arc<tokio::sync::Mutex<Transaction>>;
@@ -163,18 +163,53 @@ impl Transaction {
         } else if relation.declared_key().is_none() {
             self.staged(relation).append_unnumbered(rows)?
         } else {
-            let found = self.base_rows(engine, relation, rows).await?;
+            self.insert_keyed(engine, relation, rows, conflict, since).await?
+        };
+        Ok(Written { rows: vec![rows] })
+    }
+
+    /// Stages new rows of a table with a key. Where updates give rows keys that nobody has asked for, the base is asked and
+    /// the rows are staged again; a round for each row is enough, unless the keys are others each time.
+    async fn insert_keyed(
+        &mut self,
+        engine: &EngineState,
+        relation: &Arc<Relation>,
+        rows: &RecordBatch,
+        conflict: &Conflict,
+        since: usize,
+    ) -> Result<RecordBatch> {
+        if !matches!(conflict, Conflict::Error) {
+            self.decided.insert(relation.id);
+        }
+        let mut found = self.base_rows(engine, relation, rows).await?;
+        let mut moved = KeyedRows::empty_of(relation);
+        for _ in 0..=rows.num_rows() {
             if conflict.observes() {
                 for batch in found.batches() {
                     self.reads.add_keys(relation.id, found.keys_of(batch));
                 }
             }
-            if !matches!(conflict, Conflict::Error) {
-                self.decided.insert(relation.id);
+            let staged = self.staged(relation);
+            let mark = staged.mark();
+            let known = Known { found: &found, moved: Some(&moved) };
+            let more = match staged.insert(rows, conflict, known, since) {
+                Ok(written) => return Ok(written),
+                Err(NotInserted::Failed(error)) => return Err(error),
+                Err(NotInserted::Moved(more)) => more,
+            };
+            staged.rollback_to(mark);
+            let keys = self.base_rows(engine, relation, &more).await?;
+            for batch in keys.batches() {
+                let new = without(batch, &found)?;
+                if new.num_rows() > 0 {
+                    found.push(new)?;
+                }
             }
-            self.staged(relation).insert(rows, conflict, &found, since)?
-        };
-        Ok(Written { rows: vec![rows] })
+            found.index();
+            moved.push(more)?;
+            moved.index();
+        }
+        Err(Error::not_supported("ON CONFLICT DO UPDATE gives a row another key each time it is evaluated"))
     }
 
     /// Stages what takes the place of rows that this transaction has read, all columns; nothing if they are deleted.

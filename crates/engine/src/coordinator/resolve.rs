@@ -12,7 +12,7 @@ use millstream_types::{Delta, Epoch, Error, Result, SqlState};
 use super::Coordinator;
 use crate::lookup::BulkLookup;
 use crate::reads::ReadSet;
-use crate::staged::{Clash, Conflict, KeyedRows, Mark, Staged, duplicate_key, numbered};
+use crate::staged::{Clash, Conflict, KeyedRows, Known, Mark, Staged, duplicate_key, numbered};
 use crate::transaction::Written;
 
 /// What a transaction asks for: its writes, and what they rest on.
@@ -226,7 +226,8 @@ impl<'a> Resolver<'a> {
             WriteOp::Insert { rows, conflict, .. } => {
                 let found = self.found.get(&id).ok_or_else(|| Error::internal("keys were not looked up"))?;
                 let since = staged.n_added();
-                staged.insert(&rows, &conflict, found, since).map(Some)
+                let inserted = staged.insert(&rows, &conflict, Known { found, moved: None }, since);
+                inserted.map(Some).map_err(Error::from)
             }
             WriteOp::Merge { removed, mut added, decided, .. } => {
                 if is_keyless {

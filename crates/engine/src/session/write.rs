@@ -32,7 +32,7 @@ use crate::coordinator::{Commit, OrderHold, WriteOp};
 use crate::engine::EngineState;
 use crate::memory::UncommittedMemory;
 use crate::read::{RowsAtHand, execute_at, execute_over, stored_relations};
-use crate::staged::Conflict;
+use crate::staged::{Conflict, UpdateRows};
 use crate::transaction::{Transaction, Written};
 
 /// A statement that reads anew for this time does so with the write order for itself.
@@ -220,6 +220,7 @@ impl Session {
         // Given back when the rows have been written.
         let memory;
         let (relation, rows, conflict) = match write {
+            Write::Rows { conflict, .. } | Write::Query { conflict, .. } if conflict.moves() => return Ok(None),
             Write::Rows { relation, rows, conflict } if !has_returning => (relation, rows.clone(), conflict),
             Write::Query { relation, plan, conflict } if !has_returning && stored_relations(plan)?.is_empty() => {
                 let (_, mut batches) = crate::read::execute(&self.engine, plan.clone()).await?;
@@ -282,7 +283,8 @@ impl Session {
         let (schema, scalars): (SchemaRef, Vec<Scalar>) = streaming::row_scalars(&plan)?;
         let relation = Arc::clone(relation);
         let n_visible = relation.visible_columns().len();
-        Ok(Conflict::Update(Arc::new(move |old: &RecordBatch, new: &RecordBatch| {
+        let moves = update.set_columns.iter().any(|c| relation.primary_key.contains(c));
+        let update: UpdateRows = Arc::new(move |old: &RecordBatch, new: &RecordBatch| {
             let both = old.columns()[..n_visible].iter().chain(&new.columns()[..n_visible]).cloned().collect();
             let both = batch_of(schema.clone(), both, old.num_rows())?;
             let (applies, values) =
@@ -297,7 +299,8 @@ impl Session {
             // A table with a key has no hidden column.
             let rows = checked(&relation, values, both.num_rows())?;
             Ok((applies, rows))
-        })))
+        });
+        Ok(if moves { Conflict::Move(update) } else { Conflict::Update(update) })
     }
 }
 

@@ -98,13 +98,13 @@ fn insert(rows: &mut Rows, new: &[(String, Option<i64>)], conflict: &Conflict) -
             Conflict::UpdateIfNotNull => {
                 rows.insert(k.clone(), v.or(old));
             }
-            Conflict::Update(_) if !own.contains(k) => {
+            Conflict::Update(_) | Conflict::Move(_) if !own.contains(k) => {
                 if let Some(old) = old {
                     rows.insert(k.clone(), Some(old + v.unwrap_or(0)));
                     own.insert(k);
                 }
             }
-            Conflict::Error | Conflict::Update(_) => {
+            Conflict::Error | Conflict::Update(_) | Conflict::Move(_) => {
                 *rows = before;
                 return false;
             }
@@ -171,8 +171,9 @@ fn run(seed: u64, key_type: &str) {
                     _ => add_where_not_null(),
                 };
                 let (mark, since) = (staged.mark(), staged.n_added());
-                let outcome =
-                    staged.insert(&batch(&relation, &some), &conflict, &found(&relation, &base, &some), since);
+                let found = found(&relation, &base, &some);
+                let known = Known { found: &found, moved: None };
+                let outcome = staged.insert(&batch(&relation, &some), &conflict, known, since);
                 if outcome.is_err() {
                     staged.rollback_to(mark);
                 }

@@ -59,7 +59,7 @@ pub enum BoundConflict {
     /// It is dropped.
     Nothing,
     /// It changes the existing row.
-    Update(ConflictUpdate),
+    Update(Box<ConflictUpdate>),
 }
 
 /// `ON CONFLICT DO UPDATE SET ... [WHERE ...]`
@@ -69,6 +69,8 @@ pub struct ConflictUpdate {
     /// be inserted, the visible ones. Its output: a boolean that says whether the row is changed at all (null: no), then
     /// the visible columns of the new row.
     pub plan: LogicalPlan,
+    /// Positions of the columns that are set.
+    pub set_columns: Vec<usize>,
 }
 
 /// Resolves an `INSERT`. `settings` are those under which constants are read.
@@ -239,7 +241,8 @@ fn bind_conflict(catalog: &Catalog, relation: &Arc<Relation>, insert: &Insert) -
                 );
             }
             let alias = insert.alias.as_deref().unwrap_or(&relation.name);
-            conflict_update(catalog, relation, alias, assignments, filter.as_deref()).map(BoundConflict::Update)
+            conflict_update(catalog, relation, alias, assignments, filter.as_deref())
+                .map(|update| BoundConflict::Update(Box::new(update)))
         }
     }
 }
@@ -308,5 +311,5 @@ fn conflict_update(
         out.push(expr.alias(format!("new.{}", column.name)));
     }
     debug_assert_eq!(out.len(), n + 1, "a flag and every visible column");
-    Ok(ConflictUpdate { plan: project(both.clone(), out)? })
+    Ok(ConflictUpdate { plan: project(both.clone(), out)?, set_columns: set.iter().map(|(p, _, _)| *p).collect() })
 }
