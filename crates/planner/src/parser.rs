@@ -5,6 +5,7 @@ mod comment;
 mod copy;
 mod create;
 mod cursor;
+mod exclusion;
 mod keywords;
 mod session;
 mod tokens;
@@ -23,6 +24,7 @@ use crate::ast::{
 pub(crate) use between::SYMMETRIC;
 use cursor::Cursor;
 pub(crate) use cursor::folded;
+pub(crate) use exclusion::EXCLUDE;
 use keywords::is_object_kind;
 pub(crate) use keywords::is_reserved;
 pub(crate) use tokens::planned_error;

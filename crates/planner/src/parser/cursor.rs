@@ -5,6 +5,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use millstream_types::{Error, Result, SqlState, SqlType};
 
+use super::exclusion::apply_exclusions;
 use super::keywords::is_reserved;
 use super::tokens::{DIALECT, Piece, char_slice, token_span_at};
 use super::types::sql_type_of;
@@ -187,7 +188,9 @@ impl<'a> Cursor<'a> {
         if !self.at_query() {
             return Err(self.syntax_error());
         }
-        self.grammar(Parser::parse_query)
+        let mut query = self.grammar(Parser::parse_query)?;
+        apply_exclusions(&mut query);
+        Ok(query)
     }
 
     /// A query and its text.

@@ -5,6 +5,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan
 use millstream_types::{Error, Result, SqlState};
 
 use super::between::rewrite_symmetric;
+use super::exclusion::rewrite_exclusions;
 
 /// The dialect of all parsing: stock, because one of our own would have to forward every method of it.
 pub(super) static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
@@ -120,11 +121,12 @@ fn token_error(sql: &str, lines: &LineStarts, error: TokenizerError) -> Error {
 }
 
 /// Refuses phrases that are planned, and rewrites `TABLE(TUMBLE(TABLE r, DESCRIPTOR(c), i))` to `TUMBLE(r, c, i)`, `BETWEEN
-/// SYMMETRIC`, and all kinds of quoted strings to the plain one.
+/// SYMMETRIC`, `EXCLUDE`, and all kinds of quoted strings to the plain one.
 pub(super) fn prepare(mut piece: Piece<'_>) -> Result<Piece<'_>> {
     refuse_planned(&piece.tokens)?;
     unwrap_table_functions(&mut piece.tokens);
     rewrite_symmetric(&mut piece.tokens);
+    rewrite_exclusions(&mut piece.tokens);
     for token in &mut piece.tokens {
         unify_string(&mut token.token);
     }
@@ -148,7 +150,6 @@ const PLANNED: &[(&str, &[&str], &str)] = &[
     ("WATERMARK", &["FOR"], "WATERMARK"),
     ("ASOF", &["JOIN", "LEFT", "INNER"], "ASOF JOIN"),
     ("FOR", &["SYSTEM_TIME"], "FOR SYSTEM_TIME AS OF"),
-    ("EXCLUDE", &["CURRENT", "GROUP", "TIES"], "EXCLUDE in a window frame"),
 ];
 
 fn refuse_planned(tokens: &[TokenWithSpan]) -> Result<()> {

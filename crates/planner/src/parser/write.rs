@@ -5,6 +5,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use millstream_types::{Error, Result, SqlState};
 
 use super::cursor::{Cursor, folded, name_of};
+use super::exclusion::apply_exclusions;
 use crate::ast::{ColumnName, ConflictAction, Delete, Insert, Name, OnConflict, Statement, Update};
 
 pub(super) fn parse(c: &mut Cursor<'_>, word: &str) -> Result<Option<Statement>> {
@@ -14,7 +15,8 @@ pub(super) fn parse(c: &mut Cursor<'_>, word: &str) -> Result<Option<Statement>>
         "UPDATE" => {}
         _ => return Ok(None),
     }
-    let statement = c.grammar(Parser::parse_statement)?;
+    let mut statement = c.grammar(Parser::parse_statement)?;
+    apply_exclusions(&mut statement);
     match statement {
         sql::Statement::Insert(insert) => self::insert(insert).map(Some),
         sql::Statement::Update(update) => self::update(update).map(Some),

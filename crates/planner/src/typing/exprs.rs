@@ -11,7 +11,8 @@ use datafusion::logical_expr::expr::{
 };
 use datafusion::logical_expr::utils::COUNT_STAR_EXPANSION;
 use datafusion::logical_expr::{
-    BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlanBuilder, Operator, WindowFunctionDefinition, cast, not,
+    BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlanBuilder, Operator, WindowFunctionDefinition, WindowUDF,
+    cast, not,
 };
 use millstream_types::SqlState;
 
@@ -23,6 +24,7 @@ use super::single_row;
 use super::types::{
     Class, NUMERIC, Result, TEXT, canonical, coerce, common_type, is_unknown, type_of, types_of, user_error,
 };
+use crate::functions::excluding::Excluding;
 
 /// The expression with every operator, function and constant as Postgres understands it. Resolving twice changes nothing.
 pub(crate) fn resolve(expr: Expr, schema: &DFSchema) -> Result<Expr> {
@@ -243,6 +245,9 @@ fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {
     let WindowFunction { fun, params } = function;
     let args = match &fun {
         WindowFunctionDefinition::AggregateUDF(udaf) => aggregate_args(udaf.name(), params.args, schema)?,
+        WindowFunctionDefinition::WindowUDF(udwf) if Excluding::of(udwf).is_some() => {
+            excluding_args(udwf, params.args, schema)?
+        }
         WindowFunctionDefinition::WindowUDF(_) => {
             let mut args = params.args;
             // The default of lag and lead is of the value's type.
@@ -266,6 +271,20 @@ fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {
     };
     let params = WindowFunctionParams { args, filter, ..params };
     Ok(Expr::WindowFunction(Box::new(WindowFunction { fun, params })))
+}
+
+/// Arguments of an aggregate, then an order, then a condition.
+fn excluding_args(udwf: &WindowUDF, mut args: Vec<Expr>, schema: &DFSchema) -> Result<Vec<Expr>> {
+    let Some(excluding) = Excluding::of(udwf) else { return Ok(args) };
+    let mut rest = args.split_off(excluding.n_args());
+    if excluding.has_filter()
+        && let Some(filter) = rest.pop()
+    {
+        rest.push(condition(filter, "FILTER", schema)?);
+    }
+    let mut all = aggregate_args(excluding.aggregate(), args, schema)?;
+    all.extend(rest);
+    Ok(all)
 }
 
 /// The number of buckets is a constant, as far as it goes.

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 
-use super::deferred::Call;
+use super::deferred::{Call, Deferred};
 use super::types::{Result, TEXT};
 use crate::binder::external;
 use crate::functions::Registry;
+use crate::functions::excluding::{Excluding, Exclusion};
 
 /// Postgres' operators, ARRAY, EXTRACT, SUBSTRING, POSITION, OVERLAY, aggregates.
 #[derive(Debug)]
@@ -136,35 +137,72 @@ impl ExprPlanner for PostgresPlanner {
     }
 
     fn plan_window(&self, expr: RawWindowExpr) -> Result<PlannerResult<RawWindowExpr>> {
-        let with = |fun: WindowFunctionDefinition, args: Vec<Expr>| {
-            Expr::WindowFunction(Box::new(WindowFunction {
-                fun,
-                params: WindowFunctionParams {
-                    args,
-                    partition_by: expr.partition_by.clone(),
-                    order_by: expr.order_by.clone(),
-                    window_frame: expr.window_frame.clone(),
-                    filter: expr.filter.clone(),
-                    null_treatment: expr.null_treatment,
-                    distinct: expr.distinct,
-                },
-            }))
-        };
-        let itself = || with(expr.func_def.clone(), expr.args.clone());
+        let (exclusion, args) = without_mark(&expr.args);
+        if exclusion.is_some() && expr.distinct {
+            return Err(external(Error::not_supported("DISTINCT is not implemented for window functions")));
+        }
+        let with = |fun: WindowFunctionDefinition, args: Vec<Expr>| over_window(&expr, exclusion, fun, args);
+        let itself = || with(expr.func_def.clone(), args.clone());
         match expr.func_def.name() {
-            "avg" if expr.args.len() == 1 => {
+            "avg" if args.len() == 1 => {
                 let of = |name: &str| aggregate(name).map(WindowFunctionDefinition::AggregateUDF);
-                let sum = with(of("sum")?, expr.args.clone());
-                let count = with(of("count")?, expr.args.clone());
+                let (sum, count) = (with(of("sum")?, args.clone())?, with(of("count")?, args.clone())?);
                 planned("average", vec![sum, count])
             }
-            "row_number" | "rank" | "dense_rank" => Ok(PlannerResult::Planned(cast(itself(), DataType::Int64))),
-            "ntile" => Ok(PlannerResult::Planned(cast(itself(), DataType::Int32))),
-            "string_agg" => Ok(PlannerResult::Planned(cast(itself(), TEXT))),
-            "regr_count" | "approx_distinct" => Ok(PlannerResult::Planned(cast(itself(), DataType::Int64))),
+            "row_number" | "rank" | "dense_rank" => Ok(PlannerResult::Planned(cast(itself()?, DataType::Int64))),
+            "ntile" => Ok(PlannerResult::Planned(cast(itself()?, DataType::Int32))),
+            "string_agg" => Ok(PlannerResult::Planned(cast(itself()?, TEXT))),
+            "regr_count" | "approx_distinct" => Ok(PlannerResult::Planned(cast(itself()?, DataType::Int64))),
+            _ if exclusion.is_some() => Ok(PlannerResult::Planned(itself()?)),
             _ => Ok(PlannerResult::Original(expr)),
         }
     }
+}
+
+/// The arguments of a function, and what its frames leave out, which is marked around the first.
+fn without_mark(args: &[Expr]) -> (Option<Exclusion>, Vec<Expr>) {
+    if let Some((Expr::ScalarFunction(function), rest)) = args.split_first()
+        && let Some(Deferred { call: Call::Function(name), .. }) = Deferred::of(function)
+        && let Some(exclusion) = Exclusion::of_mark(name)
+    {
+        let args = function.args.iter().chain(rest).cloned().collect();
+        return (Some(exclusion), args);
+    }
+    (None, args.to_vec())
+}
+
+/// A function over the window of a call. Functions that number or compare rows know no frame, so nothing is left out.
+fn over_window(
+    expr: &RawWindowExpr,
+    exclusion: Option<Exclusion>,
+    fun: WindowFunctionDefinition,
+    args: Vec<Expr>,
+) -> Result<Expr> {
+    let over_frames = match &fun {
+        WindowFunctionDefinition::AggregateUDF(udaf) => Some(Arc::clone(udaf)),
+        WindowFunctionDefinition::WindowUDF(udwf) => match udwf.name() {
+            "first_value" | "last_value" | "nth_value" => Some(aggregate(udwf.name())?),
+            _ => None,
+        },
+    };
+    let (fun, args, filter) = match exclusion.zip(over_frames) {
+        Some((exclusion, udaf)) => {
+            let filter = expr.filter.as_deref().cloned();
+            let (fun, args) = Excluding::call(udaf, exclusion, args, &expr.order_by, filter);
+            (fun, args, None)
+        }
+        None => (fun, args, expr.filter.clone()),
+    };
+    let params = WindowFunctionParams {
+        args,
+        partition_by: expr.partition_by.clone(),
+        order_by: expr.order_by.clone(),
+        window_frame: expr.window_frame.clone(),
+        filter,
+        null_treatment: expr.null_treatment,
+        distinct: expr.distinct,
+    };
+    Ok(Expr::WindowFunction(Box::new(WindowFunction { fun, params })))
 }
 
 fn aggregate(name: &str) -> Result<Arc<AggregateUDF>> {
