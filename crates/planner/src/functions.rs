@@ -19,6 +19,7 @@ mod rounding;
 mod series;
 pub(crate) mod single_value;
 mod statistics;
+mod sums;
 mod temporal;
 mod text;
 mod to_char;
@@ -75,7 +76,7 @@ impl Registry {
         limits::limit(&mut scalars);
         let mut aggregates = HashMap::new();
         let ours = ordered_set::all().into_iter().chain(statistics::all()).chain(min_max::all());
-        let ours = ours.chain([single_value::up_to_two()]);
+        let ours = ours.chain([single_value::up_to_two(), sums::sum()]);
         for function in SessionStateDefaults::default_aggregate_functions().into_iter().chain(ours) {
             for alias in function.aliases() {
                 aggregates.insert(alias.clone(), function.clone());

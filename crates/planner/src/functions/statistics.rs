@@ -19,21 +19,28 @@ pub(super) fn all() -> Vec<Arc<AggregateUDF>> {
     use AggregateFunction as F;
     let functions =
         [("var_pop", F::VarPop), ("var", F::VarSamp), ("stddev_pop", F::StddevPop), ("stddev", F::StddevSamp)];
-    let udaf = |(name, function)| {
-        let signature = Signature::any(1, Volatility::Immutable);
-        Arc::new(AggregateUDF::new_from_impl(Ours { name, function, signature }))
-    };
+    let udaf = |(name, function)| Arc::new(AggregateUDF::new_from_impl(Ours::new(name, function)));
     functions.into_iter().map(udaf).collect()
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Ours {
+pub(super) struct Ours {
     name: &'static str,
     function: AggregateFunction,
     signature: Signature,
 }
 
 impl Ours {
+    pub(super) fn new(name: &'static str, function: AggregateFunction) -> Self {
+        Ours { name, function, signature: Signature::any(1, Volatility::Immutable) }
+    }
+
+    /// A state for frames that slide.
+    pub(super) fn sliding(&self, args: &AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        let one = One::retracting(self.function, args.expr_fields[0].data_type())?;
+        Ok(Box::new(One { result: Some(args.return_field.data_type().clone()), ..one }))
+    }
+
     fn make(&self, argument: &DataType) -> Result<Box<dyn GroupAccumulator>> {
         accumulator(self.function, Some(argument), true).map_err(external)
     }
@@ -43,13 +50,27 @@ impl One {
     /// A state that only takes values.
     pub(super) fn append_only(function: AggregateFunction, argument: &DataType) -> Result<Self> {
         let accumulator = accumulator(function, Some(argument), true).map_err(external)?;
-        Ok(One { accumulator, is_distinct: false, retracts: false, seen: Vec::new(), argument: argument.clone() })
+        Ok(One {
+            accumulator,
+            is_distinct: false,
+            retracts: false,
+            seen: Vec::new(),
+            argument: argument.clone(),
+            result: None,
+        })
     }
 
     /// A state that takes values back too, for frames that slide.
     pub(super) fn retracting(function: AggregateFunction, argument: &DataType) -> Result<Self> {
         let accumulator = accumulator(function, Some(argument), false).map_err(external)?;
-        Ok(One { accumulator, is_distinct: false, retracts: true, seen: Vec::new(), argument: argument.clone() })
+        Ok(One {
+            accumulator,
+            is_distinct: false,
+            retracts: true,
+            seen: Vec::new(),
+            argument: argument.clone(),
+            result: None,
+        })
     }
 }
 
@@ -69,7 +90,8 @@ impl AggregateUDFImpl for Ours {
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         let argument = args.expr_fields[0].data_type().clone();
-        Ok(Box::new(One { is_distinct: args.is_distinct, ..One::append_only(self.function, &argument)? }))
+        let result = Some(args.return_field.data_type().clone());
+        Ok(Box::new(One { is_distinct: args.is_distinct, result, ..One::append_only(self.function, &argument)? }))
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
@@ -92,6 +114,8 @@ pub(super) struct One {
     /// All values, where only distinct ones count.
     seen: Vec<ArrayRef>,
     argument: DataType,
+    /// What the plan has for the result, if it may have another precision.
+    result: Option<DataType>,
 }
 
 impl std::fmt::Debug for One {
@@ -139,7 +163,10 @@ impl Accumulator for One {
             self.accumulator.reset(0);
             self.add(&distinct)?;
         }
-        let result = self.accumulator.finish(&[0]).map_err(external)?;
+        let mut result = self.accumulator.finish(&[0]).map_err(external)?;
+        if let Some(data_type) = &self.result {
+            result = super::sums::relabelled(result, data_type);
+        }
         ScalarValue::try_from_array(&result, 0)
     }
 
