@@ -10,6 +10,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use millstream_planner::Catalog;
 use millstream_runtime::{Account, Events, OperatorHook, Workers};
+use millstream_types::pg::FormatSettings;
 use millstream_types::{Error, Result, SqlState};
 use parking_lot::{Mutex, RwLock};
 
@@ -179,6 +180,11 @@ impl EngineState {
             let _ = thread.join();
             self.workers.shutdown();
         }
+    }
+
+    /// Makes a version of the catalog the one that everybody sees, without the settings of the session that made it.
+    pub(crate) fn set_catalog(&self, catalog: &Catalog) {
+        *self.catalog.write() = catalog.clone().with_settings(FormatSettings::default());
     }
 
     pub(crate) fn query_runtime(&self) -> &tokio::runtime::Handle {

@@ -30,8 +30,10 @@ use crate::ast::Query;
 use crate::catalog::{Catalog, Relation, RelationId};
 use crate::errors::from_datafusion;
 use crate::parser::{folded, parse_query};
+use crate::reading;
 use crate::session_context::{Purpose, RuleContext, analyzer, optimizer_rules, options};
 use crate::short_circuit::make_lazy;
+use crate::typing::zoned::in_session_zone;
 pub(crate) use context::{PlanContext, external};
 pub(crate) use names::shown;
 pub use params::with_params;
@@ -65,8 +67,7 @@ pub fn bind_query(
     param_types: &[Option<SqlType>],
     purpose: Purpose,
 ) -> Result<BoundQuery> {
-    let context = PlanContext::new(catalog, purpose);
-    bind(&context, query, param_types)
+    reading::under(catalog.settings(), || bind(&PlanContext::new(catalog, purpose), query, param_types))
 }
 
 pub(crate) fn bind(context: &PlanContext<'_>, query: &Query, param_types: &[Option<SqlType>]) -> Result<BoundQuery> {
@@ -158,7 +159,8 @@ fn conflicting_name(error: &DataFusionError) -> Option<String> {
 }
 
 fn analyze(plan: LogicalPlan) -> Result<LogicalPlan> {
-    analyzer().execute_and_check(plan, options(), |_, _| {}).map_err(from_datafusion)
+    let plan = analyzer().execute_and_check(plan, options(), |_, _| {}).map_err(from_datafusion)?;
+    in_session_zone(plan).map_err(from_datafusion)
 }
 
 /// The plan with a last projection where its output is not yet of the types that clients see.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use datafusion::logical_expr::ScalarUDF;
 use millstream_operators::materialize::MaterializeSpec;
+use millstream_types::pg::FormatSettings;
 use millstream_types::{Error, Result, SqlState};
 
 use crate::ast::{Name, RelationKind};
@@ -35,9 +36,12 @@ const FIRST_USER_OID: u32 = 16_384;
 /// The first oid of an engine's relation.
 const FIRST_SYSTEM_OID: u32 = 10_000;
 
-/// One version of the catalog.
+/// One version of the catalog, and how a session that plans against it reads and prints values.
 #[derive(Clone, Debug)]
-pub struct Catalog(Arc<Contents>);
+pub struct Catalog {
+    contents: Arc<Contents>,
+    settings: FormatSettings,
+}
 
 #[derive(Clone, Debug)]
 struct Contents {
@@ -94,7 +98,7 @@ impl Catalog {
     /// A catalog with its schemas and nothing in them.
     pub fn new() -> Self {
         let schemas = SYSTEM_SCHEMAS.into_iter().chain([DEFAULT_SCHEMA]).map(String::from).collect();
-        Catalog(Arc::new(Contents {
+        let contents = Arc::new(Contents {
             version: 0,
             next_id: 1,
             next_user_oid: FIRST_USER_OID,
@@ -104,32 +108,44 @@ impl Catalog {
             names: HashMap::new(),
             functions: HashMap::new(),
             comments: BTreeMap::new(),
-        }))
+        });
+        Catalog { contents, settings: FormatSettings::default() }
+    }
+
+    /// The same version for a session with these settings.
+    #[must_use]
+    pub fn with_settings(self, settings: FormatSettings) -> Self {
+        Catalog { settings, ..self }
+    }
+
+    /// The settings of the session that plans against it.
+    pub fn settings(&self) -> &FormatSettings {
+        &self.settings
     }
 
     /// Grows with every change.
     pub fn version(&self) -> u64 {
-        self.0.version
+        self.contents.version
     }
 
     /// The schemas in alphabetical order.
     pub fn schemas(&self) -> impl Iterator<Item = &str> {
-        self.0.schemas.iter().map(String::as_str)
+        self.contents.schemas.iter().map(String::as_str)
     }
 
     /// All relations, the engine's included, in the order in which they were made.
     pub fn relations(&self) -> impl Iterator<Item = &Arc<Relation>> {
-        self.0.relations.values()
+        self.contents.relations.values()
     }
 
     /// The relation with this id.
     pub fn get(&self, id: RelationId) -> Option<&Arc<Relation>> {
-        self.0.relations.get(&id)
+        self.contents.relations.get(&id)
     }
 
     /// The relation with this oid.
     pub fn get_by_oid(&self, oid: u32) -> Option<&Arc<Relation>> {
-        self.0.relations.values().find(|r| r.oid == oid)
+        self.contents.relations.values().find(|r| r.oid == oid)
     }
 
     /// The relation that a name means; an unqualified one is looked for along the search path.
@@ -141,7 +157,7 @@ impl Catalog {
     }
 
     fn find_in(&self, schema: &str, name: &str) -> Option<&Arc<Relation>> {
-        self.0.names.get(schema)?.get(name).and_then(|id| self.get(*id))
+        self.contents.names.get(schema)?.get(name).and_then(|id| self.get(*id))
     }
 
     /// The relation that a name means.
@@ -207,7 +223,7 @@ impl Catalog {
 
     /// All comments, in a fixed order.
     pub fn comments(&self) -> impl Iterator<Item = (&Commented, &str)> {
-        self.0.comments.iter().map(|(about, text)| (about, text.as_str()))
+        self.contents.comments.iter().map(|(about, text)| (about, text.as_str()))
     }
 
     /// Registers a function that only the engine can compute, such as `version()` or `pg_get_userbyid(oid)`, under its
@@ -218,11 +234,11 @@ impl Catalog {
 
     /// The engine's function of a name, with or without `pg_catalog` in front.
     pub(crate) fn function(&self, name: &str) -> Option<&Arc<ScalarUDF>> {
-        self.0.functions.get(name.strip_prefix("pg_catalog.").unwrap_or(name))
+        self.contents.functions.get(name.strip_prefix("pg_catalog.").unwrap_or(name))
     }
 
     fn contents_mut(&mut self) -> &mut Contents {
-        let contents = Arc::make_mut(&mut self.0);
+        let contents = Arc::make_mut(&mut self.contents);
         contents.version += 1;
         contents
     }

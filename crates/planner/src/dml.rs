@@ -30,6 +30,7 @@ use crate::session_context::Purpose;
 use crate::typing::cast::explicit_cast;
 use crate::typing::exprs::resolve;
 use crate::typing::types::{Class, is_unknown, parse_exactly, type_name, type_of};
+use crate::typing::zoned::in_session_zone;
 pub use constraints::check_constraints;
 pub use copy::{BoundCopy, bind_copy};
 pub use insert::{BoundConflict, BoundInsert, ConflictUpdate, InsertRows, bind_copy_columns, bind_insert};
@@ -219,8 +220,10 @@ fn assign_all(plan: LogicalPlan, exprs: Vec<(Expr, &Column)>) -> Result<LogicalP
     project(plan, exprs)
 }
 
+/// A projection of expressions that were made after the plan was bound.
 fn project(plan: LogicalPlan, exprs: Vec<Expr>) -> Result<LogicalPlan> {
-    LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(from_datafusion)
+    let plan = LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build);
+    plan.and_then(in_session_zone).map_err(from_datafusion)
 }
 
 /// Binds `RETURNING` over the relation's visible columns, under the relation's name or alias.

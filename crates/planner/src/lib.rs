@@ -11,6 +11,7 @@ pub mod dml;
 pub mod errors;
 mod functions;
 pub mod parser;
+mod reading;
 pub mod session_context;
 mod short_circuit;
 pub mod streaming;

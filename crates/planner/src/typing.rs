@@ -16,6 +16,7 @@ pub(crate) mod planner;
 mod single_row;
 pub(crate) mod types;
 pub(crate) mod with_ties;
+pub(crate) mod zoned;
 
 use datafusion::common::DataFusionError;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};

@@ -58,7 +58,7 @@ impl Unpublished {
     }
 
     fn publish(&mut self) {
-        *self.engine.catalog.write() = self.catalog.clone();
+        self.engine.set_catalog(&self.catalog);
         self.is_published = true;
     }
 }
@@ -207,11 +207,12 @@ impl Session {
 
     /// The catalog that statements plan against.
     pub(super) fn catalog(&self) -> Catalog {
-        match (&self.unpublished, &self.block.changes) {
+        let catalog = match (&self.unpublished, &self.block.changes) {
             (Some(unpublished), _) => unpublished.catalog.clone(),
             (None, Some(changes)) => changes.catalog.clone(),
             (None, None) => self.engine.catalog.read().clone(),
-        }
+        };
+        catalog.with_settings(self.format_settings())
     }
 
     /// Whether all sessions see the catalog as this one does.
@@ -228,7 +229,7 @@ impl Session {
     pub(super) fn publish(&mut self, catalog: Catalog) {
         match &mut self.unpublished {
             Some(unpublished) => unpublished.catalog = catalog,
-            None => *self.engine.catalog.write() = catalog,
+            None => self.engine.set_catalog(&catalog),
         }
     }
 }

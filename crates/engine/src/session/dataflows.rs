@@ -397,7 +397,7 @@ async fn drop_unfinished(engine: &EngineState, live: &LiveRelation) {
     let (kind, behavior) = (RelationKind::MaterializedView, ast::DropBehavior::Cascade);
     let drop = ast::Drop { kind, names: vec![name], if_exists: true, behavior };
     let Ok(dropped) = catalog.drop(&drop) else { return };
-    *engine.catalog.write() = catalog.clone();
+    engine.set_catalog(&catalog);
     // The engine may be ending; then everything is dropped.
     let _ = engine.clock.between_epochs(move |c| c.drop_all(&dropped.relations, &catalog)).await;
 }

@@ -11,6 +11,7 @@ use millstream_planner::catalog::Relation;
 use millstream_planner::dml::{BoundReturning, bind_delete, bind_update};
 use millstream_planner::parser::Parsed;
 use millstream_planner::{Catalog, Purpose, bind_query, optimize};
+use millstream_types::pg::{DateOrder, FormatSettings, TimeZone};
 use millstream_types::{Result, SqlType};
 use parking_lot::Mutex;
 
@@ -82,13 +83,18 @@ pub(super) struct Seen<'a> {
 /// What a plan rests on.
 struct Basis {
     catalog_version: u64,
+    /// In which constants were read.
+    time_zone: TimeZone,
+    date_order: DateOrder,
     given: Vec<Option<SqlType>>,
     param_types: Vec<SqlType>,
 }
 
 impl Basis {
     fn new(seen: Seen<'_>, param_types: Vec<SqlType>) -> Self {
-        Basis { catalog_version: seen.catalog.version(), given: seen.param_types.to_vec(), param_types }
+        let FormatSettings { time_zone, date_order, .. } = seen.catalog.settings().clone();
+        let (catalog_version, given) = (seen.catalog.version(), seen.param_types.to_vec());
+        Basis { catalog_version, time_zone, date_order, given, param_types }
     }
 
     /// Whether a plan would be the same. A statement is planned for types that were found, and run with values of them.
@@ -99,7 +105,9 @@ impl Basis {
         let is_given = || self.given == seen.param_types;
         let n_fits = self.param_types.len() == seen.param_types.len();
         let are_bound = || n_fits && seen.param_types.iter().zip(&self.param_types).all(is_bound);
-        self.catalog_version == seen.catalog.version() && (is_given() || are_bound())
+        let settings = seen.catalog.settings();
+        let is_read_so = || self.time_zone == settings.time_zone && self.date_order == settings.date_order;
+        self.catalog_version == seen.catalog.version() && is_read_so() && (is_given() || are_bound())
     }
 
     /// Whether values are of the types that the plan is for.

@@ -200,7 +200,7 @@ impl Catalog {
     /// The name with its schema, which must be one that users may write in.
     fn target(&self, name: &Name) -> Result<Name> {
         let schema = name.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_string());
-        if !self.0.schemas.contains(&schema) {
+        if !self.contents.schemas.contains(&schema) {
             let error = Error::user(SqlState::INVALID_SCHEMA_NAME, format!("schema \"{schema}\" does not exist"));
             return Err(at(error, name));
         }

@@ -82,7 +82,7 @@ impl Catalog {
 
     fn undefined(&self, name: &Name, kind: RelationKind) -> Error {
         if let Some(schema) = &name.schema
-            && !self.0.schemas.contains(schema)
+            && !self.contents.schemas.contains(schema)
         {
             return Error::user(SqlState::INVALID_SCHEMA_NAME, format!("schema \"{schema}\" does not exist"));
         }

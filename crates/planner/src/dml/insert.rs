@@ -19,6 +19,7 @@ use crate::ast::{ColumnName, ConflictAction, Insert, OnConflict, OnKeyConflict};
 use crate::binder::{PlanContext, bind, rewrite_expr};
 use crate::catalog::{Catalog, Column, Relation, RelationId};
 use crate::errors::from_datafusion;
+use crate::reading;
 use crate::session_context::Purpose;
 use crate::typing::calls::condition;
 use crate::typing::exprs::resolve;
@@ -79,6 +80,15 @@ pub struct ConflictUpdate {
 /// As Postgres: 42703, 42701, 42804, 42809, 42601 for too few or too many values, 42P10 for a conflict target that is not
 /// the primary key.
 pub fn bind_insert(
+    catalog: &Catalog,
+    insert: &Insert,
+    param_types: &[Option<SqlType>],
+    settings: &FormatSettings,
+) -> Result<BoundInsert> {
+    reading::under(settings, || bind_under(catalog, insert, param_types, settings))
+}
+
+fn bind_under(
     catalog: &Catalog,
     insert: &Insert,
     param_types: &[Option<SqlType>],

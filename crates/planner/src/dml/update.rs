@@ -12,6 +12,7 @@ use super::{
 use crate::ast::{Delete, Update};
 use crate::binder::{PlanContext, RelationSource, bind};
 use crate::catalog::{Catalog, Relation, RelationId};
+use crate::reading;
 use crate::session_context::Purpose;
 
 /// An `UPDATE` that means something.
@@ -55,6 +56,10 @@ const NEW_PREFIX: &str = "__new_";
 /// # Errors
 /// As Postgres: 42P01, 42703, 42804, 42809 ...
 pub fn bind_update(catalog: &Catalog, update: &Update, param_types: &[Option<SqlType>]) -> Result<BoundUpdate> {
+    reading::under(catalog.settings(), || update_under(catalog, update, param_types))
+}
+
+fn update_under(catalog: &Catalog, update: &Update, param_types: &[Option<SqlType>]) -> Result<BoundUpdate> {
     let relation = target(catalog, &update.table, "update")?;
     let alias = update.alias.as_deref().unwrap_or(&relation.name);
     let set = assignments(&relation, &update.assignments)?;
@@ -97,6 +102,10 @@ pub fn bind_update(catalog: &Catalog, update: &Update, param_types: &[Option<Sql
 /// # Errors
 /// As Postgres: 42P01, 42703, 42809 ...
 pub fn bind_delete(catalog: &Catalog, delete: &Delete, param_types: &[Option<SqlType>]) -> Result<BoundDelete> {
+    reading::under(catalog.settings(), || delete_under(catalog, delete, param_types))
+}
+
+fn delete_under(catalog: &Catalog, delete: &Delete, param_types: &[Option<SqlType>]) -> Result<BoundDelete> {
     let relation = target(catalog, &delete.table, "delete from")?;
     let alias = delete.alias.as_deref().unwrap_or(&relation.name);
     let mut query = template(&relation, Some(alias))?;

@@ -37,6 +37,11 @@ impl CastFunction {
         let function = CastFunction { to, name, signature: Signature::any(1, Volatility::Immutable) };
         Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(function)), vec![expr]))
     }
+
+    /// The type that a function casts to, if it is a cast.
+    pub(crate) fn target_of(function: &ScalarFunction) -> Option<&SqlType> {
+        function.func.inner().downcast_ref::<CastFunction>().map(|cast| &cast.to)
+    }
 }
 
 impl ScalarUDFImpl for CastFunction {

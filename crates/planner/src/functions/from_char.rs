@@ -10,14 +10,16 @@ use millstream_types::{Error, SqlState};
 
 use super::builtin::Spec;
 use super::calendar::days_of;
+use super::temporal::us_of;
 use super::to_char::{MONTHS, PATTERNS};
-use crate::typing::types::{NUMERIC, timestamptz};
+use crate::typing::types::{NUMERIC, TIMESTAMP, timestamptz};
 
 const US_PER_DAY: i64 = 86_400_000_000;
 
 /// The functions of this file.
 pub(super) static SPECS: &[Spec] = &[
     Spec { name: "to_date", returns: |_| DataType::Date32, run: to_date, strict: true },
+    Spec { name: "to_local_timestamp", returns: |_| TIMESTAMP, run: to_local_timestamp, strict: true },
     Spec { name: "to_timestamp_by_pattern", returns: |_| timestamptz(), run: to_timestamp, strict: true },
     Spec { name: "to_number", returns: |_| NUMERIC, run: to_number, strict: true },
 ];
@@ -50,6 +52,11 @@ fn to_timestamp(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
         Ok(i64::from(days_of(fields.date(text)?)) * US_PER_DAY + fields.time_us(text)?)
     })?;
     Ok(Arc::new(out.with_timezone("UTC")))
+}
+
+/// The time that a text shows, wherever that is.
+fn to_local_timestamp(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
+    Ok(Arc::new(us_of(&to_timestamp(args, n_rows)?)))
 }
 
 /// The fields that a pattern finds in a text.

@@ -230,7 +230,8 @@ fn canonical_call(function: &str, args: Vec<Expr>, schema: &DFSchema) -> Result<
     Ok(if wanted == data_type { call } else { cast(call, wanted) })
 }
 
-fn datafusion_function(name: &str) -> Result<std::sync::Arc<datafusion::logical_expr::ScalarUDF>> {
+/// A function of DataFusion's, by name.
+pub(crate) fn datafusion_function(name: &str) -> Result<std::sync::Arc<datafusion::logical_expr::ScalarUDF>> {
     Registry::get().datafusion(name).ok_or_else(|| external(Error::internal(format!("no function {name}"))))
 }
 

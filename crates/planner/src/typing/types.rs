@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue};
 use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
-use millstream_types::pg::{FormatSettings, parse_column};
+use millstream_types::pg::parse_column;
 use millstream_types::sql_type::{NUMERIC_PRECISION, NUMERIC_SCALE};
 use millstream_types::{Error, SqlState, SqlType};
 
@@ -139,8 +139,7 @@ pub(crate) fn parse_exactly(text: &str, to: &DataType) -> Result<ScalarValue> {
     let sql_type = SqlType::of_arrow(to)
         .ok_or_else(|| external(Error::not_supported(format!("constants of type {to} are not supported"))))?;
     let texts = StringViewArray::from(vec![text]);
-    let settings = FormatSettings::default();
-    let array = parse_column(&texts, &sql_type, &settings).map_err(external)?;
+    let array = parse_column(&texts, &sql_type, &crate::reading::settings()).map_err(external)?;
     ScalarValue::try_from_array(&array, 0)
 }
 
