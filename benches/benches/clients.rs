@@ -107,7 +107,7 @@ fn result(args: &Args) -> io::Result<()> {
     let server = ServerProcess::start(args.workers)?;
     let mut client = server.connect()?;
     client.run("CREATE TABLE t (id bigint PRIMARY KEY, v bigint, name text, at timestamptz)")?;
-    let columns = "i, i * 7919, lpad(i::text, 20, 'x'), to_timestamp(1700000000 + i)";
+    let columns = "i, i::bigint * 7919, lpad(i::text, 20, 'x'), to_timestamp(1700000000 + i)";
     fill(&mut client, args.rows, &format!("INSERT INTO t SELECT {columns}"))?;
     let sql = "SELECT id, v, name, at FROM t";
     for (name, messages) in [("result_text", query(sql)), ("result_binary", execute([], Format::Binary))] {
