@@ -12,6 +12,7 @@ pub mod errors;
 mod functions;
 pub mod parser;
 mod reading;
+pub mod row_expr;
 pub mod session_context;
 mod short_circuit;
 pub mod streaming;

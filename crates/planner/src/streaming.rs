@@ -33,8 +33,8 @@ use millstream_types::{Error, Result, SqlType};
 use crate::binder::RelationSource;
 use crate::catalog::Kind;
 use crate::errors::from_datafusion;
-use exprs::{column_index, columns_of};
-pub(crate) use exprs::{physical, unqualified};
+use exprs::column_index;
+pub(crate) use exprs::{columns_of, physical, unqualified};
 
 /// A dataflow and how its result is to be kept.
 #[derive(Clone, Debug)]

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use millstream_connectors::{ColumnDeclaration, SourceOptions, create_source};
+use arrow::array::RecordBatch;
+use millstream_connectors::{BoundExpr, ColumnDeclaration, ExprBinder, SourceOptions, create_source};
 use millstream_planner::ast::{self, CreateIndex, CreateRelation, CreateView, RelationKind};
 use millstream_planner::catalog::{Column, Created, Kind, Relation};
+use millstream_planner::row_expr::bind_row_expr;
 use millstream_planner::{Catalog, Purpose, bind_query};
 use millstream_runtime::{RelationShared, RelationSpec};
 use millstream_state::ArrangementSpec;
 use millstream_types::{Epoch, Error, Result, SqlState, SqlType};
 
 use super::dataflows::{check_replaced, plan_dependents};
+use super::prepared::without_position;
 use super::{Session, done};
 use crate::api::Response;
 use crate::live::{Body, LiveRelation};
@@ -52,17 +55,20 @@ impl Session {
             .iter()
             .map(|c| ColumnDeclaration { name: c.name.name.clone(), sql_type: c.sql_type.clone() })
             .collect();
-        let options = SourceOptions::new(create.options.clone())?.with_columns(declared);
-        let source = create_source(&options)?;
+        let mut catalog = self.catalog();
+        let options = SourceOptions::new(create.options.clone())?.with_columns(declared.clone());
+        let source = create_source(&options.with_binder(binder(&catalog)))?;
         let schema = source.schema();
         let columns = schema.fields().iter().map(|f| {
-            let sql_type = SqlType::of_arrow(f.data_type());
+            // Arrow does not know how long a varchar may be.
+            let is_it = |d: &&ColumnDeclaration| d.name == *f.name() && d.sql_type.arrow_type() == *f.data_type();
+            let sql_type = declared.iter().find(is_it).map(|d| d.sql_type.clone());
             sql_type
+                .or_else(|| SqlType::of_arrow(f.data_type()))
                 .map(|t| Column::new(f.name(), t))
                 .ok_or_else(|| Error::internal("a connector's column has no SQL type"))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
-        let mut catalog = self.catalog();
         let created = catalog.create_stream(create, Some(columns))?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE STREAM")) };
         let n_workers = self.engine.config.workers;
@@ -156,6 +162,17 @@ impl Session {
             }
         }
     }
+}
+
+/// Binds the expressions in a connector's options.
+fn binder(catalog: &Catalog) -> ExprBinder {
+    let catalog = catalog.clone();
+    Arc::new(move |text, schema, sql_type| {
+        // Positions would point into the option's text.
+        let bound = bind_row_expr(&catalog, text, schema, sql_type).map_err(|e| without_position(&e))?;
+        let (inputs, scalar) = (bound.inputs, bound.scalar);
+        Ok(BoundExpr { inputs, evaluate: Arc::new(move |batch: &RecordBatch| scalar.evaluate(batch)) })
+    })
 }
 
 /// Waits until all workers have made their parts of a store.

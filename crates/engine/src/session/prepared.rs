@@ -153,7 +153,8 @@ fn no_statement(name: &str) -> Error {
     Error::user(SqlState::INVALID_SQL_STATEMENT_NAME, message)
 }
 
-fn without_position(error: &Error) -> Error {
+/// The error without a position, which would point into a text that the client does not see.
+pub(super) fn without_position(error: &Error) -> Error {
     let fields = error.fields();
     let mut plain = Error::new(fields.kind, fields.state, fields.message.clone());
     if let Some(detail) = &fields.detail {

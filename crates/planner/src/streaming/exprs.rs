@@ -71,7 +71,7 @@ pub(super) fn cast(scalar: &Scalar, schema: &SchemaRef, to: &DataType) -> Result
 }
 
 /// The positions, in a schema, of all columns that expressions mention.
-pub(super) fn columns_of<'a>(exprs: impl IntoIterator<Item = &'a Expr>, schema: &DFSchema) -> BTreeSet<usize> {
+pub(crate) fn columns_of<'a>(exprs: impl IntoIterator<Item = &'a Expr>, schema: &DFSchema) -> BTreeSet<usize> {
     let columns = exprs.into_iter().flat_map(|e| e.column_refs().into_iter().cloned().collect::<Vec<_>>());
     columns.filter_map(|c| schema.maybe_index_of_column(&c)).collect()
 }
