@@ -10,6 +10,7 @@ mod dependent_join;
 pub mod dml;
 pub mod errors;
 mod functions;
+mod global_aggregates;
 pub mod parser;
 mod reading;
 pub mod row_expr;

@@ -35,6 +35,7 @@ use datafusion::prelude::SessionConfig;
 use crate::column_projections::physical_rules;
 use crate::completed_order::{CompleteDistinctOn, CompleteOrders};
 use crate::dependent_join::DependentJoins;
+use crate::global_aggregates::GuardGlobalAggregates;
 use crate::typing::PostgresTypes;
 
 /// What a query is planned for.
@@ -108,7 +109,7 @@ pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + S
         // DataFusion executes DISTINCT as an aggregate; a dataflow has an operator for it.
         rules.push(Arc::new(ReplaceDistinctWithAggregate::new()));
     }
-    rules.extend::<[Arc<dyn OptimizerRule + Send + Sync>; 14]>([
+    rules.extend::<[Arc<dyn OptimizerRule + Send + Sync>; 15]>([
         // Joins on a false condition are empty.
         Arc::new(EliminateJoin::new()),
         // Correlated subqueries that the next three rules are not made for become joins with the outer values ...
@@ -135,7 +136,9 @@ pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + S
         Arc::new(PropagateEmptyRelation::new()),
         // A left join whose right side a filter needs not null is an inner join, which is cheaper to maintain.
         Arc::new(EliminateOuterJoin::new()),
-        // Filters go below joins and aggregates, and to the scans.
+        // A condition on nothing but a subquery stays above an aggregate without a key ...
+        Arc::new(GuardGlobalAggregates),
+        // ... others go below joins and aggregates, and to the scans.
         Arc::new(PushDownFilter::new()),
     ]);
     if ad_hoc {
