@@ -34,13 +34,12 @@ use crate::pg_catalog::{CatalogView, ConfigChanges, SessionEntry};
 use catalog_changes::Unpublished;
 pub(crate) use cursor::CursorInfo;
 pub(crate) use dataflows::install;
+pub use planned::ParsedStatement;
 pub(crate) use prepared::PreparedInfo;
 pub(crate) use query::now_us;
 use settings::Settings;
 pub(crate) use settings::{PARAMETERS, Values, parameter, unknown as unknown_parameter};
 use transaction::BlockState;
-
-pub use planned::ParsedStatement;
 
 /// A client's session. Statements run one at a time.
 pub struct Session {

@@ -16,6 +16,7 @@ mod reading;
 pub mod row_expr;
 pub mod session_context;
 mod short_circuit;
+mod sql_exprs;
 pub mod streaming;
 mod typing;
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::DataType;
 use datafusion::logical_expr::LogicalPlan;
 use millstream_planner::access::{PointQuery, is_timeless};
 use millstream_planner::ast::{Delete, Query, Update};
@@ -112,8 +111,8 @@ impl Basis {
 
     /// Whether values are of the types that the plan is for.
     fn fits(&self, params: &[ArrayRef]) -> bool {
-        let types: Vec<DataType> = self.param_types.iter().map(SqlType::arrow_type).collect();
-        params.len() == types.len() && params.iter().zip(&types).all(|(p, t)| p.data_type() == t)
+        let types = &self.param_types;
+        params.len() == types.len() && params.iter().zip(types).all(|(p, t)| *p.data_type() == t.arrow_type())
     }
 }
 

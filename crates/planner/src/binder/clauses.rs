@@ -14,6 +14,7 @@ use millstream_types::{Error, Result, SqlState};
 use super::rewrite::single_name;
 use crate::functions::Registry;
 use crate::parser::{folded, is_reserved};
+use crate::sql_exprs::visit_own;
 
 /// Checks every SELECT of a query.
 ///
@@ -96,39 +97,18 @@ fn kind_of(expr: &Expr) -> Option<CallKind> {
     is_aggregate.then_some(CallKind::Aggregate)
 }
 
-/// Finds the first call of a kind in an expression, subqueries apart.
-struct CallFinder {
-    wanted: CallKind,
-    n_queries: usize,
-}
-
-impl Visitor for CallFinder {
-    type Break = usize;
-
-    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<usize> {
-        self.n_queries += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<usize> {
-        self.n_queries -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<usize> {
-        if self.n_queries == 0 && kind_of(expr) == Some(self.wanted) {
-            return ControlFlow::Break(position_of(expr));
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-/// Where the first call of a kind stands.
+/// Where the first call of a kind stands, subqueries apart.
 fn find_call(tree: &impl Visit, wanted: CallKind) -> Option<usize> {
-    match tree.visit(&mut CallFinder { wanted, n_queries: 0 }) {
-        ControlFlow::Break(position) => Some(position),
-        ControlFlow::Continue(()) => None,
-    }
+    find_own(tree, |expr| kind_of(expr) == Some(wanted))
+}
+
+/// Where the first expression stands that is meant, subqueries apart.
+fn find_own(tree: &impl Visit, is_meant: impl Fn(&Expr) -> bool) -> Option<usize> {
+    let found = visit_own(tree, |expr| match is_meant(expr) {
+        true => ControlFlow::Break(position_of(expr)),
+        false => ControlFlow::Continue(()),
+    });
+    found.break_value()
 }
 
 /// Refuses aggregates in a clause.
@@ -297,7 +277,8 @@ fn check_limit(query: &Query) -> Result<()> {
     let Some(LimitClause::LimitOffset { limit, offset, .. }) = &query.limit_clause else { return Ok(()) };
     for (expr, what) in [(limit.as_ref(), "LIMIT"), (offset.as_ref().map(|o| &o.value), "OFFSET")] {
         let Some(expr) = expr else { continue };
-        if let ControlFlow::Break(position) = expr.visit(&mut ColumnFinder { n_queries: 0 }) {
+        let is_column = |e: &Expr| matches!(e, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+        if let Some(position) = find_own(expr, is_column) {
             let message = format!("argument of {what} must not contain variables");
             return Err(error_at(SqlState::INVALID_COLUMN_REFERENCE, message, position));
         }
@@ -305,32 +286,4 @@ fn check_limit(query: &Query) -> Result<()> {
         without_windows(expr, what)?;
     }
     Ok(())
-}
-
-/// Finds the first column in an expression, subqueries apart.
-struct ColumnFinder {
-    n_queries: usize,
-}
-
-impl Visitor for ColumnFinder {
-    type Break = usize;
-
-    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<usize> {
-        self.n_queries += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<usize> {
-        self.n_queries -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<usize> {
-        match expr {
-            Expr::Identifier(_) | Expr::CompoundIdentifier(_) if self.n_queries == 0 => {
-                ControlFlow::Break(position_of(expr))
-            }
-            _ => ControlFlow::Continue(()),
-        }
-    }
 }

@@ -7,13 +7,14 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, NamedWindowExpr,
-    ObjectName, Query, Select, Value, VisitMut, VisitorMut, WindowSpec, WindowType,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, NamedWindowExpr, Select, Value, VisitMut,
+    VisitorMut, WindowSpec, WindowType,
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::cursor::folded;
 use super::tokens::word_is;
+use crate::sql_exprs::{call_args, change_own};
 
 /// What stands before the names of exclusions in the functions that mark them.
 pub(crate) const EXCLUDE: &str = "__exclude_";
@@ -105,7 +106,14 @@ impl VisitorMut for Exclusions {
             }
         }
         if !marked.is_empty() {
-            let _ = select.projection.visit(&mut NamedExclusions { marked: &marked, n_queries: 0 });
+            change_own(&mut select.projection, |expr| {
+                if let Expr::Function(function) = expr
+                    && let Some(WindowType::NamedWindow(name)) = &function.over
+                    && let Some((_, mark)) = marked.iter().find(|(window, _)| *window == folded(name))
+                {
+                    mark_call(function, mark);
+                }
+            });
         }
         ControlFlow::Continue(())
     }
@@ -116,37 +124,6 @@ impl VisitorMut for Exclusions {
             && let Some(mark) = take_mark(spec)
         {
             mark_call(function, &mark);
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-/// Functions over named windows of one SELECT.
-struct NamedExclusions<'a> {
-    marked: &'a [(String, String)],
-    n_queries: usize,
-}
-
-impl VisitorMut for NamedExclusions<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.n_queries += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.n_queries -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Function(function) = expr
-            && let Some(WindowType::NamedWindow(name)) = &function.over
-            && let Some((_, mark)) = self.marked.iter().find(|(window, _)| *window == folded(name))
-            && self.n_queries == 0
-        {
-            mark_call(function, mark);
         }
         ControlFlow::Continue(())
     }
@@ -173,14 +150,5 @@ fn mark_call(function: &mut Function, mark: &str) {
         _ => Expr::Value(Value::Number("1".to_owned(), false).into()),
     };
     let args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))];
-    *first = FunctionArgExpr::Expr(Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::new(mark)]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    }));
+    *first = FunctionArgExpr::Expr(call_args(mark, args));
 }

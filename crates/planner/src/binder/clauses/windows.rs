@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, Ident, NamedWindowExpr, Query, Select, UnaryOperator, Value, Visit, Visitor, WindowFrame,
-    WindowFrameBound, WindowSpec, WindowType,
+    Expr, Function, Ident, NamedWindowExpr, Select, UnaryOperator, Value, WindowFrame, WindowFrameBound, WindowSpec,
+    WindowType,
 };
 use millstream_types::{Error, Result, SqlState};
 
 use super::{error_at, flow, position_of};
 use crate::parser::folded;
+use crate::sql_exprs::visit_own;
 
 /// Checks the windows that a SELECT defines and those of its calls.
 ///
@@ -17,7 +18,7 @@ use crate::parser::folded;
 /// 42704 for a window that does not exist; 42P20 for one defined twice, for what contradicts the window that it builds on,
 /// and for frames that end before they begin; 22013 for a negative offset.
 pub(super) fn check_windows(select: &Select) -> Result<()> {
-    let mut windows = Windows { known: Vec::new(), n_queries: 0 };
+    let mut windows = Windows { known: Vec::new() };
     for window in &select.named_window {
         let name = folded(&window.0);
         if windows.find(&name).is_some() {
@@ -31,15 +32,18 @@ pub(super) fn check_windows(select: &Select) -> Result<()> {
         windows.check_spec(spec)?;
         windows.known.push((name, spec));
     }
-    match select.projection.visit(&mut windows) {
-        ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok(()),
-    }
+    let checked = visit_own(&select.projection, |expr| match expr {
+        Expr::Function(Function { over: Some(WindowType::NamedWindow(name)), .. }) => {
+            flow(windows.existing(name).map(|_| ()))
+        }
+        Expr::Function(Function { over: Some(WindowType::WindowSpec(spec)), .. }) => flow(windows.check_spec(spec)),
+        _ => ControlFlow::Continue(()),
+    });
+    checked.break_value().map_or(Ok(()), Err)
 }
 
 struct Windows<'a> {
     known: Vec<(String, &'a WindowSpec)>,
-    n_queries: usize,
 }
 
 impl<'a> Windows<'a> {
@@ -73,30 +77,6 @@ impl<'a> Windows<'a> {
             }
         }
         spec.window_frame.as_ref().map_or(Ok(()), check_frame)
-    }
-}
-
-impl Visitor for Windows<'_> {
-    type Break = Error;
-
-    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<Error> {
-        self.n_queries += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Error> {
-        self.n_queries -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
-        match expr {
-            Expr::Function(Function { over: Some(over), .. }) if self.n_queries == 0 => flow(match over {
-                WindowType::NamedWindow(name) => self.existing(name).map(|_| ()),
-                WindowType::WindowSpec(spec) => self.check_spec(spec),
-            }),
-            _ => ControlFlow::Continue(()),
-        }
     }
 }
 

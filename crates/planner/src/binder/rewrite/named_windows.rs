@@ -1,12 +1,9 @@
 //! Windows that build on others: `WINDOW w AS (p ORDER BY o)` and `OVER (w ROWS 1 PRECEDING)`.
 
-use std::ops::ControlFlow;
-
-use datafusion::sql::sqlparser::ast::{
-    Expr, Function, NamedWindowExpr, Query, Select, VisitMut, VisitorMut, WindowSpec, WindowType,
-};
+use datafusion::sql::sqlparser::ast::{Expr, Function, NamedWindowExpr, Select, VisitMut, WindowSpec, WindowType};
 
 use crate::parser::folded;
+use crate::sql_exprs::change_own;
 
 /// Windows of one SELECT by their names, each with all that it has from others.
 pub(super) struct Windows(Vec<(String, WindowSpec)>);
@@ -32,7 +29,11 @@ impl Windows {
     /// Completes the windows of calls in a part of the SELECT.
     pub(super) fn complete_calls(&self, tree: &mut impl VisitMut) {
         if !self.0.is_empty() {
-            let _ = tree.visit(&mut Completer { windows: self, n_queries: 0 });
+            change_own(tree, |expr| {
+                if let Expr::Function(Function { over: Some(WindowType::WindowSpec(spec)), .. }) = expr {
+                    self.complete_spec(spec);
+                }
+            });
         }
     }
 
@@ -51,33 +52,5 @@ impl Windows {
             spec.order_by = base.order_by.clone();
         }
         spec.window_name = None;
-    }
-}
-
-struct Completer<'a> {
-    windows: &'a Windows,
-    n_queries: usize,
-}
-
-impl VisitorMut for Completer<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.n_queries += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.n_queries -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Function(Function { over: Some(WindowType::WindowSpec(spec)), .. }) = expr
-            && self.n_queries == 0
-        {
-            self.windows.complete_spec(spec);
-        }
-        ControlFlow::Continue(())
     }
 }
