@@ -175,12 +175,14 @@ fn aggregates_are_their_definition() {
                 let spec = case.one_level();
                 let alone = |_| property::consolidated(property::operator(&spec));
                 property::check(&name, &inputs, alone, |i| case.definition(i));
+                let on_workers = |dataflow: Dataflow| {
+                    move |seed| property::consolidated(property::dataflow(&dataflow, property::n_workers(seed)))
+                };
+                let one_level = property::exchanged(spec.clone(), &[(schema(), group_by.clone())]);
+                property::check(&name, &inputs, on_workers(one_level), |i| case.definition(i));
                 let is_best = |c: &AggregateCall| matches!(c.function, F::Min | F::Max | F::BitAnd | F::BitOr);
                 if append_only || !case.calls.iter().any(is_best) {
-                    let dataflow = case.two_levels();
-                    let on_workers =
-                        |seed| property::consolidated(property::dataflow(&dataflow, property::n_workers(seed)));
-                    property::check(&name, &inputs, on_workers, |i| case.definition(i));
+                    property::check(&name, &inputs, on_workers(case.two_levels()), |i| case.definition(i));
                 }
             }
         }
