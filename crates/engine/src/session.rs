@@ -84,6 +84,17 @@ impl Prepared {
     pub fn columns(&self) -> Option<&[ResultColumn]> {
         self.0.columns.as_deref()
     }
+
+    /// What it gave, unless the catalog has changed so that a query gives other columns than its client was told.
+    fn checked(&self, response: Response) -> Result<Response> {
+        let is_query = matches!(self.0.statement.parsed().statement, Statement::Query(_));
+        match &response {
+            Response::Rows(rows) if is_query && self.columns() != Some(rows.columns.as_slice()) => {
+                Err(Error::not_supported("cached plan must not change result type"))
+            }
+            _ => Ok(response),
+        }
+    }
 }
 
 impl Session {
@@ -157,7 +168,8 @@ impl Session {
     /// # Errors
     /// The statement's; an open transaction has then failed.
     pub async fn execute(&mut self, prepared: &Prepared, params: &[ArrayRef]) -> Result<Response> {
-        self.run_with(&prepared.0.statement, params).await
+        let response = self.run_with(&prepared.0.statement, params).await?;
+        prepared.checked(response).inspect_err(|_| self.statement_failed())
     }
 
     /// Runs a statement without parameters.

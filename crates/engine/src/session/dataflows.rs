@@ -9,7 +9,7 @@ use millstream_operators::{Dataflow, Node};
 use millstream_planner::ast::{self, CreateSink, CreateView, Refresh, RelationKind, SinkInput};
 use millstream_planner::catalog::{Column, Kind, NewRelation, Relation, View};
 use millstream_planner::streaming::{self, StreamingPlan};
-use millstream_planner::{Catalog, Purpose, RelationId, bind_query, optimize};
+use millstream_planner::{BoundQuery, Catalog, Purpose, RelationId, bind_query, optimize};
 use millstream_runtime::{
     DataflowMetrics, InstallDataflow, Intake, Pressure, RelationShared, Root, RowErrorLog, Sink, SinkWriter,
 };
@@ -124,8 +124,7 @@ impl Session {
             SinkInput::Query(query, text) => (query.clone(), Some(text.clone())),
             SinkInput::Relation(name) => (all_of(catalog.resolve(name)?)?, None),
         };
-        let bound = bind_query(&catalog, &query, &[], Purpose::View)?;
-        let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &bound.columns)?;
+        let (bound, plan) = kept_up_to_date(&catalog, &query)?;
         let columns = bound.columns.iter().map(|(name, t)| Column::new(name, t.clone())).collect();
         let new = NewRelation {
             options: create.options.clone(),
@@ -261,6 +260,13 @@ pub(super) fn plan_dependents(catalog: &mut Catalog, view: &Relation) -> Result<
         }
     }
     Ok(())
+}
+
+/// A query that is kept up to date: what it was bound to, and its dataflow.
+pub(super) fn kept_up_to_date(catalog: &Catalog, query: &ast::Query) -> Result<(BoundQuery, StreamingPlan)> {
+    let bound = bind_query(catalog, query, &[], Purpose::View)?;
+    let plan = streaming::plan(&optimize(bound.plan.clone(), Purpose::View, None)?, &bound.columns)?;
+    Ok((bound, plan))
 }
 
 /// Starts a dataflow on all workers. Sources are read from their beginning if `history`, else from now on.

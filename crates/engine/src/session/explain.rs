@@ -11,10 +11,11 @@ use millstream_planner::access::KeyLookup;
 use millstream_planner::ast::{self, Explain, ExplainTarget, Query, Statement};
 use millstream_planner::dml::{InsertRows, bind_delete, bind_insert, bind_update};
 use millstream_planner::errors::from_datafusion;
-use millstream_planner::{Catalog, Purpose, RelationSource, bind_query, optimize, streaming};
+use millstream_planner::{Catalog, Purpose, RelationSource, bind_query};
 use millstream_runtime::{DataflowMetrics, NodeMetrics};
 use millstream_types::{Error, ErrorKind, Result, SqlType};
 
+use super::dataflows::kept_up_to_date;
 use super::{Session, rows_of};
 use crate::api::{Response, ResultColumn, RowsTag};
 use crate::live::Body;
@@ -48,7 +49,7 @@ impl Session {
     fn explain_query(&self, catalog: &Catalog, query: &Query) -> Result<Vec<String>> {
         let once = bind_query(catalog, query, &[], Purpose::AdHoc)?;
         let mut lines = match kept_up_to_date(catalog, query) {
-            Ok(lines) => lines,
+            Ok((_, plan)) => plan.dataflow.explain(),
             Err(error) if error.kind() == ErrorKind::NotSupported => {
                 vec![format!("No dataflow: {}", error.fields().message)]
             }
@@ -110,13 +111,6 @@ fn read(scan: &TableScan) -> Result<Option<String>> {
         }
     };
     Ok(Some(format!("Read {} {how}", relation.name)))
-}
-
-fn kept_up_to_date(catalog: &Catalog, query: &Query) -> Result<Vec<String>> {
-    let bound = bind_query(catalog, query, &[], Purpose::View)?;
-    let columns = bound.columns;
-    let plan = optimize(bound.plan, Purpose::View, None)?;
-    Ok(streaming::plan(&plan, &columns)?.dataflow.explain())
 }
 
 /// A dataflow's operators with what they have done on all workers, the root first.

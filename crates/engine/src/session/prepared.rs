@@ -93,7 +93,7 @@ impl Session {
                 .with_hint("SELECT, INSERT, UPDATE, DELETE and VALUES can be executed.")),
         };
         // Positions point into the text of PREPARE, which the client does not see now.
-        response.map_err(|e| without_position(&e))
+        response.map_err(|e| without_position(&e)).and_then(|response| prepared.checked(response))
     }
 
     /// The values of an `EXECUTE`'s expressions, of the types that the statement wants.

@@ -14,10 +14,11 @@ use millstream_planner::catalog::{Kind, Relation};
 use millstream_planner::dml::bind_insert;
 use millstream_planner::errors::from_datafusion;
 use millstream_planner::parser::parse_query;
-use millstream_planner::{Catalog, Purpose, bind_query, optimize, streaming};
+use millstream_planner::{Catalog, Purpose, bind_query, optimize};
 use millstream_types::{Epoch, Error, Result, SqlState, SqlType};
 
 use super::Session;
+use super::dataflows::kept_up_to_date;
 use super::planned::{ParsedStatement, PlannedQuery, PlannedWrite, Seen};
 use crate::api::{Response, ResultColumn, Rows, RowsTag};
 use crate::read::{ReadPoint, execute, execute_at, stored_relations};
@@ -192,8 +193,7 @@ impl Session {
             Subscribed::Computed { query, is_stream } => {
                 // A stream's history is asked for; the result of a query is what a subscription to it is about.
                 let wanted = wanted(!is_stream);
-                let bound = bind_query(&catalog, &query, &[], Purpose::View)?;
-                let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &bound.columns)?;
+                let (bound, plan) = kept_up_to_date(&catalog, &query)?;
                 let history = wanted.snapshot || !is_stream;
                 crate::subscribe::subscribe_to_plan(&self.engine, plan, bound.columns, wanted, history).await
             }
