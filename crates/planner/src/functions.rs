@@ -8,6 +8,7 @@ pub(crate) mod excluding;
 mod extract;
 mod from_char;
 pub(crate) mod hopping;
+mod limits;
 mod min_max;
 mod numbering;
 pub(crate) mod numeric;
@@ -73,6 +74,7 @@ impl Registry {
         if let Some(function) = scalars.get("array_replace_all").cloned() {
             scalars.insert("array_replace".to_string(), function);
         }
+        limits::limit(&mut scalars);
         let mut aggregates = HashMap::new();
         let ours = ordered_set::all().into_iter().chain(statistics::all()).chain(min_max::all());
         let ours = ours.chain([single_value::up_to_two(), sums::sum()]);

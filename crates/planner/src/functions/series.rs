@@ -10,7 +10,7 @@ use millstream_types::{Error, SqlState};
 use super::builtin::Spec;
 use crate::typing::types::{NUMERIC, array_of};
 
-/// Elements that one series may have.
+/// Elements that the series of one call may have.
 const MAX_ELEMENTS: i128 = 10_000_000;
 
 pub(super) const SPECS: &[Spec] =
@@ -34,8 +34,8 @@ fn numeric_series(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
             return Err(Error::user(SqlState::INVALID_PARAMETER_VALUE, "step size cannot equal zero"));
         }
         let n = if to != from && (to < from) != (step < 0) { 0 } else { (to - from) / step + 1 };
-        if n > MAX_ELEMENTS {
-            let message = format!("a series has more than {MAX_ELEMENTS} elements");
+        if n > MAX_ELEMENTS - values.len() as i128 {
+            let message = format!("series have more than {MAX_ELEMENTS} elements");
             return Err(Error::user(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
         }
         values.extend((0..n).map(|i| from + i * step));
