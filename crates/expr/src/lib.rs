@@ -8,6 +8,7 @@ pub mod order;
 pub mod recomputed;
 pub mod row_errors;
 pub mod scalar;
+mod short_circuit;
 pub mod window;
 
 pub use aggregate::{AggregateCall, AggregateFunction, GroupAccumulator};

@@ -1,7 +1,8 @@
 //! Scalar expressions over batches, and stages of filters and projections.
 //!
-//! When a batch fails, it is halved until the failing rows stand alone; a row fails only if it fails evaluated by
-//! itself. So an error costs what its rows cost, and the good rows of the batch lose nothing.
+//! When a batch fails, it is evaluated again with AND and OR short-circuiting row by row, and if it still fails, halved
+//! until the failing rows stand alone; a row fails only if it fails evaluated by itself. So an error costs what its rows
+//! cost, the good rows of the batch lose nothing, and rows that a condition guards cost no halving.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use millstream_types::delta::Weights;
 use millstream_types::{Delta, Error, ErrorKind, Result, SqlState};
 
 use crate::row_errors::RowErrors;
+use crate::short_circuit::short_circuiting;
 
 /// A scalar expression bound to the columns of a batch.
 #[derive(Clone, Debug)]
@@ -57,6 +59,11 @@ impl Scalar {
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
         let value = self.0.evaluate(batch).map_err(error_of)?;
         value.into_array(batch.num_rows()).map_err(error_of)
+    }
+
+    /// The expression in the form for batches that fail, if it has another one.
+    fn short_circuiting(&self) -> Option<Scalar> {
+        short_circuiting(&self.0).map(Scalar)
     }
 }
 
@@ -145,16 +152,34 @@ impl MapStage {
         match self.try_evaluate(&delta) {
             Ok(out) => Ok(out),
             Err(error) if error.kind() != ErrorKind::User => Err(error),
+            Err(_) => self.short_circuiting().by_halves(delta, errors),
+        }
+    }
+
+    fn by_halves(&self, delta: Delta, errors: &mut RowErrors) -> Result<Delta> {
+        match self.try_evaluate(&delta) {
+            Ok(out) => Ok(out),
+            Err(error) if error.kind() != ErrorKind::User => Err(error),
             Err(error) if delta.n_rows() == 1 => {
                 errors.add(error, delta.batch(), 0, delta.weight(0));
                 Ok(Delta::empty(self.schema.clone()))
             }
             Err(_) => {
                 let half = delta.n_rows() / 2;
-                let left = self.evaluate(delta.slice(0, half), errors)?;
-                let right = self.evaluate(delta.slice(half, delta.n_rows() - half), errors)?;
+                let left = self.by_halves(delta.slice(0, half), errors)?;
+                let right = self.by_halves(delta.slice(half, delta.n_rows() - half), errors)?;
                 Delta::concat(&self.schema, &[left, right])
             }
+        }
+    }
+
+    /// The stage in the form for batches that fail.
+    fn short_circuiting(&self) -> MapStage {
+        let form = |expr: &Scalar| expr.short_circuiting().unwrap_or_else(|| expr.clone());
+        MapStage {
+            predicate: self.predicate.as_ref().map(form),
+            projection: self.projection.as_ref().map(|exprs| exprs.iter().map(form).collect()),
+            schema: self.schema.clone(),
         }
     }
 
@@ -201,7 +226,10 @@ pub fn condition(
     match expr.evaluate(batch) {
         Ok(mask) => Ok(truth(&mask)),
         Err(error) if error.kind() != ErrorKind::User => Err(error),
-        Err(_) => condition_by_halves(expr, &Delta::new(batch.clone(), weights()), errors),
+        Err(_) => {
+            let form = expr.short_circuiting();
+            condition_by_halves(form.as_ref().unwrap_or(expr), &Delta::new(batch.clone(), weights()), errors)
+        }
     }
 }
 
