@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use millstream_types::{Error, SqlState};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -18,6 +19,12 @@ const READ_BYTES: std::ops::RangeInclusive<usize> = (8 << 10)..=(128 << 10);
 const READ_AHEAD_BYTES: usize = 64 << 10;
 /// How often a socket that must not be read is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// A client that is silent for so long is asked, by the kernel, whether it is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// How long an answer may take before it is asked again.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is asked before the connection counts as broken.
+const KEEPALIVE_PROBES: u32 = 3;
 /// Output is sent in pieces of this size.
 pub(crate) const PIECE_BYTES: usize = 32 << 10;
 
@@ -57,6 +64,11 @@ impl Connection {
     pub(crate) fn new(stream: TcpStream, shutdown: watch::Receiver<bool>) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+        // A client that has vanished without a word, with its machine or the network, is noticed in a minute and a half.
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+        if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES)) {
+            tracing::debug!(%error, "TCP keepalive could not be set");
         }
         let output = Output::default();
         Connection { stream, input: BytesMut::new(), read_bytes: *READ_BYTES.start(), output, shutdown }
