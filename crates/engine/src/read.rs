@@ -282,11 +282,7 @@ async fn run(
     memory: Arc<RuntimeEnv>,
     send: &tokio::sync::mpsc::Sender<Result<RecordBatch>>,
 ) -> Result<()> {
-    let state = session_context::session_state();
-    let context = TaskContext::from(&state).with_runtime(memory);
-    let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(from_datafusion)?;
-    let physical = cooperative(physical)?;
-    let mut stream = datafusion::physical_plan::execute_stream(physical, Arc::new(context)).map_err(from_datafusion)?;
+    let (_, mut stream) = start(plan, memory).await?;
     while let Some(batch) = stream.next().await {
         let batch = batch.map_err(from_datafusion)?;
         if batch.num_rows() > 0 && send.send(Ok(batch)).await.is_err() {
@@ -294,6 +290,39 @@ async fn run(
         }
     }
     Ok(())
+}
+
+/// The physical plan of a plan of tables, and its rows.
+async fn start(
+    plan: LogicalPlan,
+    memory: Arc<RuntimeEnv>,
+) -> Result<(Arc<dyn ExecutionPlan>, SendableRecordBatchStream)> {
+    let state = session_context::session_state();
+    let context = TaskContext::from(&state).with_runtime(memory);
+    let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(from_datafusion)?;
+    let physical = cooperative(physical)?;
+    let stream = datafusion::physical_plan::execute_stream(Arc::clone(&physical), Arc::new(context));
+    Ok((physical, stream.map_err(from_datafusion)?))
+}
+
+/// What an optimized plan did that was run to its end at a point: its physical plan, whose nodes have their figures.
+pub(crate) async fn analyze_at(
+    engine: &Arc<EngineState>,
+    plan: LogicalPlan,
+    point: &ReadPoint,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let found = find_by_key(engine, &plan, point).await?;
+    let plan = with_tables(engine, plan, point, &found, None)?;
+    let memory = Arc::clone(&engine.query_memory);
+    let task = engine.query_runtime().spawn(async move {
+        let (physical, mut stream) = start(plan, memory).await?;
+        while let Some(batch) = stream.next().await {
+            batch.map_err(from_datafusion)?;
+        }
+        Ok(physical)
+    });
+    let _guard = AbortOnDrop(task.abort_handle());
+    task.await.map_err(|e| Error::internal(format!("a query's task has ended: {e}")))?
 }
 
 /// A plan that lets other queries have its thread after some batches.

@@ -224,8 +224,11 @@ fn explain(c: &mut Cursor<'_>) -> Result<Statement> {
             match name.as_str() {
                 "analyze" => analyze = boolean_option(&name, &value)?,
                 "verbose" | "costs" | "buffers" | "timing" | "summary" | "settings" | "wal" => {}
-                "format" if value.eq_ignore_ascii_case("text") => {}
-                _ => return Err(Error::not_supported(format!("EXPLAIN option \"{name}\" is not supported"))),
+                "format" => check_format(&value)?,
+                _ => {
+                    let message = format!("unrecognized EXPLAIN option \"{name}\"");
+                    return Err(Error::user(SqlState::SYNTAX_ERROR, message));
+                }
             }
         }
     } else {
@@ -238,6 +241,18 @@ fn explain(c: &mut Cursor<'_>) -> Result<Statement> {
         ExplainTarget::Statement(Box::new(parse_statement(c)?))
     };
     Ok(Statement::Explain(Explain { analyze, target }))
+}
+
+/// Refuses every form of `EXPLAIN` but text.
+fn check_format(value: &str) -> Result<()> {
+    match value.to_ascii_lowercase().as_str() {
+        "text" => Ok(()),
+        "xml" | "json" | "yaml" => Err(Error::not_supported(format!("EXPLAIN format \"{value}\" is not supported"))),
+        _ => {
+            let message = format!("unrecognized value for EXPLAIN option \"format\": \"{value}\"");
+            Err(Error::user(SqlState::INVALID_PARAMETER_VALUE, message))
+        }
+    }
 }
 
 /// `SUBSCRIBE [TO] relation | (query) [WITH (...)] [AS OF epoch]`

@@ -1,27 +1,33 @@
 //! `EXPLAIN`: of a view its dataflow; of a statement what it reads, and the dataflow that would keep a query up to date.
+//! With `ANALYZE` a statement is executed, and shown is what that took.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, StringViewArray};
+use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{LogicalPlan, TableScan};
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+use futures::TryStreamExt;
 use millstream_planner::access::KeyLookup;
 use millstream_planner::ast::{self, Explain, ExplainTarget, Query, Statement};
 use millstream_planner::dml::{InsertRows, bind_delete, bind_insert, bind_update};
 use millstream_planner::errors::from_datafusion;
+use millstream_planner::parser::Parsed;
 use millstream_planner::{Catalog, Purpose, RelationSource, bind_query};
 use millstream_runtime::{DataflowMetrics, NodeMetrics};
 use millstream_types::{Error, ErrorKind, Result, SqlType};
 
 use super::dataflows::kept_up_to_date;
+use super::planned::ParsedStatement;
 use super::{Session, rows_of};
 use crate::api::{Response, ResultColumn, RowsTag};
 use crate::live::Body;
 
 impl Session {
-    pub(super) fn explain(&mut self, explain: &Explain) -> Result<Response> {
+    pub(super) async fn explain(&mut self, explain: &Explain, text: &str) -> Result<Response> {
         let catalog = self.catalog();
         let lines = match &explain.target {
             ExplainTarget::MaterializedView(name) => {
@@ -32,18 +38,53 @@ impl Session {
                     _ => return Err(Error::internal("a materialized view without a dataflow")),
                 }
             }
-            ExplainTarget::Statement(_) if explain.analyze => {
-                return Err(Error::not_supported("EXPLAIN ANALYZE of a statement is not supported yet")
-                    .with_hint("EXPLAIN ANALYZE MATERIALIZED VIEW shows the live figures of a view."));
-            }
             ExplainTarget::Statement(statement) => match statement.as_ref() {
+                Statement::Query(query) if explain.analyze => self.analyze_query(&catalog, query).await?,
                 Statement::Query(query) => self.explain_query(&catalog, query)?,
-                statement => self.explain_write(&catalog, statement)?,
+                statement => {
+                    let mut lines = self.explain_write(&catalog, statement)?;
+                    if explain.analyze {
+                        lines.extend(self.analyze_write(statement, text).await?);
+                    }
+                    lines
+                }
             },
         };
         let column = ResultColumn::computed("QUERY PLAN", SqlType::Text);
         let text: ArrayRef = Arc::new(lines.iter().map(|l| Some(l.as_str())).collect::<StringViewArray>());
         rows_of(RowsTag::Explain, vec![column], vec![text])
+    }
+
+    /// Executes a query, and drops its rows.
+    async fn analyze_query(&mut self, catalog: &Catalog, query: &Query) -> Result<Vec<String>> {
+        let begins = Instant::now();
+        let once = bind_query(catalog, query, &[], Purpose::AdHoc)?;
+        let plan = self.ready(once.plan, &[])?;
+        let planned = Instant::now();
+        let executed = self.analyze(plan.clone()).await?;
+        let ended = Instant::now();
+        let mut lines = Vec::new();
+        node_lines(executed.as_ref(), 0, &mut lines);
+        lines.extend(reads(&plan)?);
+        lines.push(format!("Planning Time: {:.3} ms", milliseconds(planned - begins)));
+        lines.push(format!("Execution Time: {:.3} ms", milliseconds(ended - planned)));
+        Ok(lines)
+    }
+
+    /// Executes a statement that writes, as Postgres does.
+    async fn analyze_write(&mut self, statement: &Statement, text: &str) -> Result<Vec<String>> {
+        let begins = Instant::now();
+        let parsed = Parsed { statement: statement.clone(), text: text.to_owned(), offset: 0 };
+        let rows = match self.dispatch(&ParsedStatement::new(parsed), &[]).await? {
+            Response::Rows(rows) => {
+                let batches: Vec<RecordBatch> = rows.batches.try_collect().await?;
+                batches.iter().map(RecordBatch::num_rows).sum()
+            }
+            Response::Done { tag } => tag.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0),
+            _ => 0,
+        };
+        let time = milliseconds(begins.elapsed());
+        Ok(vec![format!("Rows written: {rows}"), format!("Execution Time: {time:.3} ms")])
     }
 
     fn explain_query(&self, catalog: &Catalog, query: &Query) -> Result<Vec<String>> {
@@ -55,7 +96,7 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
-        lines.extend(self.reads(once.plan)?);
+        lines.extend(reads(&self.ready(once.plan, &[])?)?);
         Ok(lines)
     }
 
@@ -78,24 +119,23 @@ impl Session {
         };
         let mut lines = vec![format!("{verb} {}", relation.name)];
         if let Some(plan) = plan {
-            lines.extend(self.reads(plan)?);
+            lines.extend(reads(&self.ready(plan, &[])?)?);
         }
         Ok(lines)
     }
+}
 
-    /// What a plan that is executed once reads, a line for each scan.
-    fn reads(&self, plan: LogicalPlan) -> Result<Vec<String>> {
-        let mut lines = Vec::new();
-        self.ready(plan, &[])?
-            .apply_with_subqueries(|node| {
-                if let LogicalPlan::TableScan(scan) = node {
-                    lines.extend(read(scan).map_err(|e| DataFusionError::External(Box::new(e)))?);
-                }
-                Ok(TreeNodeRecursion::Continue)
-            })
-            .map_err(from_datafusion)?;
-        Ok(lines)
-    }
+/// What an optimized plan that is executed once reads, a line for each scan.
+fn reads(plan: &LogicalPlan) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            lines.extend(read(scan).map_err(|e| DataFusionError::External(Box::new(e)))?);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map_err(from_datafusion)?;
+    Ok(lines)
 }
 
 fn read(scan: &TableScan) -> Result<Option<String>> {
@@ -111,6 +151,30 @@ fn read(scan: &TableScan) -> Result<Option<String>> {
         }
     };
     Ok(Some(format!("Read {} {how}", relation.name)))
+}
+
+/// A node of a plan that has run and the nodes below it, each with the rows that it gave and the time that it took itself.
+fn node_lines(node: &dyn ExecutionPlan, depth: usize, lines: &mut Vec<String>) {
+    // What only passes rows on says nothing.
+    let is_shown = !matches!(node.name(), "CooperativeExec" | "CoalescePartitionsExec" | "CoalesceBatchesExec");
+    if is_shown {
+        let arrow = if depth == 0 { String::new() } else { format!("{}->  ", "      ".repeat(depth - 1) + "  ") };
+        let about = displayable(node).one_line().to_string();
+        let figures = node.metrics().map(|metrics| {
+            let rows = metrics.output_rows().map(|n| format!("rows={n}"));
+            let time = metrics.elapsed_compute().map(|ns| format!("time={:.3} ms", ns as f64 / 1e6));
+            rows.into_iter().chain(time).collect::<Vec<_>>().join(" ")
+        });
+        let figures = figures.filter(|f| !f.is_empty()).map_or_else(String::new, |f| format!(" (actual {f})"));
+        lines.push(format!("{arrow}{}{figures}", about.trim_end()));
+    }
+    for child in node.children() {
+        node_lines(child.as_ref(), depth + usize::from(is_shown), lines);
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }
 
 /// A dataflow's operators with what they have done on all workers, the root first.

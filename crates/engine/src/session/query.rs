@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use datafusion::common::ScalarValue;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use millstream_planner::access::PointQuery;
@@ -21,7 +22,7 @@ use super::Session;
 use super::dataflows::kept_up_to_date;
 use super::planned::{ParsedStatement, PlannedQuery, PlannedWrite, Seen};
 use crate::api::{Response, ResultColumn, Rows, RowsTag};
-use crate::read::{ReadPoint, execute, execute_at, stored_relations};
+use crate::read::{ReadPoint, analyze_at, execute, execute_at, stored_relations};
 use crate::subscribe::Wanted;
 
 impl Session {
@@ -157,6 +158,18 @@ impl Session {
         transaction.reads.add_plan(&plan)?;
         let point = transaction.point(&self.engine, &stored_relations(&plan)?).await?;
         execute_at(&self.engine, plan, &point).await
+    }
+
+    /// Runs an optimized plan as [`Session::read`] does, for what it costs.
+    pub(super) async fn analyze(&mut self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(transaction) = self.open_transaction().await? else {
+            let point = ReadPoint::now(&self.engine, &stored_relations(&plan)?).await?;
+            return analyze_at(&self.engine, plan, &point).await;
+        };
+        let mut transaction = transaction.lock().await;
+        transaction.reads.add_plan(&plan)?;
+        let point = transaction.point(&self.engine, &stored_relations(&plan)?).await?;
+        analyze_at(&self.engine, plan, &point).await
     }
 
     /// A bound plan with its parameters' values, optimized for this moment, and with what this session sees of the catalog.
