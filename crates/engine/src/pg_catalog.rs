@@ -14,6 +14,7 @@ mod function;
 mod functions;
 mod information_schema;
 mod objects;
+mod procs;
 mod relations;
 mod server;
 mod tables;

@@ -106,7 +106,9 @@ fn plan_query(context: &PlanContext<'_>, query: &Query, param_types: &[Option<Sq
     loop {
         let mut named = query.clone();
         names::name_columns(&mut named, &conflicts);
-        rewrite::rewrite_query(&mut named, &|relation, column| has_column(context.catalog, relation, column));
+        let catalog = context.catalog;
+        let has_column = |relation: &ObjectName, column: &str| has_column(catalog, relation, column);
+        rewrite::rewrite_query(&mut named, &has_column, &|relation| found(catalog, relation).map(|r| r.oid));
         let mut planner_context = PlannerContext::new().with_prepare_param_data_types(param_fields(param_types));
         let statement = Statement::Query(Box::new(named));
         let planner = SqlToRel::new(context);
@@ -122,13 +124,16 @@ fn plan_query(context: &PlanContext<'_>, query: &Query, param_types: &[Option<Sq
 }
 
 fn has_column(catalog: &Catalog, relation: &ObjectName, column: &str) -> bool {
+    found(catalog, relation).is_some_and(|r| r.columns.iter().any(|c| c.name == column))
+}
+
+fn found<'a>(catalog: &'a Catalog, relation: &ObjectName) -> Option<&'a Arc<Relation>> {
     let parts: Vec<String> = relation.0.iter().filter_map(|p| p.as_ident()).map(folded).collect();
-    let found = match parts.as_slice() {
+    match parts.as_slice() {
         [name] => catalog.find(None, name),
         [schema, name] => catalog.find(Some(schema), name),
         _ => None,
-    };
-    found.is_some_and(|r| r.columns.iter().any(|c| c.name == column))
+    }
 }
 
 fn param_fields(param_types: &[Option<SqlType>]) -> Vec<Option<FieldRef>> {
@@ -203,7 +208,11 @@ fn view_plan(outer: &PlanContext<'_>, view: &Arc<Relation>) -> Result<LogicalPla
     let plan = plan_query(&context, &query, &[]).map_err(|e| without_position(e, view))?;
     let columns = plan.schema().iter().zip(&view.columns);
     let exprs: Vec<Expr> = columns
-        .map(|(field, column)| cast(Expr::from(field), column.sql_type.arrow_type()).alias(&column.name))
+        .map(|((qualifier, field), column)| {
+            let (value, wanted) = (Expr::from((qualifier, field)), column.sql_type.arrow_type());
+            let value = if *field.data_type() == wanted { value } else { cast(value, wanted) };
+            value.alias(&column.name)
+        })
         .collect();
     LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(from_datafusion)
 }

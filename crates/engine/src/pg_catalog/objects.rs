@@ -26,8 +26,6 @@ pub(super) const BTREE_OID: i64 = 403;
 /// Access methods that Postgres has not.
 pub(super) const STREAM_AM_OID: i64 = 16_001;
 pub(super) const SINK_AM_OID: i64 = 16_002;
-/// Where identifiers of functions begin.
-pub(super) const FIRST_FUNCTION_OID: i64 = 20_000;
 /// Identifiers of what belongs to a relation are the relation's with a bit set.
 const KEY_BIT: i64 = 1 << 30;
 const CONSTRAINT_BIT: i64 = 1 << 29;
@@ -153,89 +151,11 @@ pub(super) fn quote_ident(name: &str) -> String {
     if plain && !is_reserved(name) { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
-/// Words that are no names unless quoted.
+/// Postgres' keywords that are no names everywhere unless quoted, a line each, in alphabetical order.
+const KEYWORDS: &str = include_str!("keywords.txt");
+
 fn is_reserved(name: &str) -> bool {
-    const RESERVED: [&str; 78] = [
-        "all",
-        "analyse",
-        "analyze",
-        "and",
-        "any",
-        "array",
-        "as",
-        "asc",
-        "asymmetric",
-        "both",
-        "case",
-        "cast",
-        "check",
-        "collate",
-        "column",
-        "constraint",
-        "create",
-        "current_catalog",
-        "current_date",
-        "current_role",
-        "current_time",
-        "current_timestamp",
-        "current_user",
-        "default",
-        "deferrable",
-        "desc",
-        "distinct",
-        "do",
-        "else",
-        "end",
-        "except",
-        "false",
-        "fetch",
-        "for",
-        "foreign",
-        "from",
-        "grant",
-        "group",
-        "having",
-        "in",
-        "initially",
-        "intersect",
-        "into",
-        "lateral",
-        "leading",
-        "limit",
-        "localtime",
-        "localtimestamp",
-        "not",
-        "null",
-        "offset",
-        "on",
-        "only",
-        "or",
-        "order",
-        "placing",
-        "primary",
-        "references",
-        "returning",
-        "select",
-        "session_user",
-        "some",
-        "symmetric",
-        "table",
-        "then",
-        "to",
-        "trailing",
-        "true",
-        "union",
-        "unique",
-        "user",
-        "using",
-        "variadic",
-        "when",
-        "where",
-        "window",
-        "with",
-        "between",
-    ];
-    RESERVED.contains(&name)
+    KEYWORDS.lines().any(|word| word == name)
 }
 
 /// A class' name as `regclass` prints it: with its schema unless it is found without.

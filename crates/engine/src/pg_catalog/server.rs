@@ -1,8 +1,8 @@
-//! What there is once in a server: databases, schemas, tablespaces, parameters, collations, functions.
+//! What there is once in a server: databases, schemas, tablespaces, parameters, collations.
 
 use super::CatalogView;
 use super::cell::{Cell, int, text};
-use super::objects::{DATABASE_OID, DEFAULT_COLLATION_OID, FIRST_FUNCTION_OID, OWNER_OID, PG_CATALOG_OID, schema_oid};
+use super::objects::{DATABASE_OID, DEFAULT_COLLATION_OID, OWNER_OID, PG_CATALOG_OID, schema_oid};
 use super::tables::{Fill, Rows};
 use crate::engine::DATABASE;
 use crate::session::{PARAMETERS, Values};
@@ -14,7 +14,6 @@ pub(super) const FILLS: &[(&str, Fill)] = &[
     ("pg_catalog.pg_settings", pg_settings),
     ("pg_catalog.pg_collation", pg_collation),
     ("pg_catalog.pg_language", pg_language),
-    ("pg_catalog.pg_proc", pg_proc),
     ("pg_catalog.pg_timezone_names", pg_timezone_names),
 ];
 
@@ -94,27 +93,6 @@ fn pg_collation(_: &CatalogView, rows: &mut Rows<'_>) {
 fn pg_language(_: &CatalogView, rows: &mut Rows<'_>) {
     for (oid, name) in [(12, "internal"), (14, "sql")] {
         rows.push([("oid", int(oid)), ("lanname", text(name)), ("lanowner", int(OWNER_OID))]);
-    }
-}
-
-/// The functions of the catalog. Those of the function library resolve by rules that no row could hold.
-fn pg_proc(_: &CatalogView, rows: &mut Rows<'_>) {
-    for (i, (name, result)) in super::functions::signatures().into_iter().enumerate() {
-        rows.push([
-            ("oid", int(FIRST_FUNCTION_OID + i as i64)),
-            ("proname", text(name)),
-            ("pronamespace", int(PG_CATALOG_OID)),
-            ("proowner", int(OWNER_OID)),
-            ("prolang", int(12)),
-            ("procost", Cell::Float(1.0)),
-            ("prokind", text("f")),
-            ("proisstrict", Cell::Bool(true)),
-            ("provolatile", text("s")),
-            ("proparallel", text("s")),
-            ("prorettype", int(result)),
-            ("proargtypes", Cell::Ints(Vec::new())),
-            ("prosrc", text(name)),
-        ]);
     }
 }
 

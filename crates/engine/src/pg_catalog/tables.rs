@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_types::Result;
 
 use super::cell::{Cell, CellType};
-use super::{CatalogView, access, activity, constraints, information_schema, relations, server, types};
+use super::{CatalogView, access, activity, constraints, information_schema, procs, relations, server, types};
 
 /// A catalog relation.
 pub(super) struct Table {
@@ -38,6 +38,7 @@ static TABLES: LazyLock<Vec<Table>> = LazyLock::new(|| {
         .chain(constraints::FILLS)
         .chain(types::FILLS)
         .chain(server::FILLS)
+        .chain(procs::FILLS)
         .chain(access::FILLS)
         .chain(activity::FILLS)
         .chain(information_schema::FILLS)

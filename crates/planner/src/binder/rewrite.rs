@@ -4,6 +4,7 @@ mod lookups;
 mod named_args;
 mod named_windows;
 mod rows;
+mod table_oids;
 
 use std::ops::ControlFlow;
 
@@ -24,18 +25,22 @@ use named_windows::Windows;
 /// Whether a relation has a column of a name.
 pub(super) type HasColumn<'a> = &'a dyn Fn(&ObjectName, &str) -> bool;
 
+/// The oid of the relation of a name.
+pub(super) type OidOf<'a> = &'a dyn Fn(&ObjectName) -> Option<u32>;
+
 /// Applies the rewrites everywhere in a query.
-pub(super) fn rewrite_query(query: &mut Query, has_column: HasColumn<'_>) {
-    let _ = VisitMut::visit(query, &mut Rewriter { has_column, n_tagged: 0 });
+pub(super) fn rewrite_query(query: &mut Query, has_column: HasColumn<'_>, oid_of: OidOf<'_>) {
+    let _ = VisitMut::visit(query, &mut Rewriter { has_column, oid_of, n_tagged: 0 });
 }
 
 /// Applies the rewrites everywhere in an expression.
 pub(crate) fn rewrite_expr(expr: &mut Expr) {
-    let _ = VisitMut::visit(expr, &mut Rewriter { has_column: &|_, _| false, n_tagged: 0 });
+    let _ = VisitMut::visit(expr, &mut Rewriter { has_column: &|_, _| false, oid_of: &|_| None, n_tagged: 0 });
 }
 
 struct Rewriter<'a> {
     has_column: HasColumn<'a>,
+    oid_of: OidOf<'a>,
     /// Relations that were given another name.
     n_tagged: usize,
 }
@@ -107,6 +112,7 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        table_oids::replace(select, self.has_column, self.oid_of);
         for window in &mut select.named_window {
             if let NamedWindowExpr::WindowSpec(spec) = &mut window.1 {
                 restore_frame(spec);
@@ -447,7 +453,7 @@ fn object_cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
         "regtype" => "regtype_name",
         "regnamespace" => "regnamespace_name",
         "regrole" => "regrole_name",
-        "regproc" | "regprocedure" => "regproc_name",
+        "regproc" | "regprocedure" | "regoper" | "regoperator" => "regproc_name",
         // `x::regclass::oid` is the oid, whatever x was.
         "oid" => return oid_of(expr),
         _ => return None,
@@ -455,13 +461,16 @@ fn object_cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
     Some(call(function, vec![expr.clone()]))
 }
 
-/// The oid of what a cast to `regclass` gave.
+/// The oid of what a cast to `regclass` or to `regproc` gave.
 fn oid_of(expr: &Expr) -> Option<Expr> {
-    match expr {
-        Expr::Function(f) if single_name(&f.name).as_deref() == Some("regclass_name") => match &f.args {
-            FunctionArguments::List(list) => Some(call_args("regclass_oid", list.args.clone())),
-            _ => None,
-        },
+    let Expr::Function(f) = expr else { return None };
+    let function = match single_name(&f.name)?.as_str() {
+        "regclass_name" => "regclass_oid",
+        "regproc_name" => "regproc_oid",
+        _ => return None,
+    };
+    match &f.args {
+        FunctionArguments::List(list) => Some(call_args(function, list.args.clone())),
         _ => None,
     }
 }

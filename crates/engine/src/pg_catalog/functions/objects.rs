@@ -11,9 +11,9 @@ use crate::pg_catalog::constraints::{comment, index_definition, indexed, key_def
 use crate::pg_catalog::function::Run::{Catalog, Pure, Types};
 use crate::pg_catalog::function::{Returns, Spec};
 use crate::pg_catalog::objects::{
-    Class, DATABASE_OID, FIRST_FUNCTION_OID, class_named, class_of, constraint_of, quote_ident, schema_oid, shown_name,
-    split_name,
+    Class, DATABASE_OID, class_named, class_of, constraint_of, quote_ident, schema_oid, shown_name, split_name,
 };
+use crate::pg_catalog::procs::{self, Proc};
 use crate::pg_catalog::relations::{columns_of, view_definition};
 use crate::pg_catalog::types;
 
@@ -26,6 +26,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec { name: "regnamespace_name", returns: Returns::OtherForm, run: Catalog(regnamespace), strict: true },
     Spec { name: "regrole_name", returns: Returns::OtherForm, run: Catalog(regrole), strict: true },
     Spec::strict("regproc_name", Text, Pure(regproc)),
+    Spec::strict("regproc_oid", BigInt, Pure(regproc_oid)),
     Spec::total("format_type", Text, Pure(format_type)),
     Spec::total("pg_typeof", Text, Types(pg_typeof)),
     Spec::strict("pg_get_userbyid", Text, Catalog(pg_get_userbyid)),
@@ -39,7 +40,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::total("pg_get_partition_constraintdef", Text, Pure(nothing)),
     Spec::total("pg_get_statisticsobjdef", Text, Pure(nothing)),
     Spec::total("pg_get_statisticsobjdef_columns", Text, Pure(nothing)),
-    Spec::total("pg_get_functiondef", Text, Pure(nothing)),
+    Spec::strict("pg_get_functiondef", Text, Pure(function_definition)),
     Spec::total("pg_get_function_sqlbody", Text, Pure(nothing)),
     Spec::total("pg_get_serial_sequence", Text, Pure(nothing)),
     Spec::strict("pg_get_function_result", Text, Pure(function_result)),
@@ -160,24 +161,34 @@ fn regrole(view: &CatalogView, args: &[Cell]) -> Result<Cell> {
 fn regproc(args: &[Cell]) -> Result<Cell> {
     match arg(args, 0) {
         Cell::Text(name) => Ok(text(split_name(name).1)),
-        Cell::Int(oid) => Ok(text(function_name(*oid).unwrap_or("-"))),
+        Cell::Int(oid) => Ok(text(procs::by_oid(*oid).map_or("-", |p| p.name))),
         _ => Ok(Cell::Null),
     }
 }
 
-fn function_name(oid: i64) -> Option<&'static str> {
-    let index = usize::try_from(oid - FIRST_FUNCTION_OID).ok()?;
-    super::signatures().get(index).map(|(name, _)| *name)
+/// The identifier of a function, which [`regproc`] knows by its name.
+fn regproc_oid(args: &[Cell]) -> Result<Cell> {
+    match arg(args, 0) {
+        Cell::Text(name) if name.bytes().all(|b| b.is_ascii_digit()) => Ok(int(name.parse::<i64>().unwrap_or(0))),
+        Cell::Text(name) => procs::oid_of(name).map(int),
+        oid => Ok(oid.clone()),
+    }
+}
+
+fn proc_of(args: &[Cell]) -> Option<&'static Proc> {
+    arg(args, 0).as_int().and_then(procs::by_oid)
 }
 
 fn function_result(args: &[Cell]) -> Result<Cell> {
-    let index = arg(args, 0).as_int().and_then(|oid| usize::try_from(oid - FIRST_FUNCTION_OID).ok());
-    let signature = index.and_then(|i| super::signatures().get(i).copied());
-    Ok(signature.map(|(_, result)| types::format_type(result, None)).into())
+    Ok(proc_of(args).map(Proc::result).into())
 }
 
 fn function_arguments(args: &[Cell]) -> Result<Cell> {
-    Ok(arg(args, 0).as_int().and_then(function_name).map(|_| String::new()).into())
+    Ok(proc_of(args).map(Proc::arguments).into())
+}
+
+fn function_definition(args: &[Cell]) -> Result<Cell> {
+    Ok(proc_of(args).map(Proc::definition).transpose()?.into())
 }
 
 fn format_type(args: &[Cell]) -> Result<Cell> {

@@ -64,7 +64,8 @@ async fn all_of_psqls_commands_about_the_catalog_work() {
     run(&client, SETUP).await;
     let commands = "\\d+ \\dt+ \\dv+ \\dm+ \\di+ \\ds \\dE \\dtvmS \\l \\l+ \\dn+ \\df \\df+ pg_size_pretty \\dT \\dT+ \\dT+ int4 \\du+ \\dg \
                     \\db+ \\dx \\dC \\dy \\dD \\dO \\dA \\dP \\drds \\dp \\ddp \\dconfig work_mem \\conninfo \\timing \
-                    \\d users_pkey \\d users_name_idx \\d names \\d by_user \\d clicks \\d nowhere \\d+ names \\d+ nowhere \\sv names";
+                    \\d users_pkey \\d users_name_idx \\d names \\d by_user \\d clicks \\d nowhere \\d+ names \\d+ nowhere \\sv names \
+                    \\dL \\dL+ \\dd \\sf left \\sf lower(text) \\df lower \\df nosuch \\des \\des+ \\dAo \\dC+ \\dD+ \\dc+ \\do+";
     let mut words = commands.split_whitespace().peekable();
     while let Some(word) = words.next() {
         let mut command = word.to_owned();
@@ -76,6 +77,12 @@ async fn all_of_psqls_commands_about_the_catalog_work() {
         }
     }
     assert!(shown(&real, "\\dT+ int4").await.expect("psql was there").contains("integer"));
+    let left = shown(&real, "\\sf left").await.expect("psql was there");
+    assert!(
+        left.starts_with("CREATE OR REPLACE FUNCTION pg_catalog.\"left\"(text, integer)\n RETURNS text\n"),
+        "{left}"
+    );
+    assert!(shown(&real, "\\df lower").await.expect("psql was there").contains("| lower | text "));
     assert!(shown(&real, "\\l").await.expect("psql was there").contains("millstream"));
     assert!(shown(&real, "\\du").await.expect("psql was there").contains("ann"));
     real.stop().await;
