@@ -113,7 +113,7 @@ fn plan_query(context: &PlanContext<'_>, query: &Query, param_types: &[Option<Sq
         let statement = Statement::Query(Box::new(named));
         let planner = SqlToRel::new(context);
         let error = match planner.sql_statement_to_plan_with_context(statement, &mut planner_context) {
-            Ok(plan) => return Ok(plan),
+            Ok(plan) => return char_columns::with_char_comparisons(plan).map_err(from_datafusion),
             Err(error) => error,
         };
         match conflicting_name(&error) {
