@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, i256};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{
-    AggregateFunction, AggregateFunctionParams, InList, InSubquery, Placeholder, ScalarFunction, Sort, WindowFunction,
-    WindowFunctionParams,
+    AggregateFunction, AggregateFunctionParams, FieldMetadata, InList, InSubquery, Placeholder, ScalarFunction, Sort,
+    WindowFunction, WindowFunctionParams,
 };
 use datafusion::logical_expr::utils::COUNT_STAR_EXPANSION;
 use datafusion::logical_expr::{
@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
     cast, not,
 };
 use millstream_types::SqlState;
+use millstream_types::sql_type::NUMERIC_PRECISION;
 
 use super::calls::{between, condition, like, negative, no_function, resolve_call};
 use super::cast::explicit_cast;
@@ -34,7 +35,7 @@ pub(crate) fn resolve(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 /// An expression whose operands are resolved.
 fn resolve_one(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     match expr {
-        Expr::Literal(value, metadata) => Ok(literal(value, metadata)),
+        Expr::Literal(value, metadata) => literal(value, metadata),
         Expr::Placeholder(Placeholder { id, field: Some(field) }) => {
             let field = Field::new("", canonical(field.data_type()), true);
             Ok(Expr::Placeholder(Placeholder { id, field: Some(Arc::new(field)) }))
@@ -63,16 +64,37 @@ fn resolve_one(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 }
 
 /// Integers are of the smallest type of `integer`, `bigint`, `numeric` that holds them; texts stay unknown.
-fn literal(value: ScalarValue, metadata: Option<datafusion::logical_expr::expr::FieldMetadata>) -> Expr {
+fn literal(value: ScalarValue, metadata: Option<FieldMetadata>) -> Result<Expr> {
     let value = match value {
         ScalarValue::Int64(Some(n)) => {
             i32::try_from(n).map_or(ScalarValue::Int64(Some(n)), |n| ScalarValue::Int32(Some(n)))
         }
         ScalarValue::UInt64(Some(n)) => ScalarValue::Decimal128(Some(i128::from(n)), 20, 0),
+        ScalarValue::Decimal256(Some(n), _, scale) => narrowed(n, scale)?,
         ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) => ScalarValue::Utf8View(text),
         other => other,
     };
-    Expr::Literal(value, metadata)
+    Ok(Expr::Literal(value, metadata))
+}
+
+/// A decimal with as many of its digits after the point, the last one rounded, as 38 digits leave room for.
+fn narrowed(value: i256, scale: i8) -> Result<ScalarValue> {
+    let max = i256::from_i128(10i128.pow(u32::from(NUMERIC_PRECISION)));
+    let ten = i256::from_i128(10);
+    let (mut value, mut scale) = (value, scale);
+    while value.wrapping_abs() >= max {
+        let mut last = i256::ZERO;
+        while value.wrapping_abs() >= max {
+            if scale == 0 {
+                return user_error(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value overflows numeric format");
+            }
+            (last, value) = (value.wrapping_rem(ten), value.wrapping_div(ten));
+            scale -= 1;
+        }
+        // The digit that was dropped last decides; it has the sign of the value.
+        value = value.wrapping_add(last.wrapping_div(i256::from_i128(5)));
+    }
+    Ok(ScalarValue::Decimal128(value.to_i128(), NUMERIC_PRECISION, scale))
 }
 
 fn scalar_function(function: ScalarFunction, schema: &DFSchema) -> Result<Expr> {
