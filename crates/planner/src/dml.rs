@@ -15,21 +15,24 @@ mod tests;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource};
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast as sql;
 use millstream_types::{Error, Result, SqlState, SqlType};
 
-use crate::ast::{ColumnName, Name};
+use crate::ast::{ColumnName, CreateRelation, Name};
 use crate::binder::{PlanContext, bind, rewrite_expr};
 use crate::catalog::{Catalog, Column, Kind, Relation};
 use crate::errors::from_datafusion;
+use crate::functions::moments;
 use crate::parser::{data_type_from_text, folded, parse_expr, parse_query};
+use crate::reading;
 use crate::session_context::Purpose;
 use crate::typing::cast::explicit_cast;
 use crate::typing::exprs::resolve;
-use crate::typing::types::{Class, is_unknown, parse_exactly, type_name, type_of};
+use crate::typing::types::{Class, constant, is_unknown, type_name, type_of};
 use crate::typing::zoned::in_session_zone;
 pub use constraints::check_constraints;
 pub use copy::{BoundCopy, bind_copy};
@@ -160,12 +163,30 @@ fn default_expr(catalog: &Catalog, column: &Column) -> Result<Expr> {
     assigned(resolved, column, &empty)
 }
 
-/// Checks a column's default when its relation is made.
+/// Checks the defaults of a relation that is to be made. One that is `'now'` or its like is from then on what that means
+/// at this moment, as in Postgres.
 ///
 /// # Errors
-/// 42804 if its type does not fit, and whatever is wrong with the expression itself.
-pub fn check_default(catalog: &Catalog, column: &Column) -> Result<()> {
-    default_expr(catalog, column).map(|_| ())
+/// 42804 if the type of one does not fit, and whatever is wrong with an expression itself.
+pub fn settle_defaults(catalog: &Catalog, create: &mut CreateRelation) -> Result<()> {
+    for def in &mut create.columns {
+        let column = Column { default: def.default.clone(), ..Column::new(&def.name.name, def.sql_type.clone()) };
+        let expr = reading::under(catalog.settings(), || default_expr(catalog, &column))?;
+        if let Expr::ScalarFunction(function) = &expr
+            && let Some(text) = moments::text_of(function)
+        {
+            let settled = moments::settled(text, &def.sql_type, catalog.settings())?;
+            def.default = Some(format!("'{settled}'"));
+        } else if expr.exists(|e| Ok(is_of_clock(e))).map_err(from_datafusion)? {
+            return Err(Error::not_supported("'now' and its like within a default are not supported yet")
+                .with_hint("Use now(), current_date or current_timestamp."));
+        }
+    }
+    Ok(())
+}
+
+fn is_of_clock(expr: &Expr) -> bool {
+    matches!(expr, Expr::ScalarFunction(function) if moments::text_of(function).is_some())
 }
 
 /// The expression cast as an assignment to a column casts it.
@@ -176,7 +197,7 @@ fn assigned(expr: Expr, column: &Column, schema: &DFSchema) -> Result<Expr> {
             if let Expr::Literal(value, metadata) = &expr
                 && let Some(text) = value.try_as_str().flatten()
             {
-                return Ok(Expr::Literal(parse_exactly(text, &wanted)?, metadata.clone()));
+                return constant(text, &wanted, metadata.clone());
             }
             return explicit_cast(expr.clone(), &wanted, schema);
         }

@@ -10,6 +10,7 @@ mod from_char;
 pub(crate) mod hopping;
 mod limits;
 mod min_max;
+pub(crate) mod moments;
 mod numbering;
 pub(crate) mod numeric;
 mod ordered_set;

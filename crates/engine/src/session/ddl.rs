@@ -6,6 +6,7 @@ use arrow::array::RecordBatch;
 use millstream_connectors::{BoundExpr, ColumnDeclaration, ExprBinder, SourceOptions, create_source};
 use millstream_planner::ast::{self, CreateIndex, CreateRelation, CreateView, RelationKind};
 use millstream_planner::catalog::{Column, Created, Kind, Relation};
+use millstream_planner::dml::settle_defaults;
 use millstream_planner::row_expr::bind_row_expr;
 use millstream_planner::{Catalog, Purpose, bind_query};
 use millstream_runtime::{RelationShared, RelationSpec};
@@ -26,7 +27,9 @@ impl Session {
             return Err(Error::not_supported(format!("option \"{name}\" of a table is not supported yet")));
         }
         let mut catalog = self.catalog();
-        let created = catalog.create_table(create)?;
+        let mut create = create.clone();
+        settle_defaults(&catalog, &mut create)?;
+        let created = catalog.create_table(&create)?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE TABLE")) };
         self.create_store(catalog, relation).await?;
         Ok(done("CREATE TABLE"))
@@ -42,7 +45,9 @@ impl Session {
             return Err(Error::not_supported(format!("option \"{name}\" of a stream is not supported yet")));
         }
         let mut catalog = self.catalog();
-        let created = catalog.create_stream(create, None)?;
+        let mut create = create.clone();
+        settle_defaults(&catalog, &mut create)?;
+        let created = catalog.create_stream(&create, None)?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE STREAM")) };
         self.create_store(catalog, relation).await?;
         Ok(done("CREATE STREAM"))

@@ -9,6 +9,7 @@ use millstream_types::{Error, Result, SqlState};
 
 use super::context::external;
 use crate::errors::from_datafusion;
+use crate::functions::moments;
 use crate::parser::{folded, planned_error};
 
 /// Refuses a view's plan whose contents would change without a change of its inputs.
@@ -31,13 +32,20 @@ pub(super) fn check_view(plan: &LogicalPlan) -> Result<()> {
     Ok(())
 }
 
+const PRESENT_HINT: &str = "now() in views is planned; until then, store the time in a column, or filter when reading";
+
+fn of_present() -> Error {
+    Error::not_supported("the current time cannot be used in a view yet")
+}
+
 fn check_expr(expr: &Expr) -> Result<()> {
     let Expr::ScalarFunction(function) = expr else { return Ok(()) };
     let name = function.func.name();
+    if let Some(text) = moments::text_of(function) {
+        return Err(of_present().with_detail(format!("the view has the constant '{text}'")).with_hint(PRESENT_HINT));
+    }
     if matches!(name, "now" | "current_date" | "current_time") {
-        return Err(Error::not_supported("the current time cannot be used in a view yet")
-            .with_detail(format!("the view calls {name}()"))
-            .with_hint("now() in views is planned; until then, store the time in a column, or filter when reading"));
+        return Err(of_present().with_detail(format!("the view calls {name}()")).with_hint(PRESENT_HINT));
     }
     if function.func.signature().volatility == Volatility::Volatile {
         return Err(Error::not_supported(format!("volatile function {name}() cannot be used in a view"))

@@ -78,6 +78,15 @@ impl ScalarUDFImpl for CastFunction {
     }
 }
 
+/// The day of a time, in days since 1970.
+fn date_of(us: i64) -> i32 {
+    match us {
+        i64::MAX => i32::MAX,
+        i64::MIN => i32::MIN,
+        us => us.div_euclid(US_PER_DAY) as i32,
+    }
+}
+
 /// A column as one of another type; an explicit cast of Postgres.
 pub(crate) fn cast_column(array: &ArrayRef, to: &SqlType) -> Result<ArrayRef, Error> {
     use Class as C;
@@ -101,8 +110,9 @@ pub(crate) fn cast_column(array: &ArrayRef, to: &SqlType) -> Result<ArrayRef, Er
         (C::Numeric, C::Numeric) => decimal_of_decimal(array, &target),
         (C::Numeric, C::Real | C::Double) => Ok(cast(&doubles_of_decimal(array), &target)?),
         (C::Bool, C::Int) => Ok(cast(array, &target)?),
-        (C::Timestamp | C::Timestamptz, C::Date) => timestamps(array, |us| us.div_euclid(US_PER_DAY) as i32)
-            .map(|a: PrimitiveArray<Date32Type>| Arc::new(a) as ArrayRef),
+        (C::Timestamp | C::Timestamptz, C::Date) => {
+            timestamps(array, date_of).map(|a: PrimitiveArray<Date32Type>| Arc::new(a) as ArrayRef)
+        }
         (C::Timestamp | C::Timestamptz, C::Time) => timestamps(array, |us| us.rem_euclid(US_PER_DAY))
             .map(|a: PrimitiveArray<Time64MicrosecondType>| Arc::new(a) as ArrayRef),
         (C::Interval, C::Time) => {

@@ -7,6 +7,7 @@ use arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Case, Expr, Operator, cast, lit};
 use millstream_types::Error;
+use millstream_types::pg::TimeZone;
 
 pub(crate) use arrays::concatenate_arrays;
 
@@ -121,6 +122,10 @@ const FIXED: &[(&str, &str, &str)] = &[
     ("date_trunc", "trunc_interval", "tv"),
     ("age", "age", "ss"),
     ("age", "age", "zz"),
+    ("isfinite", "is_finite", "d"),
+    ("isfinite", "is_finite", "s"),
+    ("isfinite", "is_finite", "z"),
+    ("isfinite", "is_finite", "v"),
     ("date_bin", "date_bin", "vss"),
     ("date_bin", "date_bin", "vzz"),
     ("make_date", "make_date", "iii"),
@@ -436,16 +441,24 @@ fn generate_series(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Resu
             }
             Ok(builtin("numeric_series").call(args))
         }
-        Class::Date | Class::Timestamp | Class::Timestamptz if args.len() == 3 => {
-            let bound = match common_type(&types[..2], "generate_series")? {
-                DataType::Date32 => timestamptz(),
-                other => other,
-            };
-            let from = coerce(args[0].clone(), &bound, schema)?;
-            let to = coerce(args[1].clone(), &bound, schema)?;
-            let series = function.call(vec![from, to, coerce(args[2].clone(), &INTERVAL, schema)?]);
-            Ok(cast(series, array_of(&bound)))
+        Class::Date | Class::Timestamp | Class::Timestamptz | Class::Interval if args.len() == 3 => {
+            time_series(args, types, schema)
         }
         _ => no_function("generate_series", types),
     }
+}
+
+/// Dates and constants of no type are instants, whose days are those of the session's zone.
+fn time_series(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+    let bound = match common_type(&types[..2], "generate_series")? {
+        TIMESTAMP => TIMESTAMP,
+        TEXT | DataType::Date32 | DataType::Null => timestamptz(),
+        other if other == timestamptz() => other,
+        _ => return no_function("generate_series", types),
+    };
+    let zone = if bound == TIMESTAMP { TimeZone::Utc } else { crate::reading::settings().time_zone };
+    let zone = Expr::Literal(ScalarValue::Utf8View(Some(zone.to_string())), None);
+    let [from, to] = [0, 1].map(|i| coerce(args[i].clone(), &bound, schema));
+    let step = coerce(args[2].clone(), &INTERVAL, schema)?;
+    Ok(builtin("time_series").call(vec![zone, from?, to?, step]))
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, PrimitiveArray};
 use arrow::compute::{binary, try_binary};
 use arrow::datatypes::{
-    DataType, Date32Type, Float64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, Time64MicrosecondType,
-    TimestampMicrosecondType,
+    DataType, Date32Type, Float64Type, Int32Type, IntervalMonthDayNano, IntervalMonthDayNanoType,
+    Time64MicrosecondType, TimestampMicrosecondType,
 };
 use millstream_types::pg::TimeZone;
 use millstream_types::{Error, SqlState};
@@ -26,8 +26,10 @@ pub(super) static SPECS: &[Spec] = &[
     Spec { name: "interval_subtract", returns: |_| INTERVAL, run: |a, _| add(a, -1), strict: true },
     Spec { name: "interval_multiply", returns: |_| INTERVAL, run: |a, _| scale(a, Factor::Times), strict: true },
     Spec { name: "interval_divide", returns: |_| INTERVAL, run: |a, _| scale(a, Factor::Over), strict: true },
+    Spec { name: "date_difference", returns: |_| DataType::Int32, run: date_difference, strict: true },
     Spec { name: "timestamp_difference", returns: |_| INTERVAL, run: timestamp_difference, strict: true },
     Spec { name: "date_at_time", returns: |_| TIMESTAMP, run: date_at_time, strict: true },
+    Spec { name: "is_finite", returns: |_| DataType::Boolean, run: is_finite, strict: true },
     Spec { name: "time_plus", returns: |_| TIME, run: time_plus, strict: true },
     Spec { name: "time_difference", returns: |_| INTERVAL, run: time_difference, strict: true },
     Spec { name: "justify_hours", returns: |_| INTERVAL, run: |a, _| justify(a, false), strict: true },
@@ -112,12 +114,37 @@ fn round_us(seconds: f64) -> f64 {
     (seconds * 1e6).round_ties_even() / 1e6
 }
 
+/// Whether a date or a time is not `infinity` or `-infinity`; an interval never is.
+fn is_finite(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let finite = match args[0].data_type() {
+        DataType::Interval(_) => BooleanArray::from_unary(args[0].as_primitive::<Interval>(), |_| true),
+        _ => BooleanArray::from_unary(&us_of(&args[0]), |us| us != i64::MAX && us != i64::MIN),
+    };
+    Ok(Arc::new(finite))
+}
+
+/// Days between two dates.
+fn date_difference(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let (left, right) = (args[0].as_primitive::<Date32Type>(), args[1].as_primitive::<Date32Type>());
+    let is_infinite = |d: i32| d == i32::MAX || d == i32::MIN;
+    if [left, right].iter().any(|dates| dates.iter().flatten().any(is_infinite)) {
+        return Err(Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "cannot subtract infinite dates"));
+    }
+    let days: PrimitiveArray<Int32Type> = binary(left, right, i32::wrapping_sub)?;
+    Ok(Arc::new(days))
+}
+
 /// Whole days and the time that is left; never months.
 fn timestamp_difference(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
     let (left, right) = (us_of(&args[0]), us_of(&args[1]));
+    let is_infinite = |us: i64| us == i64::MAX || us == i64::MIN;
+    if [&left, &right].iter().any(|times| times.iter().flatten().any(is_infinite)) {
+        return Err(Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "cannot subtract infinite timestamps"));
+    }
     let out: PrimitiveArray<Interval> = try_binary(&left, &right, |l, r| {
-        let us = l.checked_sub(r).ok_or_else(|| arrow::error::ArrowError::ArithmeticOverflow(String::new()))?;
-        let days = i32::try_from(us / US_PER_DAY).unwrap_or(i32::MAX);
+        let overflow = || arrow::error::ArrowError::ArithmeticOverflow(String::new());
+        let us = l.checked_sub(r).ok_or_else(overflow)?;
+        let days = i32::try_from(us / US_PER_DAY).map_err(|_| overflow())?;
         Ok::<_, arrow::error::ArrowError>(IntervalMonthDayNano::new(0, days, us % US_PER_DAY * 1000))
     })
     .map_err(|_| interval_overflow())?;
@@ -127,7 +154,12 @@ fn timestamp_difference(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> 
 /// Microseconds since 1970 of a timestamp with or without zone, or of a date.
 pub(super) fn us_of(array: &ArrayRef) -> PrimitiveArray<TimestampMicrosecondType> {
     match array.data_type() {
-        DataType::Date32 => array.as_primitive::<Date32Type>().unary(|d| i64::from(d) * US_PER_DAY),
+        DataType::Date32 => array.as_primitive::<Date32Type>().unary(|d| match d {
+            i32::MAX => i64::MAX,
+            i32::MIN => i64::MIN,
+            // Dates reach further than timestamps do.
+            d => i64::from(d).saturating_mul(US_PER_DAY),
+        }),
         _ => {
             let plain = array.as_primitive::<TimestampMicrosecondType>();
             PrimitiveArray::new(plain.values().clone(), plain.nulls().cloned())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
-use arrow::datatypes::{IntervalMonthDayNanoType, TimestampMicrosecondType};
+use arrow::datatypes::{IntervalMonthDayNano, IntervalMonthDayNanoType, TimestampMicrosecondType};
 use chrono::{DateTime, Months};
 use millstream_types::pg::{FormatSettings, TimeZone, format_column, parse_column};
 use millstream_types::{Error, SqlState, SqlType};
@@ -23,7 +23,7 @@ pub(super) static SPECS: &[Spec] = &[
 ];
 
 /// The settings with the zone that the first row names: it is a constant.
-fn settings_of(zones: &ArrayRef) -> Result<FormatSettings, Error> {
+pub(super) fn settings_of(zones: &ArrayRef) -> Result<FormatSettings, Error> {
     let zones = zones.as_string_view();
     let zone = if zones.is_empty() || zones.is_null(0) { TimeZone::Utc } else { TimeZone::parse(zones.value(0))? };
     Ok(FormatSettings { time_zone: zone, ..FormatSettings::default() })
@@ -49,19 +49,26 @@ fn plus(args: &[ArrayRef], n_rows: usize, sign: i32) -> Result<ArrayRef, Error> 
             out.append_null();
             continue;
         }
-        let (us, interval) = (times.value(i), intervals.value(i));
-        let days = i64::from(interval.days) * i64::from(sign);
-        let on_day = if interval.months == 0 && days == 0 {
-            Some(us)
-        } else {
-            let local = us + i64::from(zone.offset_at(us)) * 1_000_000;
-            plus_months(local, i64::from(interval.months) * i64::from(sign))
-                .and_then(|local| zone.to_utc(local.checked_add(days.checked_mul(US_PER_DAY)?)?))
-        };
-        let sum = on_day.and_then(|us| us.checked_add(interval.nanoseconds / 1000 * i64::from(sign)));
-        out.append_value(sum.ok_or_else(|| Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))?);
+        out.append_value(sum(times.value(i), intervals.value(i), sign, &zone)?);
     }
     Ok(Arc::new(out.finish().with_timezone("UTC")))
+}
+
+/// A time and an interval, times a sign, added up by the calendar of a zone.
+///
+/// # Errors
+/// 22008 if there is no such time.
+pub(super) fn sum(us: i64, interval: IntervalMonthDayNano, sign: i32, zone: &TimeZone) -> Result<i64, Error> {
+    let days = i64::from(interval.days) * i64::from(sign);
+    let on_day = if interval.months == 0 && days == 0 {
+        Some(us)
+    } else {
+        let local = us + i64::from(zone.offset_at(us)) * 1_000_000;
+        plus_months(local, i64::from(interval.months) * i64::from(sign))
+            .and_then(|local| zone.to_utc(local.checked_add(days.checked_mul(US_PER_DAY)?)?))
+    };
+    let sum = on_day.and_then(|us| us.checked_add(interval.nanoseconds / 1000 * i64::from(sign)));
+    sum.ok_or_else(|| Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))
 }
 
 /// The same day of another month, or its last one.

@@ -233,7 +233,7 @@ fn times(op: Operator, left: Expr, right: Expr, types: (&DataType, &DataType), s
             Ok(cast(Arithmetic::of(op).call(vec![day_number(left), days]), DataType::Date32))
         }
         (Operator::Plus, C::Int, C::Date) => times(op, right, left, (rt, lt), schema),
-        (Operator::Minus, C::Date, C::Date) => Ok(Arithmetic::of(op).call(vec![day_number(left), day_number(right)])),
+        (Operator::Minus, C::Date, C::Date) => Ok(builtin("date_difference").call(vec![left, right])),
         (Operator::Plus | Operator::Minus, C::Date, C::Interval) => {
             Ok(binary(coerce(left, &TIMESTAMP, schema)?, op, right))
         }

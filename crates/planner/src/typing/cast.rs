@@ -5,7 +5,7 @@ use datafusion::common::DFSchema;
 use datafusion::logical_expr::{Cast, Expr, cast, lit};
 use millstream_types::{Error, SqlState, SqlType};
 
-use super::types::{Class, Result, TEXT, canonical, coerce, element_type, parse_exactly, type_name, type_of};
+use super::types::{Class, Result, TEXT, canonical, coerce, constant, element_type, type_name, type_of};
 use crate::binder::external;
 use crate::functions::casts::CastFunction;
 
@@ -46,7 +46,7 @@ fn constant_cast(expr: Expr, to: &DataType, schema: &DFSchema) -> Result<Expr> {
     match text {
         None => Ok(Expr::Cast(Cast::new(Box::new(expr), to.clone()))),
         Some(_) if Class::of(to) == Class::Text => Ok(Expr::Cast(Cast::new(Box::new(expr), TEXT))),
-        Some(text) => Ok(Expr::Literal(parse_exactly(text, to)?, metadata.clone())),
+        Some(text) => constant(text, to, metadata.clone()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::StringViewArray;
 use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue};
-use datafusion::logical_expr::expr::Placeholder;
+use datafusion::logical_expr::expr::{FieldMetadata, Placeholder};
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
 use millstream_types::pg::parse_column;
 use millstream_types::sql_type::{NUMERIC_PRECISION, NUMERIC_SCALE};
@@ -143,6 +143,17 @@ pub(crate) fn parse_exactly(text: &str, to: &DataType) -> Result<ScalarValue> {
     ScalarValue::try_from_array(&array, 0)
 }
 
+/// A constant text as an expression of exactly this type. `'today'` and its like are read when the statement runs.
+pub(crate) fn constant(text: &str, to: &DataType, metadata: Option<FieldMetadata>) -> Result<Expr> {
+    match parse_exactly(text, to) {
+        Ok(value) => Ok(Expr::Literal(value, metadata)),
+        Err(error) => match crate::functions::moments::of_clock(text, to)? {
+            Some(moment) => Ok(moment),
+            None => Err(error),
+        },
+    }
+}
+
 /// A plain decimal number with as many digits as it is written with.
 fn decimal_literal(text: &str) -> Option<ScalarValue> {
     let text = text.trim();
@@ -170,7 +181,7 @@ pub(crate) fn coerce(expr: Expr, to: &DataType, schema: &DFSchema) -> Result<Exp
         ) => {
             let value = match text {
                 Some(text) if Class::of(to) == Class::Text => ScalarValue::Utf8View(Some(text)),
-                Some(text) => parse_exactly(&text, to)?,
+                Some(text) => return constant(&text, to, metadata),
                 None => ScalarValue::try_from(to)?,
             };
             Ok(Expr::Literal(value, metadata))

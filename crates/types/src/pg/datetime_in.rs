@@ -284,7 +284,11 @@ impl Reader {
             "bc" => self.before_christ = true,
             "ad" | "at" | "on" => {}
             "allballs" => self.time_us = Some(0),
-            "epoch" => self.whole_date = Some(civil_from_days(0)),
+            "epoch" if self.time_us.is_some() || self.zone.is_some() => return Err(Refusal::Syntax),
+            "epoch" => {
+                (self.whole_date, self.time_us) = (Some(civil_from_days(0)), Some(0));
+                self.zone = Some(TimeZone::Utc);
+            }
             "now" | "today" | "tomorrow" | "yesterday" => self.clock(&lower, settings),
             _ if is_weekday(&lower) => {}
             _ => {
