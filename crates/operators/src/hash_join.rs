@@ -371,16 +371,13 @@ impl HashJoin {
     }
 
     /// About a batch of pairs with equal hashes.
-    fn next_matches(&self, probing: &mut Probing) -> Matches {
+    fn next_matches(&mut self, probing: &mut Probing) -> Matches {
         let mut matches = Matches::default();
-        let other = match self.sides.of(probing.side.other()) {
+        let other = match self.sides.of_mut(probing.side.other()) {
             Kept::Here(other) => other,
             Kept::Elsewhere(shared) => {
-                let (from, n_rows) = (probing.next_probe, probing.hashes.len());
-                let to = n_rows.min(from + OUTPUT_BATCH_ROWS);
-                let keys: Vec<ArrayRef> = probing.keys.iter().map(|k| k.slice(from, to - from)).collect();
-                shared.probe(&keys, &probing.hashes[from..to], from, &mut matches);
-                probing.next_probe = to;
+                let (keys, hashes, from) = (&probing.keys, &probing.hashes, probing.next_probe);
+                probing.next_probe = shared.probe(keys, hashes, from, OUTPUT_BATCH_ROWS, &mut matches);
                 return matches;
             }
         };

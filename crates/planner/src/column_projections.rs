@@ -9,23 +9,16 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::{ProjectionExec, remove_unnecessary_projections};
 
 use crate::typing::types::Result;
 
 /// The name of DataFusion's rule.
-const REPLACED: &str = "ProjectionPushdown";
-
-/// DataFusion's rules for physical plans, with ours in place of its own for projections.
-pub(crate) fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let rules = PhysicalOptimizer::new().rules.into_iter();
-    rules.map(|rule| if rule.name() == REPLACED { Arc::new(PushDownColumns) as _ } else { rule }).collect()
-}
+pub(crate) const REPLACED: &str = "ProjectionPushdown";
 
 #[derive(Debug)]
-struct PushDownColumns;
+pub(crate) struct PushDownColumns;
 
 impl PhysicalOptimizerRule for PushDownColumns {
     fn name(&self) -> &str {

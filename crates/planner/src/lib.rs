@@ -11,6 +11,7 @@ pub mod dml;
 pub mod errors;
 mod functions;
 mod global_aggregates;
+mod outer_join_constants;
 pub mod parser;
 mod reading;
 pub mod row_expr;

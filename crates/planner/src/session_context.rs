@@ -30,12 +30,15 @@ use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerConfig, OptimizerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
-use crate::column_projections::physical_rules;
+use crate::column_projections::{self, PushDownColumns};
 use crate::completed_order::{CompleteDistinctOn, CompleteOrders};
 use crate::dependent_join::DependentJoins;
 use crate::global_aggregates::GuardGlobalAggregates;
+use crate::outer_join_constants::HideConstants;
 use crate::typing::PostgresTypes;
 
 /// What a query is planned for.
@@ -220,4 +223,13 @@ pub fn session_state_with(config: SessionConfig) -> SessionState {
         .with_optimizer_rules(Vec::new())
         .with_physical_optimizer_rules(physical_rules())
         .build()
+}
+
+/// DataFusion's rules for physical plans, with ours.
+fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let rules = PhysicalOptimizer::new()
+        .rules
+        .into_iter()
+        .map(|rule| if rule.name() == column_projections::REPLACED { Arc::new(PushDownColumns) as _ } else { rule });
+    std::iter::once(Arc::new(HideConstants) as _).chain(rules).collect()
 }

@@ -14,7 +14,7 @@
 //! no row is copied. Births within a chunk ascend, so they are kept as runs `(first row, epoch)`.
 //!
 //! `since` is the oldest epoch that anybody may still ask for. Deaths up to it are forgotten: the rows leave the
-//! indexes, chunks that are mostly dead are merged. Row ids change in a merge, and nobody outside keeps them.
+//! indexes, chunks that are mostly dead are merged. Row ids change in a merge; who keeps some for a while pins them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use millstream_types::{Delta, Epoch, Error, Result};
 use parking_lot::Mutex;
 
 use crate::column::{CHUNK_ROWS, Rows, chunk_of, offset_of, row_id};
-use crate::hash_index::HashIndex;
+use crate::hash_index::{HashIndex, NO_ROW};
 use crate::row_store::ChunkedRows;
 use crate::snapshot::{ArrangementReader, Births, ChunkImage, Published, RowBits};
 
@@ -86,6 +86,22 @@ impl Matches {
     }
 }
 
+/// Where a probe goes on that stopped because it had found enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbePosition {
+    /// Index into the probing batch.
+    pub probe: usize,
+    /// The row that this probe found last; [`NO_ROW`] if it has not begun.
+    after: u32,
+}
+
+impl ProbePosition {
+    /// The begin of a probe of the batch.
+    pub fn before(probe: usize) -> Self {
+        ProbePosition { probe, after: NO_ROW }
+    }
+}
+
 /// A hash index over columns of an arrangement.
 struct KeyIndex {
     columns: Vec<usize>,
@@ -137,6 +153,8 @@ pub struct Arrangement {
     death_epochs: HashMap<u32, Epoch>,
     /// Where merged rows go: a chunk of rows all born by `since`.
     merge_target: Option<usize>,
+    /// How many keep row ids from changing.
+    n_pins: usize,
     published: Arc<Mutex<Published>>,
 }
 
@@ -168,6 +186,7 @@ impl Arrangement {
             deaths: VecDeque::new(),
             death_epochs: HashMap::new(),
             merge_target: None,
+            n_pins: 0,
             published: Arc::new(Mutex::new(Published::default())),
         })
     }
@@ -340,7 +359,7 @@ impl Arrangement {
                 }
                 match self.indexes[0].index.next(row) {
                     _ if count == 0 => {}
-                    crate::NO_ROW => missing.extend(std::iter::repeat_n(i, count)),
+                    NO_ROW => missing.extend(std::iter::repeat_n(i, count)),
                     next => {
                         later.push(i, next);
                         later_counts.push(count);
@@ -363,27 +382,69 @@ impl Arrangement {
     /// with `at` those visible at an epoch not older than `since`. `hashes` are those of the keys. Nulls equal nulls;
     /// callers drop null keys where they must not match.
     pub fn probe(&self, index: usize, keys: &[ArrayRef], hashes: &[u64], at: Option<Epoch>, matches: &mut Matches) {
+        self.probe_from(index, keys, hashes, at, ProbePosition::before(0), usize::MAX, matches);
+    }
+
+    /// As [`Arrangement::probe`], from a position on, until there are about `limit` matches. Returns where to go on;
+    /// the probe there is `hashes.len()` at the end.
+    ///
+    /// Whoever goes on later pins the arrangement meanwhile ([`Arrangement::pin`]) and holds it at `at`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn probe_from(
+        &self,
+        index: usize,
+        keys: &[ArrayRef],
+        hashes: &[u64],
+        at: Option<Epoch>,
+        position: ProbePosition,
+        limit: usize,
+        matches: &mut Matches,
+    ) -> ProbePosition {
         let KeyIndex { columns, exact, index } = &self.indexes[index];
         let from = matches.len();
-        index.probe_all(hashes, |i, head, _| {
-            let mut row = head;
-            while row != crate::NO_ROW {
+        let mut stopped_at = ProbePosition { probe: hashes.len(), after: NO_ROW };
+        // Follows a chain; returns whether to go on with the next one.
+        let mut follow = |probe: usize, mut row: u32| {
+            while row != NO_ROW {
                 if self.is_visible(row, at) {
-                    matches.push(i as u32, row);
+                    matches.push(probe as u32, row);
+                    if matches.len() - from >= limit {
+                        stopped_at = ProbePosition { probe, after: row };
+                        return false;
+                    }
                 }
                 row = index.next(row);
             }
-        });
+            true
+        };
+        let mut first = position.probe;
+        if position.after != NO_ROW {
+            first += 1;
+            if !follow(position.probe, index.next(position.after)) {
+                first = hashes.len();
+            }
+        }
+        index.probe_while(&hashes[first..], |i, head, _| follow(first + i, head));
         if *exact && keys[0].null_count() == 0 && !self.rows.columns[columns[0]].has_nulls() {
-            return;
+            return stopped_at;
         }
-        let mut mask = vec![true; matches.len() - from];
+        let mut mask = vec![true; matches.len()];
         for (&column, key) in columns.iter().zip(keys) {
-            self.rows.columns[column].compare(&matches.rows[from..], key, &matches.probes[from..], &mut mask);
+            let (rows, probes) = (&matches.rows[from..], &matches.probes[from..]);
+            self.rows.columns[column].compare(rows, key, probes, &mut mask[from..]);
         }
-        let mut full = vec![true; from];
-        full.append(&mut mask);
-        matches.retain(&full);
+        matches.retain(&mask);
+        stopped_at
+    }
+
+    /// Keeps row ids from changing until [`Arrangement::unpin`]: chunks are not merged meanwhile.
+    pub fn pin(&mut self) {
+        self.n_pins += 1;
+    }
+
+    /// Takes back one [`Arrangement::pin`].
+    pub fn unpin(&mut self) {
+        self.n_pins -= 1;
     }
 
     #[inline]
@@ -476,6 +537,9 @@ impl Arrangement {
     /// death at most one move.
     fn merge_chunks(&mut self, since: Epoch, mut n_rows_budget: usize) -> Vec<usize> {
         let mut dropped = Vec::new();
+        if self.n_pins > 0 {
+            return dropped;
+        }
         for chunk_idx in 0..self.chunks.len() {
             let chunk = &self.chunks[chunk_idx];
             let (len, n_gone) = (self.rows.len_of(chunk_idx), chunk.reclaimed.count());

@@ -17,7 +17,7 @@ pub mod saved;
 pub mod snapshot;
 mod strings;
 
-pub use arrangement::{Arrangement, ArrangementSpec, Matches};
+pub use arrangement::{Arrangement, ArrangementSpec, Matches, ProbePosition};
 pub use column::Rows;
 pub use hash_index::{HashIndex, NO_ROW};
 pub use holds::{Hold, Holds};

@@ -94,6 +94,17 @@ struct Case {
     by_key: bool,
 }
 
+/// A probe by `t` that takes what it finds in pieces, epochs apart.
+struct Paused {
+    keys: Vec<ArrayRef>,
+    hashes: Vec<u64>,
+    /// Held meanwhile.
+    at: Hold,
+    position: ProbePosition,
+    found: Rows,
+    expected: Rows,
+}
+
 /// An arrangement beside its model.
 struct Pair {
     case: Case,
@@ -104,6 +115,7 @@ struct Pair {
     held: Vec<Hold>,
     /// Snapshots that readers have kept, with what they were.
     kept: Vec<(Snapshot, Rows)>,
+    paused: Option<Paused>,
     /// The rows after each sealed epoch.
     sealed: BTreeMap<Epoch, Rows>,
     now: Rows,
@@ -124,6 +136,7 @@ impl Pair {
             holds: Holds::new(),
             held: Vec::new(),
             kept: Vec::new(),
+            paused: None,
             sealed: BTreeMap::from([(Epoch::ZERO, Rows::new())]),
             now: Rows::new(),
         }
@@ -253,8 +266,45 @@ impl Pair {
         }
     }
 
+    /// Begins a probe in pieces, or takes the next piece of the one there is: all pieces are of the epoch of its begin.
+    fn probe_on(&mut self, epoch: Epoch) {
+        if self.paused.is_none() && self.random.below(2) == 0 {
+            let probes: Vec<Row> = (0..3).map(|_| self.random_row()).collect();
+            let keys = vec![columns_of(probes.iter())[1].clone()];
+            let mut hashes = Vec::new();
+            hash_columns(&keys, probes.len(), &mut hashes);
+            let mut expected = Rows::new();
+            for (row, n) in probes.iter().flat_map(|p| self.now.iter().filter(|r| r.0.1 == p.1)) {
+                add(&mut expected, row.clone(), *n);
+            }
+            let at = self.holds.acquire(epoch).expect("a sealed epoch can be held");
+            let position = ProbePosition::before(0);
+            self.paused = Some(Paused { keys, hashes, at, position, found: Rows::new(), expected });
+            self.arrangement.pin();
+        }
+        let Some(mut paused) = self.paused.take() else { return };
+        let index = self.arrangement.index_on(&[1]).expect("it was there at the start");
+        for _ in 0..=self.random.below(3) {
+            let mut matches = Matches::default();
+            let limit = 1 + self.random.below(4) as usize;
+            let at = Some(paused.at.epoch());
+            let Paused { keys, hashes, position, .. } = &paused;
+            paused.position = self.arrangement.probe_from(index, keys, hashes, at, *position, limit, &mut matches);
+            assert!(matches.len() <= limit, "{:?}", self.case);
+            add_batch(&mut paused.found, &self.arrangement.gather(&matches.rows), |_| 1);
+            if paused.position.probe == paused.hashes.len() {
+                assert_eq!(paused.found, paused.expected, "{:?}, in pieces", self.case);
+                return self.arrangement.unpin();
+            }
+        }
+        self.paused = Some(paused);
+    }
+
     /// All rows go, and nobody holds anything.
     fn empty(&mut self, epoch: Epoch) {
+        if self.paused.take().is_some() {
+            self.arrangement.unpin();
+        }
         self.held.clear();
         self.kept.clear();
         let gone: Vec<(Row, i64)> = self.now.iter().map(|(row, n)| (row.clone(), -n)).collect();
@@ -281,6 +331,7 @@ fn run(case: Case, n_epochs: u64) {
         }
         pair.check_readers();
         pair.check_lookups();
+        pair.probe_on(epoch);
         pair.hold(epoch);
     }
     if case.deletable {
