@@ -241,5 +241,5 @@ fn column_of(field: &arrow::datatypes::Field) -> Result<Column> {
 fn plan(catalog: &Catalog, sql: &str) -> Result<StreamingPlan> {
     let query = parser::parse_query(sql)?;
     let bound = bind_query(catalog, &query, &[], Purpose::View)?;
-    streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &bound.columns)
+    streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &bound.columns, &[])
 }

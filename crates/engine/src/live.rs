@@ -226,7 +226,10 @@ impl LiveRelation {
                     origin.name,
                     fields.message
                 ),
-                format!("REFRESH MATERIALIZED VIEW {} CASCADE rebuilds both.", origin.name),
+                match origin.arranges() {
+                    Some(_) => format!("REFRESH MATERIALIZED VIEW {} rebuilds it.", self.relation.name),
+                    None => format!("REFRESH MATERIALIZED VIEW {} CASCADE rebuilds both.", origin.name),
+                },
             ),
         };
         Err(Error::user(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).with_detail(detail).with_hint(hint))

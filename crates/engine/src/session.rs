@@ -1,5 +1,6 @@
 //! Sessions: what a front end calls, statement by statement.
 
+mod arranging;
 mod catalog_changes;
 mod comment;
 mod copy;

@@ -171,7 +171,7 @@ fn relations(engine: &EngineState) -> Vec<Row> {
         vec![int(r.id.0), text(&r.schema), text(&r.name), text(r.kind.noun()), definition, n_rows, bytes, limit]
     };
     let is_clients = |r: &Relation| matches!(r.schema.as_str(), "pg_catalog" | "information_schema");
-    catalog.relations().filter(|r| !is_clients(r)).map(row).collect()
+    catalog.relations().filter(|r| !is_clients(r)).chain(catalog.arrangements()).map(row).collect()
 }
 
 fn n_rows(live: &LiveRelation) -> usize {

@@ -1,6 +1,8 @@
 //! The engine as its users see it, without a wire.
 
 mod engine {
+    mod arrangements;
+    mod common;
     mod flow;
     mod history;
     mod serializability;

@@ -24,6 +24,8 @@ pub struct MaterializeSpec {
     pub append_only: bool,
     /// The delta of each epoch has no row that it also takes back.
     pub consolidated: bool,
+    /// Columns by which rows are looked up beside the key.
+    pub indexes: Vec<Vec<usize>>,
 }
 
 impl MaterializeSpec {
@@ -34,7 +36,7 @@ impl MaterializeSpec {
             (None, true) => None,
             (None, false) => Some((0..self.schema.fields().len()).collect()),
         };
-        ArrangementSpec { schema: self.schema.clone(), identity, indexes: vec![] }
+        ArrangementSpec { schema: self.schema.clone(), identity, indexes: self.indexes.clone() }
     }
 }
 

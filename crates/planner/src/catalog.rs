@@ -5,6 +5,7 @@
 //! a whole on the first change after a clone: reads are free, a DDL statement costs time linear in the number of
 //! relations, which is small beside building a dataflow.
 
+mod arrangement;
 mod create;
 mod drop;
 mod relation;
@@ -16,11 +17,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use datafusion::logical_expr::ScalarUDF;
-use millstream_operators::materialize::MaterializeSpec;
 use millstream_types::pg::FormatSettings;
 use millstream_types::{Error, Result, SqlState};
 
 use crate::ast::{Name, RelationKind};
+pub use arrangement::{Arranged, JoinSide, plan_of};
 pub use create::{Created, NewRelation, ROW_ID_COLUMN};
 pub use drop::Dropped;
 pub use relation::{Column, Index, Kind, Relation, RelationId, View};
@@ -51,6 +52,10 @@ struct Contents {
     next_system_oid: u32,
     schemas: BTreeSet<String>,
     relations: BTreeMap<RelationId, Arc<Relation>>,
+    /// Those that views share, by themselves.
+    arrangements: BTreeMap<RelationId, Arc<Relation>>,
+    /// The join sides that each view keeps copies of.
+    copied: BTreeMap<RelationId, Vec<JoinSide>>,
     /// schema, then name
     names: HashMap<String, HashMap<String, RelationId>>,
     functions: HashMap<String, Arc<ScalarUDF>>,
@@ -105,6 +110,8 @@ impl Catalog {
             next_system_oid: FIRST_SYSTEM_OID,
             schemas,
             relations: BTreeMap::new(),
+            arrangements: BTreeMap::new(),
+            copied: BTreeMap::new(),
             names: HashMap::new(),
             functions: HashMap::new(),
             comments: BTreeMap::new(),
@@ -200,16 +207,6 @@ impl Catalog {
     /// The relations that read from this one, its indexes among them, in the order in which they were made.
     pub fn dependents_of(&self, relation: RelationId) -> impl Iterator<Item = &Arc<Relation>> {
         self.relations().filter(move |r| r.depends_on.contains(&relation))
-    }
-
-    /// Notes what planning has found out about a view's rows.
-    pub fn set_facts(&mut self, id: RelationId, result: &MaterializeSpec) {
-        if let Some(relation) = self.contents_mut().relations.get_mut(&id) {
-            let relation = Arc::make_mut(relation);
-            relation.append_only = result.append_only;
-            relation.primary_key = result.key.clone().unwrap_or_default();
-            relation.partitioned_by = result.partitioned_by.clone();
-        }
     }
 
     /// Sets a comment, or takes it away.

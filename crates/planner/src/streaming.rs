@@ -31,7 +31,7 @@ use millstream_operators::{Dataflow, Edge, Exchange, Node, NodeId, OperatorSpec,
 use millstream_types::{Error, Result, SqlType};
 
 use crate::binder::RelationSource;
-use crate::catalog::Kind;
+use crate::catalog::{JoinSide, Kind, Relation};
 use crate::errors::from_datafusion;
 use exprs::column_index;
 pub(crate) use exprs::{columns_of, physical, unqualified};
@@ -45,14 +45,22 @@ pub struct StreamingPlan {
     pub result: MaterializeSpec,
     /// The relations that are read, each once.
     pub relations: Vec<RelationId>,
+    /// The join sides that are kept although an arrangement could serve them, if there was one.
+    pub copied: Vec<JoinSide>,
 }
 
-/// Plans the dataflow that keeps a query up to date. `plan` is bound and optimized for a view; `columns` are its output's.
+/// Plans the dataflow that keeps a query up to date. `plan` is bound and optimized for a view; `columns` are its output's;
+/// `arrangements` are those that it may share.
 ///
 /// # Errors
 /// Not supported (0A000), for what has no operator yet.
-pub fn plan(plan: &LogicalPlan, columns: &[(String, SqlType)]) -> Result<StreamingPlan> {
-    let mut planner = Planner { dataflow: Dataflow::default(), row_limits: HashMap::new(), lowered: Vec::new() };
+pub fn plan(
+    plan: &LogicalPlan,
+    columns: &[(String, SqlType)],
+    arrangements: &[Arc<Relation>],
+) -> Result<StreamingPlan> {
+    let (row_limits, lowered, copied) = (HashMap::new(), Vec::new(), Vec::new());
+    let mut planner = Planner { dataflow: Dataflow::default(), row_limits, lowered, arrangements, copied };
     let lowered = planner.lower(plan, None)?;
     let fields: Vec<Field> = columns.iter().map(|(name, t)| Field::new(name, t.arrow_type(), true)).collect();
     let schema: SchemaRef = Arc::new(Schema::new(fields));
@@ -62,8 +70,8 @@ pub fn plan(plan: &LogicalPlan, columns: &[(String, SqlType)]) -> Result<Streami
     let mut relations: Vec<RelationId> = planner.dataflow.imports().map(|(_, id, _)| id).collect();
     relations.sort_unstable();
     relations.dedup();
-    let result = MaterializeSpec { schema, key, partitioned_by, append_only, consolidated };
-    Ok(StreamingPlan { dataflow: planner.dataflow, result, relations })
+    let result = MaterializeSpec { schema, key, partitioned_by, append_only, consolidated, indexes: vec![] };
+    Ok(StreamingPlan { dataflow: planner.dataflow, result, relations, copied: planner.copied })
 }
 
 /// The expressions of a plan that computes one row from one row: a projection over a scan.
@@ -132,15 +140,19 @@ struct Lowered {
     facts: Facts,
 }
 
-struct Planner {
+struct Planner<'a> {
     dataflow: Dataflow,
     /// How many rows of each partition are wanted of a `row_number()`, by its plan node.
     row_limits: HashMap<*const Window, usize>,
     /// Plans that may come again, as what they were lowered to.
     lowered: Vec<(LogicalPlan, Lowered)>,
+    /// Arrangements that join sides may share.
+    arrangements: &'a [Arc<Relation>],
+    /// Join sides that are kept here although an arrangement could serve them.
+    copied: Vec<JoinSide>,
 }
 
-impl Planner {
+impl Planner<'_> {
     /// Lowers a plan. With `needed`, columns of its output that are not in the set may be left out.
     fn lower(&mut self, plan: &LogicalPlan, needed: Option<&BTreeSet<usize>>) -> Result<Lowered> {
         match plan {

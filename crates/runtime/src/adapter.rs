@@ -25,7 +25,7 @@ use timely::progress::operate::FrontierInterest;
 use timely::scheduling::Activator;
 
 use crate::chunk::{Chunk, HashSplit};
-use crate::dataflow::Context;
+use crate::dataflow::{Awaited, Context};
 use crate::memory::Charge;
 use crate::metrics::NodeMetrics;
 use crate::quanta::QUANTUM;
@@ -51,6 +51,8 @@ pub(crate) struct Placed {
     pub(crate) node: NodeId,
     pub(crate) operator: Box<dyn Operator>,
     pub(crate) is_stateless: bool,
+    /// What it reads of others has to be there before it is called first.
+    pub(crate) awaits: Vec<Awaited>,
     pub(crate) metrics: Arc<NodeMetrics>,
 }
 
@@ -156,7 +158,7 @@ enum Next {
     Rest,
     /// It goes on in the next step.
     GoOn,
-    /// It goes on when its consumer has less to do.
+    /// It goes on when its consumer has less to do, or what it reads of others is there.
     BackedUp,
 }
 
@@ -218,6 +220,10 @@ impl Adapter {
 
     /// Does what can be done, up to a quantum.
     fn work(&mut self, frontiers: &[MutableAntichain<u64>], start: Instant) -> Next {
+        self.placed.awaits.retain(|awaited| !awaited.is_complete());
+        if !self.placed.awaits.is_empty() {
+            return Next::BackedUp;
+        }
         let is_stateless = self.placed.is_stateless;
         let (mut n_rows, mut now) = (0, start);
         while let Some((&epoch, waiting)) = self.waiting.first_key_value() {

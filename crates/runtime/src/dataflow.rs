@@ -1,7 +1,7 @@
 //! Builds a dataflow on a worker: one timely operator for each node, and one for the root.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -37,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) account: Arc<Account>,
     /// Somebody takes the root's changes, so they have to be kept until the end of each epoch.
     pub(crate) is_followed: Cell<bool>,
+    /// The root has sealed all epochs up to this one on this worker.
+    pub(crate) sealed: Cell<Epoch>,
     hook: Option<OperatorHook>,
     /// Headers of epochs that are not complete.
     headers: RefCell<BTreeMap<Epoch, EpochHeader>>,
@@ -118,6 +120,21 @@ pub(crate) struct Site<'a> {
     pub(crate) outbox: &'a Outbox,
     /// What its operators may read instead of keeping it.
     pub(crate) arrangements: &'a dyn Arrangements,
+    /// The dataflows on this worker that are to complete an epoch before what they keep can be read.
+    pub(crate) awaited: HashMap<RelationId, Awaited>,
+}
+
+/// A dataflow that is to complete an epoch.
+#[derive(Clone)]
+pub(crate) struct Awaited {
+    pub(crate) context: Rc<Context>,
+    pub(crate) epoch: Epoch,
+}
+
+impl Awaited {
+    pub(crate) fn is_complete(&self) -> bool {
+        self.context.sealed.get() >= self.epoch
+    }
 }
 
 /// Builds all operators of a dataflow.
@@ -125,7 +142,7 @@ pub(crate) struct Site<'a> {
 /// # Errors
 /// If an operator cannot be built; then nothing was installed on this worker.
 pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'_>) -> Result<Built> {
-    let Site { failure, quanta, outbox, arrangements } = site;
+    let Site { failure, quanta, outbox, arrangements, awaited } = site;
     let start = install.start.epoch;
     let build_context = BuildContext { worker: worker.index(), n_workers: worker.peers(), start, arrangements };
     let context = Rc::new(Context {
@@ -138,6 +155,7 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
         quanta,
         account: Arc::clone(&install.account),
         is_followed: Cell::new(false),
+        sealed: Cell::new(start.prev()),
         hook: install.hook.clone(),
         headers: RefCell::default(),
     });
@@ -184,6 +202,7 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
                         node: id,
                         operator,
                         is_stateless: spec.is_stateless(),
+                        awaits: spec.shared_relations().iter().filter_map(|id| awaited.get(id).cloned()).collect(),
                         metrics: Arc::clone(&metrics[id]),
                     };
                     add_operator(scope, placed, inputs, Rc::clone(&context))

@@ -197,6 +197,7 @@ impl RootAdapter {
         let ended = self.context.failure.guard(epoch, || self.state.end_epoch(epoch));
         let Some(changed) = ended else { return false };
         self.sealed = epoch;
+        self.context.sealed.set(epoch);
         changes.push((epoch, changed));
         true
     }

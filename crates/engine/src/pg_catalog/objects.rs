@@ -116,7 +116,7 @@ impl<'a> Class<'a> {
                 Kind::Stream | Kind::Table => "r",
                 Kind::View(_) => "v",
                 Kind::MaterializedView(_) => "m",
-                Kind::Index(_) => "i",
+                Kind::Index(_) | Kind::Arrangement(_) => "i",
                 Kind::Sink(_) => "f",
                 Kind::System => match tables::find(&relation.schema, &relation.name) {
                     Some(table) if table.relkind == "r" => "r",

@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use millstream_planner::ast::{CreateRelation, CreateView, RelationKind, Statement};
+use millstream_planner::ast::{CreateRelation, RelationKind, Statement};
 use millstream_planner::catalog::{Created, Relation};
-use millstream_planner::{Catalog, Purpose, RelationId, bind_query, optimize, streaming};
+use millstream_planner::{Catalog, Purpose, RelationId, bind_query};
 use millstream_types::{Error, Result, SqlState};
 
-use super::dataflows::{ViewOptions, check_replaced};
+use super::dataflows::{ViewOptions, check_replaced, plan_view};
 use super::ddl::named_columns;
 use super::{Session, ddl_of, done};
 use crate::api::Response;
@@ -114,8 +114,9 @@ impl Session {
                 None
             }
             Statement::CreateMaterializedView(create) => {
-                let created = plan_view(&mut catalog, create)?;
-                self.made(created);
+                ViewOptions::of(&create.options)?;
+                let planned = plan_view(&mut catalog, create, &[])?;
+                self.made(planned.created);
                 None
             }
             Statement::CreateIndex(create) => {
@@ -239,18 +240,4 @@ fn check_no_options(create: &CreateRelation, what: &str) -> Result<()> {
         Some((name, _)) => Err(Error::not_supported(format!("option \"{name}\" of a {what} is not supported yet"))),
         None => Ok(()),
     }
-}
-
-/// A materialized view in the catalog, once its query is known to have a dataflow.
-fn plan_view(catalog: &mut Catalog, create: &CreateView) -> Result<Created> {
-    ViewOptions::of(&create.options)?;
-    let bound = bind_query(catalog, &create.query, &[], Purpose::View)?;
-    let columns = named_columns(&bound.columns, create)?;
-    let names = columns.iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect::<Vec<_>>();
-    let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names)?;
-    let created = catalog.create_view(create, RelationKind::MaterializedView, columns, bound.relations)?;
-    if let Created::New(relation) = &created {
-        catalog.set_facts(relation.id, &plan.result);
-    }
-    Ok(created)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use millstream_connectors::SinkKind;
 use millstream_operators::{Dataflow, Node};
 use millstream_planner::ast::{self, CreateSink, CreateView, Refresh, RelationKind, SinkInput};
-use millstream_planner::catalog::{Column, Kind, NewRelation, Relation, View};
+use millstream_planner::catalog::{Column, Created, Kind, NewRelation, Relation, View};
 use millstream_planner::streaming::{self, StreamingPlan};
 use millstream_planner::{BoundQuery, Catalog, Purpose, RelationId, bind_query, optimize};
 use millstream_runtime::{
@@ -15,6 +15,7 @@ use millstream_runtime::{
 };
 use millstream_types::{Delta, Epoch, Error, Result, SqlState, SqlType};
 
+use super::arranging::Arranging;
 use super::ddl::named_columns;
 use super::{Session, done};
 use crate::api::Response;
@@ -56,26 +57,32 @@ impl Session {
     pub(super) async fn create_materialized_view(&mut self, create: &CreateView) -> Result<Response> {
         let engine = Arc::clone(&self.engine);
         let options = ViewOptions::of(&create.options)?;
-        let ddl = self.lock_catalog(&engine).await;
-        let mut catalog = self.catalog();
-        let bound = bind_query(&catalog, &create.query, &[], Purpose::View)?;
-        let columns = named_columns(&bound.columns, create)?;
-        let names = columns.iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect::<Vec<_>>();
-        let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names)?;
-        let created = catalog.create_view(create, RelationKind::MaterializedView, columns, bound.relations)?;
-        let Some(relation) = self.made(created) else { return Ok(done("CREATE MATERIALIZED VIEW")) };
-        catalog.set_facts(relation.id, &plan.result);
-        let live = self.install_view(relation, plan, options.memory_limit).await?;
-        self.publish(catalog);
-        drop(ddl);
-        if let Some(unpublished) = &mut self.unpublished {
-            unpublished.wait_later(options.wait.then_some(live));
-            return Ok(done("CREATE MATERIALIZED VIEW"));
+        let mut arranging = Arranging::new(&engine);
+        loop {
+            let ddl = self.lock_catalog(&engine).await;
+            let mut catalog = self.catalog();
+            let arrangements = engine.arrangements(&catalog);
+            let planned = plan_view(&mut catalog, create, &arrangements)?;
+            if options.wait && self.unpublished.is_none() && matches!(planned.created, Created::New(_)) {
+                let started = arranging.start(&planned.plan.copied).await?;
+                if !started.is_empty() {
+                    drop(ddl);
+                    Arranging::wait(&started, &self.cancel).await?;
+                    continue;
+                }
+            }
+            let done = done("CREATE MATERIALIZED VIEW");
+            let Some(relation) = self.made(planned.created) else { return Ok(done) };
+            let live = self.install_view(relation, planned.plan, options.memory_limit).await?;
+            self.publish(catalog);
+            drop(ddl);
+            if let Some(unpublished) = &mut self.unpublished {
+                unpublished.wait_later(options.wait.then_some(live));
+            } else if options.wait {
+                self.wait_or_drop(&live).await?;
+            }
+            return Ok(done);
         }
-        if options.wait {
-            self.wait_or_drop(&live).await?;
-        }
-        Ok(done("CREATE MATERIALIZED VIEW"))
     }
 
     async fn install_view(
@@ -114,28 +121,26 @@ impl Session {
 
     pub(super) async fn create_sink(&mut self, create: &CreateSink) -> Result<Response> {
         let engine = Arc::clone(&self.engine);
-        let _ddl = self.lock_catalog(&engine).await;
-        let connector = create.options.iter().find(|(name, _)| name == "connector").map(|(_, v)| v.as_str());
-        let connector = connector
-            .ok_or_else(|| Error::user(SqlState::INVALID_PARAMETER_VALUE, "a sink needs option \"connector\""))?;
-        let SinkKind::Blackhole = SinkKind::of_connector(connector)?;
-        let mut catalog = self.catalog();
-        let (query, text) = match &create.input {
-            SinkInput::Query(query, text) => (query.clone(), Some(text.clone())),
-            SinkInput::Relation(name) => (all_of(catalog.resolve(name)?)?, None),
-        };
-        let (bound, plan) = kept_up_to_date(&catalog, &query)?;
-        let columns = bound.columns.iter().map(|(name, t)| Column::new(name, t.clone())).collect();
-        let new = NewRelation {
-            options: create.options.clone(),
-            depends_on: bound.relations,
-            ..NewRelation::new(Kind::Sink(text.map(|text| View { text })), columns)
-        };
-        let created = catalog.create(&create.name, create.if_not_exists, new)?;
-        let Some(relation) = self.made(created) else { return Ok(done("CREATE SINK")) };
-        self.install_sink(relation, plan).await?;
-        self.publish(catalog);
-        Ok(done("CREATE SINK"))
+        let mut arranging = Arranging::new(&engine);
+        loop {
+            let ddl = self.lock_catalog(&engine).await;
+            let mut catalog = self.catalog();
+            let arrangements = engine.arrangements(&catalog);
+            let (created, plan) = plan_sink(&mut catalog, create, &arrangements)?;
+            if self.unpublished.is_none() && matches!(created, Created::New(_)) {
+                let started = arranging.start(&plan.copied).await?;
+                if !started.is_empty() {
+                    drop(ddl);
+                    Arranging::wait(&started, &self.cancel).await?;
+                    continue;
+                }
+            }
+            if let Some(relation) = self.made(created) {
+                self.install_sink(relation, plan).await?;
+                self.publish(catalog);
+            }
+            return Ok(done("CREATE SINK"));
+        }
     }
 
     async fn install_sink(&self, relation: Arc<Relation>, plan: StreamingPlan) -> Result<Arc<LiveRelation>> {
@@ -210,9 +215,10 @@ impl Session {
     async fn rebuild(&mut self, relation: &Arc<Relation>, failed: Arc<LiveRelation>) -> Result<()> {
         let engine = Arc::clone(&self.engine);
         let ddl = engine.ddl.lock().await;
-        let catalog = self.catalog();
+        let mut catalog = self.catalog();
         let Some(relation) = catalog.get(relation.id).cloned() else { return Ok(()) };
-        let plan = replan(&catalog, &relation)?;
+        let plan = replan(&catalog, &relation, &engine.arrangements(&catalog))?;
+        let unused = catalog.set_plan(relation.id, &plan);
         let limit = relation.option("memory_limit").map(parse_bytes).transpose()?;
         let is_sink = matches!(relation.kind, Kind::Sink(_));
         let live = if is_sink {
@@ -220,9 +226,12 @@ impl Session {
         } else {
             let id = relation.id;
             let live = self.install_view(relation, plan, limit).await?;
-            engine.clock.between_epochs(move |c| c.set_indexes(id, &catalog)).await?;
+            let indexed = catalog.clone();
+            engine.clock.between_epochs(move |c| c.set_indexes(id, &indexed)).await?;
             live
         };
+        self.publish(catalog.clone());
+        engine.clock.between_epochs(move |c| c.drop_all(&unused, &catalog)).await?;
         drop(ddl);
         let cancel = self.cancel.clone();
         let outcome = tokio::select! {
@@ -254,18 +263,71 @@ pub(super) fn check_replaced(catalog: &Catalog, view: &Relation, in_block: bool)
 /// catalog says of its rows.
 pub(super) fn plan_dependents(catalog: &mut Catalog, view: &Relation) -> Result<()> {
     for dependent in dependent_views(catalog, view) {
-        let plan = replan(catalog, &dependent)?;
-        if matches!(dependent.kind, Kind::MaterializedView(_)) {
-            catalog.set_facts(dependent.id, &plan.result);
-        }
+        let plan = replan(catalog, &dependent, &[])?;
+        catalog.set_facts(dependent.id, &plan.result);
     }
     Ok(())
 }
 
-/// A query that is kept up to date: what it was bound to, and its dataflow.
-pub(super) fn kept_up_to_date(catalog: &Catalog, query: &ast::Query) -> Result<(BoundQuery, StreamingPlan)> {
+/// A view in the catalog that is not made yet.
+pub(super) struct PlannedView {
+    pub(super) created: Created,
+    plan: StreamingPlan,
+}
+
+/// Plans a view, and puts it into the catalog.
+pub(super) fn plan_view(
+    catalog: &mut Catalog,
+    create: &CreateView,
+    arrangements: &[Arc<Relation>],
+) -> Result<PlannedView> {
+    let bound = bind_query(catalog, &create.query, &[], Purpose::View)?;
+    let columns = named_columns(&bound.columns, create)?;
+    let names: Vec<_> = columns.iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect();
+    let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names, arrangements)?;
+    let created = catalog.create_view(create, RelationKind::MaterializedView, columns, bound.relations)?;
+    if let Created::New(relation) = &created {
+        catalog.set_plan(relation.id, &plan);
+    }
+    Ok(PlannedView { created, plan })
+}
+
+/// Plans a sink, and puts it into the catalog.
+fn plan_sink(
+    catalog: &mut Catalog,
+    create: &CreateSink,
+    arrangements: &[Arc<Relation>],
+) -> Result<(Created, StreamingPlan)> {
+    let connector = create.options.iter().find(|(name, _)| name == "connector").map(|(_, v)| v.as_str());
+    let connector =
+        connector.ok_or_else(|| Error::user(SqlState::INVALID_PARAMETER_VALUE, "a sink needs option \"connector\""))?;
+    let SinkKind::Blackhole = SinkKind::of_connector(connector)?;
+    let (query, text) = match &create.input {
+        SinkInput::Query(query, text) => (query.clone(), Some(text.clone())),
+        SinkInput::Relation(name) => (all_of(catalog.resolve(name)?)?, None),
+    };
+    let (bound, plan) = kept_up_to_date(catalog, &query, arrangements)?;
+    let columns = bound.columns.iter().map(|(name, t)| Column::new(name, t.clone())).collect();
+    let new = NewRelation {
+        options: create.options.clone(),
+        depends_on: bound.relations,
+        ..NewRelation::new(Kind::Sink(text.map(|text| View { text })), columns)
+    };
+    let created = catalog.create(&create.name, create.if_not_exists, new)?;
+    if let Created::New(relation) = &created {
+        catalog.set_plan(relation.id, &plan);
+    }
+    Ok((created, plan))
+}
+
+/// A query that is kept up to date: what it was bound to, and its dataflow, which shares some of these arrangements.
+pub(super) fn kept_up_to_date(
+    catalog: &Catalog,
+    query: &ast::Query,
+    arrangements: &[Arc<Relation>],
+) -> Result<(BoundQuery, StreamingPlan)> {
     let bound = bind_query(catalog, query, &[], Purpose::View)?;
-    let plan = streaming::plan(&optimize(bound.plan.clone(), Purpose::View, None)?, &bound.columns)?;
+    let plan = streaming::plan(&optimize(bound.plan.clone(), Purpose::View, None)?, &bound.columns, arrangements)?;
     Ok((bound, plan))
 }
 
@@ -347,7 +409,7 @@ fn dependent_views(catalog: &Catalog, view: &Relation) -> Vec<Arc<Relation>> {
 }
 
 /// The plan of a view or sink that exists.
-fn replan(catalog: &Catalog, relation: &Relation) -> Result<StreamingPlan> {
+fn replan(catalog: &Catalog, relation: &Relation, arrangements: &[Arc<Relation>]) -> Result<StreamingPlan> {
     let query = match (relation.query_text(), relation.depends_on.first().and_then(|id| catalog.get(*id))) {
         (Some(text), _) => millstream_planner::parser::parse_query(text)?,
         (None, Some(input)) => all_of(input)?,
@@ -356,7 +418,7 @@ fn replan(catalog: &Catalog, relation: &Relation) -> Result<StreamingPlan> {
     let bound = bind_query(catalog, &query, &[], Purpose::View)?;
     let names: Vec<(String, SqlType)> =
         relation.visible_columns().iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect();
-    streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names)
+    streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names, arrangements)
 }
 
 /// The query for all rows of a relation.

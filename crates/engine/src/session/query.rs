@@ -206,7 +206,7 @@ impl Session {
             Subscribed::Computed { query, is_stream } => {
                 // A stream's history is asked for; the result of a query is what a subscription to it is about.
                 let wanted = wanted(!is_stream);
-                let (bound, plan) = kept_up_to_date(&catalog, &query)?;
+                let (bound, plan) = kept_up_to_date(&catalog, &query, &[])?;
                 let history = wanted.snapshot || !is_stream;
                 crate::subscribe::subscribe_to_plan(&self.engine, plan, bound.columns, wanted, history).await
             }
@@ -246,7 +246,7 @@ fn subscribed(catalog: &Catalog, target: &SubscribeTarget) -> Result<Subscribed>
         }
         Kind::View(_) => Ok(Subscribed::Computed { query: parse_query(&select_all(relation))?, is_stream: false }),
         Kind::Stream | Kind::Table | Kind::MaterializedView(_) => Ok(Subscribed::Kept(relation.clone())),
-        Kind::Index(_) | Kind::Sink(_) | Kind::System => {
+        Kind::Index(_) | Kind::Sink(_) | Kind::Arrangement(_) | Kind::System => {
             let what = format!("{} \"{}\" cannot be subscribed to", relation.kind.noun(), relation.name);
             Err(Error::user(SqlState::WRONG_OBJECT_TYPE, what).with_position(name.position.max(1)))
         }

@@ -2,91 +2,14 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use arrow::util::pretty::pretty_format_batches;
 use futures::StreamExt;
-use millstream_engine::{Engine, EngineConfig, MemoryLimits, Response, Session};
+use millstream_engine::{MemoryLimits, Response};
 use millstream_types::SqlState;
 
-const DEADLINE: Duration = Duration::from_secs(60);
-
-fn config(workers: usize) -> EngineConfig {
-    EngineConfig { workers, query_threads: 2, ..EngineConfig::default() }
-}
-
-fn start(config: EngineConfig) -> Engine {
-    Engine::start(config).expect("an engine starts")
-}
-
-fn session(engine: &Engine) -> Session {
-    engine.session("tester", "millstream", &[]).expect("the database exists")
-}
-
-async fn run(session: &mut Session, sql: &str) {
-    session.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-}
-
-async fn rows(session: &mut Session, sql: &str) -> String {
-    let batches = session.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-    pretty_format_batches(&batches).expect("rows can be shown").to_string()
-}
-
-/// One number.
-async fn number(session: &mut Session, sql: &str) -> i64 {
-    let batches = session.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-    let batch = batches.iter().find(|b| b.num_rows() > 0).unwrap_or_else(|| panic!("{sql}: no rows"));
-    let text = arrow::util::display::array_value_to_string(batch.column(0), 0).expect("it can be shown");
-    text.parse().unwrap_or_else(|_| panic!("{sql}: {text} is no number"))
-}
-
-/// Waits until a query gives a text that is wanted.
-async fn until(session: &mut Session, sql: &str, wanted: impl Fn(&str) -> bool) {
-    let start = Instant::now();
-    loop {
-        let shown = rows(session, sql).await;
-        if wanted(&shown) {
-            return;
-        }
-        assert!(start.elapsed() < DEADLINE, "{sql} still gives\n{shown}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// A view holds what its query gives.
-async fn assert_is_its_query(session: &mut Session, view: &str, query: &str) {
-    let differences = format!(
-        "WITH q AS ({query}) SELECT count(*) FROM
-         ((SELECT * FROM {view} EXCEPT ALL SELECT * FROM q) UNION ALL (SELECT * FROM q EXCEPT ALL SELECT * FROM {view})) d"
-    );
-    assert_eq!(number(session, &differences).await, 0, "{view} is not {query}");
-    assert!(number(session, &format!("SELECT count(*) FROM {view}")).await > 0, "{view} is empty");
-}
-
-/// A hook under which operators of the named dataflow take some time for each call, while it is switched on.
-struct Slow {
-    is_on: Arc<AtomicBool>,
-    n_calls: Arc<AtomicU64>,
-}
-
-impl Slow {
-    fn new(config: &mut EngineConfig, name: &'static str, pause: Duration) -> Slow {
-        let slow = Slow { is_on: Arc::new(AtomicBool::new(true)), n_calls: Arc::default() };
-        let (is_on, n_calls) = (Arc::clone(&slow.is_on), Arc::clone(&slow.n_calls));
-        config.operator_hook = Some(Arc::new(move |dataflow: &str, _: &str| {
-            if dataflow == name && is_on.load(Ordering::Relaxed) {
-                n_calls.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(pause);
-            }
-        }));
-        slow
-    }
-
-    fn switch_off(&self) {
-        self.is_on.store(false, Ordering::Relaxed);
-    }
-}
+use super::common::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_made_during_writes_is_right() {

@@ -1,26 +1,14 @@
 //! The README's example, and what must hold of it.
 
-use arrow::util::pretty::pretty_format_batches;
 use futures::StreamExt;
-use millstream_engine::{Engine, EngineConfig, Response, Session};
+use millstream_engine::Response;
 
-fn engine(workers: usize) -> Engine {
-    Engine::start(EngineConfig { workers, query_threads: 1, ..EngineConfig::default() }).expect("an engine starts")
-}
-
-fn session(engine: &Engine) -> Session {
-    engine.session("tester", "millstream", &[]).expect("the database exists")
-}
-
-async fn rows(session: &mut Session, sql: &str) -> String {
-    let batches = session.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-    pretty_format_batches(&batches).expect("rows can be shown").to_string()
-}
+use super::common::{config, rows, session, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_over_a_join_follows_its_tables() {
     for workers in [1, 2, 4] {
-        let engine = engine(workers);
+        let engine = start(config(workers));
         let mut s = session(&engine);
         s.query(
             "CREATE STREAM clicks (user_id bigint, url text, at timestamptz);
@@ -57,7 +45,7 @@ async fn a_view_over_a_join_follows_its_tables() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscription_pushes_changes() {
-    let engine = engine(2);
+    let engine = start(config(2));
     let mut s = session(&engine);
     s.query(
         "CREATE TABLE t (k bigint PRIMARY KEY, v bigint);

@@ -1,16 +1,10 @@
 //! Transactions of one or two sessions, step by step.
 
 use arrow::util::display::array_value_to_string;
-use millstream_engine::{Engine, EngineConfig, Session, TransactionStatus};
+use millstream_engine::{Engine, Session, TransactionStatus};
 use millstream_types::{Error, SqlState};
 
-fn engine(workers: usize) -> Engine {
-    Engine::start(EngineConfig { workers, query_threads: 1, ..EngineConfig::default() }).expect("an engine starts")
-}
-
-fn session(engine: &Engine) -> Session {
-    engine.session("tester", "millstream", &[]).expect("the database exists")
-}
+use super::common::{config, run, session, start};
 
 /// The rows as `a b, c d`, in order.
 async fn rows(session: &mut Session, sql: &str) -> String {
@@ -23,10 +17,6 @@ async fn rows(session: &mut Session, sql: &str) -> String {
     }
     rows.sort();
     rows.join(", ")
-}
-
-async fn run(session: &mut Session, sql: &str) {
-    session.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
 }
 
 async fn state(session: &mut Session, sql: &str) -> &'static str {
@@ -43,7 +33,7 @@ async fn two_tables(engine: &Engine) -> (Session, Session) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_by_key_conflict_only_where_keys_do() {
-    let engine = engine(2);
+    let engine = start(config(2));
     let (mut a, mut b) = two_tables(&engine).await;
     run(&mut a, "BEGIN; UPDATE t SET x = x + 1 WHERE id = 1").await;
     run(&mut b, "BEGIN; UPDATE t SET x = x + 2 WHERE id = 2; COMMIT").await;
@@ -75,7 +65,7 @@ async fn writes_by_key_conflict_only_where_keys_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_taken_meanwhile_are_found_at_the_turn() {
-    let engine = engine(2);
+    let engine = start(config(2));
     let (mut a, mut b) = two_tables(&engine).await;
     run(&mut a, "BEGIN; INSERT INTO t VALUES (4, 40), (5, 50)").await;
     run(&mut b, "INSERT INTO t VALUES (5, 55)").await;
@@ -94,7 +84,7 @@ async fn keys_taken_meanwhile_are_found_at_the_turn() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_without_a_key_are_changed_within_a_transaction() {
-    let engine = engine(2);
+    let engine = start(config(2));
     let (mut a, mut b) = two_tables(&engine).await;
     run(&mut a, "BEGIN; INSERT INTO u VALUES (3, 3), (3, 3), (4, 4)").await;
     run(&mut a, "UPDATE u SET b = b + 10 WHERE a >= 2; DELETE FROM u WHERE a = 4").await;
@@ -108,7 +98,7 @@ async fn rows_without_a_key_are_changed_within_a_transaction() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn savepoints_take_back_what_came_after_them() {
-    let engine = engine(2);
+    let engine = start(config(2));
     let (mut a, _) = two_tables(&engine).await;
     run(&mut a, "BEGIN; UPDATE t SET x = 11 WHERE id = 1; SAVEPOINT one").await;
     run(&mut a, "UPDATE t SET x = 12 WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (4, 4)").await;
@@ -128,7 +118,7 @@ async fn savepoints_take_back_what_came_after_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statements_of_one_message_share_a_transaction() {
-    let engine = engine(2);
+    let engine = start(config(2));
     let (mut a, mut b) = two_tables(&engine).await;
     assert_eq!(state(&mut a, "INSERT INTO t VALUES (4, 4); INSERT INTO t VALUES (4, 5)").await, "23505");
     assert_eq!(rows(&mut b, "SELECT id FROM t").await, "1, 2, 3");
@@ -149,7 +139,7 @@ async fn statements_of_one_message_share_a_transaction() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn modes_and_chains() {
-    let engine = engine(1);
+    let engine = start(config(1));
     let (mut a, _) = two_tables(&engine).await;
     run(&mut a, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await;
     assert_eq!(rows(&mut a, "SELECT n FROM v").await, "3");
@@ -176,7 +166,7 @@ async fn modes_and_chains() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_starves() {
-    let engine = engine(2);
+    let engine = start(config(2));
     let (mut a, _) = two_tables(&engine).await;
     let mut busy = session(&engine);
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -210,7 +200,7 @@ async fn nobody_starves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conflicting_row_of_each_kind_is_resolved_in_order() {
-    let engine = engine(2);
+    let engine = start(config(2));
     let mut s = session(&engine);
     run(&mut s, "CREATE TABLE o (k text PRIMARY KEY, a int, b int) ON CONFLICT OVERWRITE").await;
     run(&mut s, "CREATE TABLE n (k text PRIMARY KEY, a int, b int) ON CONFLICT DO UPDATE IF NOT NULL").await;
@@ -238,7 +228,7 @@ async fn a_conflicting_row_of_each_kind_is_resolved_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_catalog_changes_with_the_transaction_or_not_at_all() {
-    let engine = engine(2);
+    let engine = start(config(2));
     let (mut a, mut b) = two_tables(&engine).await;
     // What fails at the end takes the relations with it.
     run(&mut a, "BEGIN").await;

@@ -51,7 +51,14 @@ fn a_view_is_the_sum_of_its_input() {
         [(None, false), (None, true), (Some(vec![0]), false), (Some(vec![1, 0]), false), (Some(vec![0]), true)]
     {
         let input = Input::of(schema()).append_only(append_only).keyed(key.clone());
-        let spec = MaterializeSpec { schema: schema(), key, partitioned_by: None, append_only, consolidated: false };
+        let spec = MaterializeSpec {
+            schema: schema(),
+            key,
+            partitioned_by: None,
+            append_only,
+            consolidated: false,
+            indexes: vec![],
+        };
         let name = format!("{spec:?}");
         let by_readers = |seed| materialize(&spec, Told::ByReaders, seed);
         property::check(&name, std::slice::from_ref(&input), by_readers, |i: &[Rows]| i[0].clone());
@@ -73,6 +80,7 @@ fn a_view_without_columns_counts_its_rows() {
         partitioned_by: None,
         append_only: false,
         consolidated: false,
+        indexes: vec![],
     };
     for told in [Told::ByTheEpoch, Told::ByReaders] {
         let inputs = [Input::of(schema.clone())];

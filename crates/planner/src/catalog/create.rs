@@ -261,6 +261,15 @@ impl Catalog {
 
 impl Contents {
     fn insert(&mut self, name: &Name, new: NewRelation) -> Arc<Relation> {
+        let schema = name.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
+        let relation = Arc::new(self.new_relation(schema, &name.name, new));
+        self.names.entry(relation.schema.clone()).or_default().insert(relation.name.clone(), relation.id);
+        self.relations.insert(relation.id, relation.clone());
+        relation
+    }
+
+    /// A relation with an id and an oid of its own.
+    pub(super) fn new_relation(&mut self, schema: &str, name: &str, new: NewRelation) -> Relation {
         let id = RelationId(self.next_id);
         self.next_id += 1;
         let counter = match new.kind {
@@ -269,12 +278,11 @@ impl Contents {
         };
         let oid = *counter;
         *counter += 1;
-        let schema = name.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_string());
-        let relation = Arc::new(Relation {
+        Relation {
             id,
             oid,
-            schema: schema.clone(),
-            name: name.name.clone(),
+            schema: schema.to_owned(),
+            name: name.to_owned(),
             kind: new.kind,
             columns: new.columns,
             primary_key: new.primary_key,
@@ -283,10 +291,7 @@ impl Contents {
             append_only: new.append_only,
             options: new.options,
             depends_on: new.depends_on,
-        });
-        self.names.entry(schema).or_default().insert(name.name.clone(), id);
-        self.relations.insert(id, relation.clone());
-        relation
+        }
     }
 }
 

@@ -50,10 +50,16 @@ impl Catalog {
             }
             dropped.notices.push(cascade_notice(&cascaded));
         }
+        let order = self.with_arrangements(order);
         if !order.is_empty() {
             let contents = self.contents_mut();
             for relation in &order {
                 contents.relations.remove(&relation.id);
+                contents.arrangements.remove(&relation.id);
+                contents.copied.remove(&relation.id);
+                if relation.arranges().is_some() {
+                    continue;
+                }
                 contents
                     .comments
                     .retain(|about, _| !matches!(about, super::Commented::Relation(id, _) if *id == relation.id));
@@ -105,6 +111,24 @@ impl Catalog {
             self.visit_dependents(dependent, seen, order);
         }
         order.push(relation.clone());
+    }
+
+    /// Adds the arrangements that go with relations: those of a relation that goes, before it, and those whose last
+    /// user goes.
+    fn with_arrangements(&self, order: Vec<Arc<Relation>>) -> Vec<Arc<Relation>> {
+        let mut all = Vec::with_capacity(order.len());
+        for relation in &order {
+            all.extend(self.arrangements().filter(|a| a.depends_on.contains(&relation.id)).cloned());
+            all.push(Arc::clone(relation));
+        }
+        let goes = |id: RelationId| all.iter().any(|r| r.id == id);
+        let uses = |a: &Arc<Relation>, r: &Relation| r.depends_on.contains(&a.id);
+        let is_lost = |a: &&Arc<Relation>| {
+            !goes(a.id) && order.iter().any(|r| uses(a, r)) && self.relations().all(|r| !uses(a, r) || goes(r.id))
+        };
+        let lost: Vec<Arc<Relation>> = self.arrangements().filter(is_lost).cloned().collect();
+        all.extend(lost);
+        all
     }
 
     /// `cannot drop table t because other objects depend on it`, with a line for each dependency in the detail.

@@ -6,6 +6,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 pub use millstream_operators::RelationId;
 use millstream_types::SqlType;
 
+use super::Arranged;
 use crate::ast::{OnKeyConflict, RelationKind};
 
 /// A column of a relation.
@@ -50,6 +51,8 @@ pub enum Kind {
     Index(Index),
     /// A sink; its query if it does not read a relation as it is.
     Sink(Option<View>),
+    /// Rows of a relation as joins of several views read them.
+    Arrangement(Arranged),
     /// A relation that the engine computes from its own state.
     System,
 }
@@ -80,7 +83,7 @@ impl Kind {
             Kind::MaterializedView(_) => RelationKind::MaterializedView,
             Kind::Index(_) => RelationKind::Index,
             Kind::Sink(_) => RelationKind::Sink,
-            Kind::System => return None,
+            Kind::Arrangement(_) | Kind::System => return None,
         })
     }
 
@@ -91,12 +94,15 @@ impl Kind {
 
     /// The word in a message.
     pub fn noun(&self) -> &'static str {
-        self.of_user().map_or("system relation", RelationKind::noun)
+        match self {
+            Kind::Arrangement(_) => "arrangement",
+            _ => self.of_user().map_or("system relation", RelationKind::noun),
+        }
     }
 
     /// Whether it has rows that a query can read.
     pub fn is_readable(&self) -> bool {
-        !matches!(self, Kind::Index(_) | Kind::Sink(_))
+        !matches!(self, Kind::Index(_) | Kind::Sink(_) | Kind::Arrangement(_))
     }
 }
 
@@ -119,7 +125,7 @@ pub struct Relation {
     pub primary_key: Vec<usize>,
     /// What a row does whose key exists already.
     pub on_conflict: OnKeyConflict,
-    /// Of a materialized view, the columns whose hash, in this order, decides which worker keeps a row, if it is so.
+    /// Of a materialized view or an arrangement, the columns whose hash, in this order, decides which worker keeps a row, if it is so.
     pub partitioned_by: Option<Vec<usize>>,
     /// Whether rows are only ever added.
     pub append_only: bool,

@@ -18,7 +18,7 @@ use millstream_types::{Error, Result};
 use super::exprs::{columns_of, physical};
 use super::{Facts, Lowered, Planner, arrow_schema};
 
-impl Planner {
+impl Planner<'_> {
     pub(super) fn lower_aggregate(&mut self, aggregate: &Aggregate) -> Result<Lowered> {
         if let Some(Expr::GroupingSet(set)) = aggregate.group_expr.first() {
             return self.lower_grouping_sets(aggregate, set);

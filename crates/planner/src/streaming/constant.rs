@@ -11,7 +11,7 @@ use millstream_types::Result;
 use super::exprs::physical;
 use super::{Facts, Lowered, Planner, arrow_schema};
 
-impl Planner {
+impl Planner<'_> {
     pub(super) fn lower_values(&mut self, values: &Values) -> Result<Lowered> {
         let empty = DFSchema::empty();
         let one_row = one_row(&empty)?;

@@ -12,7 +12,7 @@ use super::inline::{below_projections, column};
 use super::{Lowered, Planner};
 use crate::errors::from_datafusion;
 
-impl Planner {
+impl Planner<'_> {
     /// Lowers an aggregate without the keys that others determine, and computes those from the others afterwards; nothing
     /// if there are none. Fewer keys are less to hash and to compare, and less state.
     pub(super) fn lower_without_determined_keys(&mut self, aggregate: &Aggregate) -> Result<Option<Lowered>> {

@@ -23,7 +23,7 @@ use crate::errors::from_datafusion;
 /// Sets that one query may have.
 const MAX_SETS: usize = 4096;
 
-impl Planner {
+impl Planner<'_> {
     /// Lowers an aggregate whose one grouping expression is a grouping set.
     pub(super) fn lower_grouping_sets(&mut self, aggregate: &Aggregate, set: &GroupingSet) -> Result<Lowered> {
         let exprs = grouping_set_to_exprlist(&aggregate.group_expr).map_err(from_datafusion)?;

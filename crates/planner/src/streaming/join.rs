@@ -12,7 +12,7 @@ use super::exprs::{columns_of, physical, with_columns};
 use super::{Facts, Lowered, Planner, arrow_schema, kept_columns, restrict};
 use crate::errors::from_datafusion;
 
-impl Planner {
+impl Planner<'_> {
     pub(super) fn lower_join(&mut self, join: &Join, needed: Option<&BTreeSet<usize>>) -> Result<Lowered> {
         let (emits_pairs, alone) = kind_of(join);
         let n_left = join.left.schema().fields().len();
@@ -39,10 +39,10 @@ impl Planner {
         let right = self.lower(&join.right, Some(&right_wanted))?;
         let left_kept = kept_columns(join.left.schema(), &left.schema)?;
         let right_kept = kept_columns(join.right.schema(), &right.schema)?;
-        let (left, mut left_keys) = with_columns(left, join.on.iter().map(|(l, _)| l))?;
-        let (right, mut right_keys) = with_columns(right, join.on.iter().map(|(_, r)| r))?;
+        let (mut left, mut left_keys) = with_columns(left, join.on.iter().map(|(l, _)| l))?;
+        let (mut right, mut right_keys) = with_columns(right, join.on.iter().map(|(_, r)| r))?;
         let keys = [&mut left_keys, &mut right_keys];
-        let sharing = self.share_sides([&left, &right], keys, [alone.left, alone.right]);
+        let sharing = self.share_sides([&mut left, &mut right], keys, [alone.left, alone.right]);
 
         // A column of the joined row, by its position in the plan's output.
         let column_of = |c: usize| -> Result<JoinColumn> {

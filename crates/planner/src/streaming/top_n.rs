@@ -17,7 +17,7 @@ use super::exprs::{columns_of, with_columns};
 use super::{Facts, Lowered, Planner, arrow_schema, restrict};
 use crate::errors::from_datafusion;
 
-impl Planner {
+impl Planner<'_> {
     pub(super) fn lower_limit(&mut self, limit: &Limit) -> Result<Lowered> {
         let constant = || Error::not_supported("LIMIT and OFFSET of a materialized view must be constants");
         let offset = match limit.get_skip_type().map_err(from_datafusion)? {

@@ -9,7 +9,7 @@ use millstream_types::{Error, Result};
 
 use super::{Facts, Lowered, Planner, arrow_schema};
 
-impl Planner {
+impl Planner<'_> {
     pub(super) fn lower_unnest(&mut self, unnest: &Unnest) -> Result<Lowered> {
         let is_deep = unnest.list_type_columns.iter().any(|(_, list)| list.depth != 1);
         if is_deep || !unnest.struct_type_columns.is_empty() {

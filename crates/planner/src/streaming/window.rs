@@ -28,7 +28,7 @@ struct Bound {
     call: WindowCall,
 }
 
-impl Planner {
+impl Planner<'_> {
     pub(super) fn lower_window(&mut self, window: &Window) -> Result<Lowered> {
         if let Some(numbered) = self.lower_row_number(window)? {
             return Ok(numbered);

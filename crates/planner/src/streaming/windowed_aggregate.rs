@@ -97,7 +97,7 @@ impl<'a> WindowedAggregate<'a> {
     }
 }
 
-impl Planner {
+impl Planner<'_> {
     /// Lowers an aggregate over the windows of `HOP`; nothing if it is another.
     pub(super) fn lower_windowed_aggregate(&mut self, aggregate: &Aggregate) -> Result<Option<Lowered>> {
         let Some(parts) = WindowedAggregate::of(aggregate)? else { return Ok(None) };

@@ -17,7 +17,7 @@ use timely::worker::Worker;
 use super::feed::FeedQueue;
 use crate::adapter::SMALL_STATE;
 use crate::command::{Command, EpochWork, Events, InstallDataflow, Lookup, RelationInput, RelationSpec, Root, Round};
-use crate::dataflow::{Built, Outbox, Site, build};
+use crate::dataflow::{Awaited, Built, Outbox, Site, build};
 use crate::failure::Failure;
 use crate::memory::Charge;
 use crate::quanta::Quanta;
@@ -174,7 +174,8 @@ impl WorkerState {
         let failure = Failure::new(install.id, Arc::clone(&self.events));
         let start = install.start.epoch;
         let arrangements = &Kept(&self.relations);
-        let site = Site { failure, quanta: self.quanta.clone(), outbox: &self.outbox, arrangements };
+        let awaited = self.awaited(&install);
+        let site = Site { failure, quanta: self.quanta.clone(), outbox: &self.outbox, arrangements, awaited };
         let built = build(timely, &install, site).and_then(|built| Ok((built, self.hold_shared(&install)?)));
         let (built, holds) = match built {
             Ok(built) => built,
@@ -209,6 +210,16 @@ impl WorkerState {
         let (sealed, last_ticked, round) = (start.prev(), start, start);
         let installed = Installed { built, imports, holds, last_ticked, sealed, round, follows: false, install };
         self.dataflows.insert(installed.install.id, installed);
+    }
+
+    /// The dataflows whose rows operators read themselves, with the epoch that each has to complete first: all that it
+    /// was sent so far is part of the start.
+    fn awaited(&self, install: &InstallDataflow) -> HashMap<RelationId, Awaited> {
+        let awaited = |id: RelationId| {
+            let upstream = self.dataflows.get(&id)?;
+            Some((id, Awaited { context: Rc::clone(&upstream.built.context), epoch: upstream.last_ticked }))
+        };
+        install.dataflow.shared_relations().filter_map(awaited).collect()
     }
 
     /// Holds the relations that operators read themselves, as of the start.
