@@ -5,6 +5,7 @@
 //! subquery uses are joined into it as low as possible, its operators are told apart by them on the way up, and its result
 //! is joined to the outer rows on those values. Later rules make ordinary joins of the products and filters that arise.
 
+mod membership;
 mod push;
 
 use std::sync::Arc;
@@ -15,11 +16,12 @@ use datafusion::common::{Column, JoinType, NullEquality, TableReference};
 use datafusion::logical_expr::expr::Exists;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    Case, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit,
+    Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit,
 };
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use crate::typing::types::Result;
+use membership::is_in;
 use push::Pusher;
 
 /// Makes joins of subqueries.
@@ -54,7 +56,10 @@ impl DependentJoins {
             },
             LogicalPlan::Filter(mut filter) => {
                 let mut above = Above::new(&filter.input, aliases, self);
-                let predicate = above.without_subqueries(filter.predicate.clone())?;
+                let predicate = match self {
+                    DependentJoins::Hard => above.decided_filter(filter.predicate.clone())?,
+                    DependentJoins::Left => above.without_subqueries(filter.predicate.clone())?,
+                };
                 if !above.is_changed {
                     return Ok(Transformed::no(LogicalPlan::Filter(filter)));
                 }
@@ -151,11 +156,11 @@ impl<'a> Above<'a> {
         Above { plan: input.as_ref().clone(), aliases, rule, is_changed: false }
     }
 
-    /// The expression with columns of the plan in place of its subqueries.
+    /// The expression with columns of the plan in place of its subqueries, those that this rule takes, and of each `IN`.
     fn without_subqueries(&mut self, expr: Expr) -> Result<Expr> {
         let expr = expr.transform_down(|e| {
             Ok(match e {
-                Expr::InSubquery(inner) if self.rule.takes(&inner.subquery.subquery, Use::Condition)? => {
+                Expr::InSubquery(inner) => {
                     let operand = self.as_column(*inner.expr)?;
                     let may_be_null = operand.nullable(self.plan.schema())?;
                     let is_in = is_in(operand, may_be_null, &inner.subquery)?;
@@ -204,8 +209,7 @@ impl<'a> Above<'a> {
         let subquery = &exists.subquery.subquery;
         let pusher = Pusher::new(&self.plan, subquery, self.aliases)?;
         let flag = if pusher.columns.is_empty() {
-            let one = LogicalPlanBuilder::from(subquery.as_ref().clone()).limit(0, Some(1))?.build()?;
-            self.join(one, &[], &[], lit(true))?
+            self.join(first_row(subquery)?, &[], &[], lit(true))?
         } else {
             let (inner, outer) = pusher.push(subquery)?;
             let distinct = LogicalPlanBuilder::from(inner).project(outer.iter().cloned().map(Expr::Column))?;
@@ -229,6 +233,16 @@ impl<'a> Above<'a> {
     }
 }
 
+/// The first row of a plan, whichever it is.
+fn first_row(plan: &Arc<LogicalPlan>) -> Result<LogicalPlan> {
+    match plan.as_ref() {
+        LogicalPlan::Limit(limit) if limit.skip.is_none() && limit.fetch.as_deref() == Some(&lit(1i64)) => {
+            Ok(plan.as_ref().clone())
+        }
+        plan => LogicalPlanBuilder::from(plan.clone()).limit(0, Some(1))?.build(),
+    }
+}
+
 /// A join on columns in which nulls are equal.
 fn joined(
     left: LogicalPlan,
@@ -240,43 +254,6 @@ fn joined(
     let (left, right) = (Arc::new(left), Arc::new(right));
     let equality = if on.is_empty() { NullEquality::NullEqualsNothing } else { NullEquality::NullEqualsNull };
     Ok(LogicalPlan::Join(Join::try_new(left, right, on, filter, join_type, JoinConstraint::On, equality, false)?))
-}
-
-/// `x IN (subquery)` with all three of its values: true if some row equals x, null if none does but a null is in the way.
-fn is_in(operand: Expr, may_be_null: bool, subquery: &Subquery) -> Result<Expr> {
-    let Expr::Column(column) = operand.clone() else { unreachable!("the operand was made a column") };
-    let inner = &subquery.subquery;
-    let value = Expr::from(inner.schema().qualified_field(0));
-    let data_type = value.get_type(inner.schema())?;
-    let field = Arc::new(arrow::datatypes::Field::new(&column.name, data_type, true));
-    let outer = Expr::OuterReferenceColumn(field, column);
-    let exists = |filter: Option<Expr>| -> Result<Expr> {
-        let builder = LogicalPlanBuilder::from(inner.as_ref().clone());
-        let plan = match filter {
-            Some(filter) => builder.filter(filter)?.build()?,
-            None => builder.build()?,
-        };
-        Ok(Expr::Exists(Exists {
-            subquery: Subquery {
-                subquery: Arc::new(plan),
-                outer_ref_columns: subquery.outer_ref_columns.clone(),
-                spans: subquery.spans.clone(),
-            },
-            negated: false,
-        }))
-    };
-    let is_equal = exists(Some(value.clone().eq(outer)))?;
-    let mut is_unknown = Vec::new();
-    if value.nullable(inner.schema())? {
-        is_unknown.push(exists(Some(value.is_null()))?);
-    }
-    if may_be_null {
-        is_unknown.push(operand.is_null().and(exists(None)?));
-    }
-    let null = lit(datafusion::common::ScalarValue::Boolean(None));
-    let mut when_then_expr = vec![(Box::new(is_equal), Box::new(lit(true)))];
-    when_then_expr.extend(is_unknown.into_iter().reduce(Expr::or).map(|e| (Box::new(e), Box::new(null))));
-    Ok(Expr::Case(Case { expr: None, when_then_expr, else_expr: Some(Box::new(lit(false))) }))
 }
 
 /// The join of a lateral subquery; nothing if the join has none.

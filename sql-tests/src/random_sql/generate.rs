@@ -278,8 +278,7 @@ impl Generator {
             0 => format!("{not}EXISTS (SELECT 1 {from} WHERE {k} = {a})"),
             1 => format!("{not}EXISTS (SELECT 1 {from} WHERE {k} = {a} AND {l} < {b})"),
             2 => format!("{a} {not}IN (SELECT {k} {from})"),
-            // Correlated NOT IN has no ad-hoc plan.
-            3 => format!("{a} IN (SELECT {k} {from} WHERE {l} = {b})"),
+            3 => format!("{a} {not}IN (SELECT {k} {from} WHERE {l} = {b})"),
             4 => format!("{a} <= (SELECT max({k}) {from} WHERE {l} = {b})"),
             5 => format!("{a} < (SELECT avg({k}) {from})"),
             _ => "true".to_owned(),
@@ -292,7 +291,11 @@ impl Generator {
             };
             projection.push((value, Type::Number));
         } else if self.random.below(4) == 0 {
-            condition = format!("({condition}) OR {a} = 1");
+            condition = match self.random.below(3) {
+                0 => format!("({condition}) OR {a} = 1"),
+                1 => format!("NOT (({condition}) AND {a} > 1)"),
+                _ => format!("({condition}) IS NULL"),
+            };
         }
         let rest = format!("FROM {} x WHERE {condition}", x.text);
         self.select(&projection, &rest, x.part.into_iter().chain(y.part).collect(), false)
