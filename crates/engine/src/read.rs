@@ -261,15 +261,51 @@ fn run_plan(engine: &Arc<EngineState>, plan: LogicalPlan) -> BoxStream<'static, 
             let _ = send.send(Err(error)).await;
         }
     });
-    let guard = AbortOnDrop(task.abort_handle());
-    let batches = futures::stream::unfold((receive, guard), |(mut receive, guard)| async move {
-        receive.recv().await.map(|batch| (batch, (receive, guard)))
-    });
-    batches.boxed()
+    Running { receive, task: Some(AbortOnDrop(task)) }.batches()
+}
+
+/// A plan that runs.
+struct Running {
+    receive: tokio::sync::mpsc::Receiver<Result<RecordBatch>>,
+    /// Until it has ended.
+    task: Option<AbortOnDrop>,
+}
+
+impl Running {
+    fn batches(self) -> BoxStream<'static, Result<RecordBatch>> {
+        futures::stream::unfold(self, |mut running| async move { running.next().await.map(|batch| (batch, running)) })
+            .boxed()
+    }
+
+    async fn next(&mut self) -> Option<Result<RecordBatch>> {
+        if let Some(batch) = self.receive.recv().await {
+            return Some(batch);
+        }
+        // A panic ends the rows as their end does.
+        let mut task = self.task.take()?;
+        match (&mut task.0).await {
+            Ok(()) => None,
+            Err(error) => Some(Err(panicked(error))),
+        }
+    }
+}
+
+/// What a query says whose task ended without a word.
+fn panicked(error: tokio::task::JoinError) -> Error {
+    let error = match error.try_into_panic() {
+        Ok(payload) => {
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Error::internal(format!("a query has panicked: {text}"))
+        }
+        Err(error) => Error::internal(format!("a query was cut off: {error}")),
+    };
+    tracing::error!(%error, "a query has failed");
+    error
 }
 
 /// Stops a query when nobody wants its rows any more.
-struct AbortOnDrop(tokio::task::AbortHandle);
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -464,5 +500,28 @@ impl PartitionStream for SourceStream {
             batch.map_err(|e| DataFusionError::External(Box::new(e)))
         });
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(pieces)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_types::SqlState;
+
+    use super::*;
+
+    /// What ends rows is their end, or an error of the statement.
+    #[tokio::test]
+    async fn a_panic_is_an_error_after_the_rows_before_it() {
+        let (send, receive) = tokio::sync::mpsc::channel(N_BATCHES_QUEUED);
+        let task = tokio::spawn(async move {
+            let batch = RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty()));
+            send.send(Ok(batch)).await.unwrap();
+            panic!("as intended");
+        });
+        let running = Running { receive, task: Some(AbortOnDrop(task)) };
+        let batches: Vec<_> = running.batches().collect().await;
+        let [Ok(_), Err(error)] = batches.as_slice() else { panic!("{batches:?}") };
+        assert_eq!(error.fields().state, SqlState::INTERNAL_ERROR);
+        assert_eq!(error.message(), "a query has panicked: as intended");
     }
 }

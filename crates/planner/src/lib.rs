@@ -20,6 +20,7 @@ mod short_circuit;
 mod sql_exprs;
 pub mod streaming;
 mod typing;
+mod window_keys;
 
 pub use binder::{BoundQuery, RelationSource, bind_query, optimize};
 pub use catalog::{Catalog, RelationId};

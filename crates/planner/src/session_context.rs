@@ -40,6 +40,7 @@ use crate::dependent_join::DependentJoins;
 use crate::global_aggregates::GuardGlobalAggregates;
 use crate::outer_join_constants::HideConstants;
 use crate::typing::PostgresTypes;
+use crate::window_keys::PlainWindowKeys;
 
 /// What a query is planned for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,11 +149,13 @@ pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + S
         // Stops scans early. In a view a limit is a top-n over all rows, so nothing below it may stop.
         rules.push(Arc::new(PushDownLimit::new()));
     }
-    rules.extend::<[Arc<dyn OptimizerRule + Send + Sync>; 3]>([
+    rules.extend::<[Arc<dyn OptimizerRule + Send + Sync>; 4]>([
         // GROUP BY a, 1 is GROUP BY a.
         Arc::new(EliminateGroupByConstant::new()),
         // Expressions that occur twice are evaluated once.
         Arc::new(CommonSubexprEliminate::new()),
+        // The functions of one window say it in the same way.
+        Arc::new(PlainWindowKeys),
         // Columns that nobody needs are dropped as early as possible; runs of projections are merged.
         Arc::new(OptimizeProjections::new()),
     ]);
@@ -226,10 +229,15 @@ pub fn session_state_with(config: SessionConfig) -> SessionState {
 }
 
 /// DataFusion's rules for physical plans, with ours.
+///
+/// Left out for good: the two that push filters down. They find a column on one side of a join by its name, which a column
+/// of the other side may have too: the filter is then one on another column. The logical rules have pushed down what can
+/// be, and no scan takes a filter from a physical plan.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let rules = PhysicalOptimizer::new()
         .rules
         .into_iter()
+        .filter(|rule| !rule.name().starts_with("FilterPushdown"))
         .map(|rule| if rule.name() == column_projections::REPLACED { Arc::new(PushDownColumns) as _ } else { rule });
     std::iter::once(Arc::new(HideConstants) as _).chain(rules).collect()
 }
