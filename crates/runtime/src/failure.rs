@@ -13,13 +13,15 @@ use crate::command::Events;
 #[derive(Clone)]
 pub(crate) struct Failure {
     dataflow: RelationId,
+    /// The epoch that the dataflow starts at: it cannot fail in an earlier one, whatever its frontiers say by then.
+    start: Epoch,
     error: Arc<OnceLock<Error>>,
     events: Arc<dyn Events>,
 }
 
 impl Failure {
-    pub(crate) fn new(dataflow: RelationId, events: Arc<dyn Events>) -> Self {
-        Failure { dataflow, error: Arc::default(), events }
+    pub(crate) fn new(dataflow: RelationId, start: Epoch, events: Arc<dyn Events>) -> Self {
+        Failure { dataflow, start, error: Arc::default(), events }
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -29,13 +31,13 @@ impl Failure {
     /// Notes the first failure and tells the engine of it.
     pub(crate) fn fail(&self, epoch: Epoch, error: Error) {
         if self.error.set(error.clone()).is_ok() {
-            self.events.failed(self.dataflow, epoch, error);
+            self.events.failed(self.dataflow, epoch.max(self.start), error);
         }
     }
 
     /// Tells the engine that all state together has passed its limit.
     pub(crate) fn whole_is_over(&self, epoch: Epoch) {
-        self.events.memory_exceeded(self.dataflow, epoch);
+        self.events.memory_exceeded(self.dataflow, epoch.max(self.start));
     }
 
     /// Runs an operator's code; an error or a panic fails the dataflow and gives `None`.

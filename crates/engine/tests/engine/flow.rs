@@ -217,6 +217,29 @@ async fn a_view_that_explodes_fails_at_its_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_far_over_its_limit_fails_in_its_first_epoch() {
+    for workers in [1, 2, 4] {
+        let engine = start(config(workers));
+        let mut s = session(&engine);
+        run(
+            &mut s,
+            "CREATE TABLE t (k bigint PRIMARY KEY, v text);
+             INSERT INTO t SELECT i, repeat('x', 100) || i FROM generate_series(1, 20000) AS s(i)",
+        )
+        .await;
+        for limit in ["2MB", "1MB", "500kB", "200kB", "100kB"] {
+            let create = format!("CREATE MATERIALIZED VIEW v WITH (memory_limit = '{limit}') AS SELECT * FROM t");
+            let created = tokio::time::timeout(Duration::from_secs(60), s.query(&create)).await;
+            let error = created.expect("it ends").expect_err("it does not fit");
+            assert_eq!(error.state(), SqlState::OUT_OF_MEMORY, "{limit} on {workers} workers: {error}");
+        }
+        run(&mut s, "CREATE MATERIALIZED VIEW v WITH (memory_limit = '100MB') AS SELECT * FROM t").await;
+        assert_eq!(number(&mut s, "SELECT count(*) FROM v").await, 20_000);
+        engine.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_explodes_fails_before_it_is_written() {
     let mut config = config(2);
     config.memory = MemoryLimits { state: 256 << 20, view: 256 << 20, queries: 16 << 20 };

@@ -171,8 +171,8 @@ impl WorkerState {
     }
 
     fn install(&mut self, timely: &mut Worker, install: Arc<InstallDataflow>) {
-        let failure = Failure::new(install.id, Arc::clone(&self.events));
         let start = install.start.epoch;
+        let failure = Failure::new(install.id, start, Arc::clone(&self.events));
         let arrangements = &Kept(&self.relations);
         let awaited = self.awaited(&install);
         let site = Site { failure, quanta: self.quanta.clone(), outbox: &self.outbox, arrangements, awaited };
