@@ -234,10 +234,9 @@ pub fn session_state_with(config: SessionConfig) -> SessionState {
 /// of the other side may have too: the filter is then one on another column. The logical rules have pushed down what can
 /// be, and no scan takes a filter from a physical plan.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let rules = PhysicalOptimizer::new()
-        .rules
-        .into_iter()
-        .filter(|rule| !rule.name().starts_with("FilterPushdown"))
+    let rules = PhysicalOptimizer::new().rules.into_iter();
+    let rules = rules.filter(|rule| !rule.name().starts_with("FilterPushdown"));
+    let rules = rules
         .map(|rule| if rule.name() == column_projections::REPLACED { Arc::new(PushDownColumns) as _ } else { rule });
     std::iter::once(Arc::new(HideConstants) as _).chain(rules).collect()
 }
