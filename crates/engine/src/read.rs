@@ -268,7 +268,7 @@ fn run_plan(engine: &Arc<EngineState>, plan: LogicalPlan) -> BoxStream<'static, 
 struct Running {
     receive: tokio::sync::mpsc::Receiver<Result<RecordBatch>>,
     /// Until it has ended.
-    task: Option<AbortOnDrop>,
+    task: Option<AbortOnDrop<()>>,
 }
 
 impl Running {
@@ -283,10 +283,7 @@ impl Running {
         }
         // A panic ends the rows as their end does.
         let mut task = self.task.take()?;
-        match (&mut task.0).await {
-            Ok(()) => None,
-            Err(error) => Some(Err(panicked(error))),
-        }
+        (&mut task.0).await.err().map(|error| Err(panicked(error)))
     }
 }
 
@@ -305,9 +302,9 @@ fn panicked(error: tokio::task::JoinError) -> Error {
 }
 
 /// Stops a query when nobody wants its rows any more.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 
-impl Drop for AbortOnDrop {
+impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -357,8 +354,8 @@ pub(crate) async fn analyze_at(
         }
         Ok(physical)
     });
-    let _guard = AbortOnDrop(task.abort_handle());
-    task.await.map_err(|e| Error::internal(format!("a query's task has ended: {e}")))?
+    let mut task = AbortOnDrop(task);
+    (&mut task.0).await.map_err(panicked)?
 }
 
 /// A plan that lets other queries have its thread after some batches.
