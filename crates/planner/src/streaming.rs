@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, TableScan, Union, Window};
 use millstream_expr::{MapStage, Scalar, Stages};
 use millstream_operators::map::MapSpec;
@@ -74,23 +75,50 @@ pub fn plan(
     Ok(StreamingPlan { dataflow: planner.dataflow, result, relations, copied: planner.copied })
 }
 
-/// The expressions of a plan that computes one row from one row: a projection over a scan.
+/// The expressions of a plan that computes one row from one row: projections over a scan.
 ///
 /// # Errors
 /// Not supported, if the plan is anything else, such as one with a subquery.
 pub fn row_scalars(plan: &LogicalPlan) -> Result<(SchemaRef, Vec<Scalar>)> {
-    let unsupported = || Error::not_supported("an expression here must not have subqueries");
-    let LogicalPlan::Projection(projection) = plan else { return Err(unsupported()) };
-    let mut input = projection.input.as_ref();
-    while let LogicalPlan::SubqueryAlias(alias) = input {
-        input = &alias.input;
-    }
-    let LogicalPlan::TableScan(scan) = input else { return Err(unsupported()) };
+    let mut input = plan;
+    let scan = loop {
+        input = match input {
+            LogicalPlan::Projection(projection) => &projection.input,
+            LogicalPlan::SubqueryAlias(alias) => &alias.input,
+            LogicalPlan::TableScan(scan) => break scan,
+            _ => return Err(not_one_row()),
+        }
+    };
     // Columns that the optimizer has left out of the scan keep their places.
     let whole = DFSchema::try_from(scan.source.schema().as_ref().clone()).map_err(from_datafusion)?;
-    let place = |e: Expr| unqualified(e);
-    let scalars = projection.expr.iter().map(|e| physical(&place(e.clone())?, &whole)).collect::<Result<_>>()?;
+    let scalars = (0..plan.schema().fields().len()).map(|i| physical(&over_scan(plan, i)?, &whole));
+    let scalars = scalars.collect::<Result<_>>()?;
     Ok((arrow_schema(&whole), scalars))
+}
+
+fn not_one_row() -> Error {
+    Error::not_supported("an expression here must not have subqueries")
+}
+
+/// A column of projections over a scan as an expression over the scan's columns. Casts and common subexpressions have the
+/// optimizer stack projections; a subexpression is computed as often as it stands in the expression.
+fn over_scan(plan: &LogicalPlan, column: usize) -> Result<Expr> {
+    match plan {
+        LogicalPlan::TableScan(scan) => unqualified(Expr::from(scan.projected_schema.qualified_field(column))),
+        LogicalPlan::SubqueryAlias(alias) => over_scan(&alias.input, column),
+        LogicalPlan::Projection(projection) => {
+            let schema = projection.input.schema();
+            let replace = |e: Expr| match &e {
+                Expr::Column(c) => over_scan(&projection.input, schema.index_of_column(c)?)
+                    .map(Transformed::yes)
+                    .map_err(crate::binder::external),
+                _ => Ok(Transformed::no(e)),
+            };
+            let expr = projection.expr[column].clone().unalias();
+            expr.transform_up(replace).data().map_err(from_datafusion)
+        }
+        _ => Err(not_one_row()),
+    }
 }
 
 /// What is known of a node's rows. Columns are positions in its output.

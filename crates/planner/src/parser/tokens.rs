@@ -1,6 +1,7 @@
 //! Text to tokens: splitting at semicolons, positions, and the few rewrites that sqlparser's grammar needs.
 
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, TokenizerError};
 use millstream_types::{Error, Result, SqlState};
 
@@ -125,6 +126,7 @@ fn token_error(sql: &str, lines: &LineStarts, error: TokenizerError) -> Error {
 pub(super) fn prepare(mut piece: Piece<'_>) -> Result<Piece<'_>> {
     refuse_planned(&piece.tokens)?;
     unwrap_table_functions(&mut piece.tokens);
+    end_before_options(&mut piece.tokens);
     rewrite_symmetric(&mut piece.tokens);
     rewrite_exclusions(&mut piece.tokens);
     for token in &mut piece.tokens {
@@ -141,6 +143,24 @@ fn unify_string(token: &mut Token) {
         }
         Token::DollarQuotedString(text) => *token = Token::SingleQuotedString(std::mem::take(&mut text.value)),
         _ => {}
+    }
+}
+
+/// `WITH (` begins the options of our statements, and stands in no query of Postgres; sqlparser takes it for a hint of the
+/// table before it. The word is known by its text, so to sqlparser it can be one that ends every clause.
+fn end_before_options(tokens: &mut [TokenWithSpan]) {
+    let mut follows: Option<usize> = None;
+    for i in 0..tokens.len() {
+        match (&tokens[i].token, follows) {
+            (Token::Whitespace(_), _) => continue,
+            (Token::LParen, Some(with)) => {
+                if let Token::Word(word) = &mut tokens[with].token {
+                    word.keyword = Keyword::END;
+                }
+            }
+            _ => {}
+        }
+        follows = word_is(&tokens[i], &["WITH"]).then_some(i);
     }
 }
 
