@@ -330,7 +330,7 @@ async fn start(
     plan: LogicalPlan,
     memory: Arc<RuntimeEnv>,
 ) -> Result<(Arc<dyn ExecutionPlan>, SendableRecordBatchStream)> {
-    let state = session_context::session_state();
+    let state = session_context::session_state_for(&plan)?;
     let context = TaskContext::from(&state).with_runtime(memory);
     let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(from_datafusion)?;
     let physical = cooperative(physical)?;

@@ -4,9 +4,11 @@ use std::sync::{Arc, LazyLock};
 
 use chrono::{DateTime, Utc};
 use datafusion::common::alias::AliasGenerator;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
@@ -33,10 +35,12 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerConfig, OptimizerRu
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
+use millstream_types::Result;
 
 use crate::column_projections::{self, PushDownColumns};
 use crate::completed_order::{CompleteDistinctOn, CompleteOrders};
 use crate::dependent_join::DependentJoins;
+use crate::errors::from_datafusion;
 use crate::global_aggregates::GuardGlobalAggregates;
 use crate::outer_join_constants::HideConstants;
 use crate::typing::PostgresTypes;
@@ -215,6 +219,29 @@ impl OptimizerConfig for RuleContext {
 /// Its analyzer and optimizer are empty: a plan that comes here is ready for the physical planner.
 pub fn session_state() -> SessionState {
     session_state_with(config())
+}
+
+/// The state under which an optimized plan is executed.
+///
+/// DataFusion stops an aggregate at the groups that a LIMIT wants, through whatever lies between that keeps the number of
+/// rows. A window function does, but is about all groups.
+///
+/// # Errors
+/// None that a plan can cause.
+pub fn session_state_for(plan: &LogicalPlan) -> Result<SessionState> {
+    let mut has_window = false;
+    plan.apply_with_subqueries(|node| {
+        has_window |= matches!(node, LogicalPlan::Window(_));
+        Ok(if has_window { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })
+    .map_err(from_datafusion)?;
+    let mut config = config();
+    if has_window {
+        let options = &mut config.options_mut().optimizer;
+        options.enable_topk_aggregation = false;
+        options.enable_distinct_aggregation_soft_limit = false;
+    }
+    Ok(session_state_with(config))
 }
 
 /// As [`session_state`], with options changed by the caller, such as the number of partitions.

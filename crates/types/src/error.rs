@@ -244,7 +244,7 @@ impl Error {
                 format!("invalid regular expression: {reason}"),
             ));
         }
-        if message.contains("negative substring length") {
+        if message.contains("negative substring length") || message.contains("negative count not allowed") {
             return Some(Error::user(SqlState::SUBSTRING_ERROR, "negative substring length not allowed"));
         }
         if message.contains("field position must not be zero") {
