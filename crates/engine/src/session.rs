@@ -292,6 +292,7 @@ impl Session {
             Statement::Subscribe(subscribe) => self.subscribe(subscribe).await.map(Response::Rows),
             Statement::Explain(explain) => Box::pin(self.explain(explain, &parsed.text)).await,
             Statement::Flush => Ok(done("FLUSH")),
+            Statement::Unlisten => Ok(done("UNLISTEN")),
             Statement::Begin(modes) => Ok(self.begin(modes)),
             Statement::Commit => self.commit(false).await,
             Statement::CommitAndChain => self.commit(true).await,

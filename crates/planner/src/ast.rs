@@ -110,6 +110,8 @@ pub enum Statement {
     Deallocate(Option<String>),
     /// `DISCARD ...`
     Discard(Discard),
+    /// `UNLISTEN name | *`: nobody listens.
+    Unlisten,
     /// `FLUSH`
     Flush,
     /// `REFRESH MATERIALIZED VIEW name [CASCADE]`

@@ -115,7 +115,6 @@ const KNOWN_UNSUPPORTED: &[&str] = &[
     "REINDEX",
     "REVOKE",
     "SECURITY",
-    "UNLISTEN",
     "VACUUM",
 ];
 

@@ -65,7 +65,12 @@ impl VisitorMut for Namer<'_> {
 }
 
 fn is_column(expr: &Expr) -> bool {
-    matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_))
+    matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)) && !is_current_schema(expr)
+}
+
+/// Whether it is `current_schema`, a word that cannot be a column.
+pub(super) fn is_current_schema(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("current_schema"))
 }
 
 /// The name that Postgres gives a column which has none of its own.
@@ -98,11 +103,11 @@ fn figure(expr: &Expr) -> Option<(String, bool)> {
             Some((name, true)) => Some((name, true)),
             _ => Some(("case".to_string(), false)),
         },
-        Expr::Exists { .. } => strong("exists"),
+        Expr::Exists { negated: false, .. } => strong("exists"),
         Expr::Array(_) => strong("array"),
         Expr::Tuple(_) => strong("row"),
         Expr::Extract { .. } => strong("extract"),
-        Expr::Substring { .. } => strong("substring"),
+        Expr::Substring { shorthand, .. } => strong(if *shorthand { "substr" } else { "substring" }),
         Expr::Position { .. } => strong("position"),
         Expr::Overlay { .. } => strong("overlay"),
         Expr::Trim { trim_where, .. } => strong(match trim_where {

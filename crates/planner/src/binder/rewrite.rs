@@ -3,6 +3,7 @@
 mod lookups;
 mod named_args;
 mod named_windows;
+mod recursion;
 mod rows;
 mod table_oids;
 
@@ -16,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::full_using::merge_full_joins;
+use super::names::is_current_schema;
 use super::outer_names::tag_outer_relations;
 use crate::parser::{folded, parse_query};
 use crate::sql_exprs::call_args;
@@ -49,6 +51,7 @@ impl VisitorMut for Rewriter<'_> {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        recursion::type_constants(query);
         replace_tables(&mut query.body);
         replace_fetch(query);
         tag_outer_relations(query, self.has_column, &mut self.n_tagged);
@@ -307,6 +310,10 @@ fn cast(expr: Expr, data_type: DataType) -> Expr {
     Expr::Cast { kind: CastKind::DoubleColon, expr: Box::new(expr), data_type, array: false, format: None }
 }
 
+fn double(expr: &Expr) -> Expr {
+    cast(expr.clone(), DataType::DoublePrecision)
+}
+
 fn text_literal(text: String) -> Expr {
     Expr::Value(Value::SingleQuotedString(text).into())
 }
@@ -367,6 +374,10 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
         Expr::Cast { expr, data_type, array: false, format: None, .. } if matches!(expr.as_ref(), Expr::Array(a) if a.elem.is_empty()) => {
             cast(text_literal("{}".to_string()), data_type.clone())
         }
+        Expr::UnaryOp { op: UnaryOperator::PGSquareRoot, expr } => call("sqrt", vec![double(expr)]),
+        Expr::UnaryOp { op: UnaryOperator::PGCubeRoot, expr } => call("cbrt", vec![double(expr)]),
+        Expr::UnaryOp { op: UnaryOperator::PGAbs, expr } => call("abs", vec![expr.as_ref().clone()]),
+        expr if is_current_schema(expr) => call("current_schema", vec![]),
         // There is one collation.
         Expr::Collate { expr, .. } => expr.as_ref().clone(),
         Expr::Cast { expr, data_type, array: false, format: None, .. } => {

@@ -86,6 +86,8 @@ const FIXED: &[(&str, &str, &str)] = &[
     ("regexp_count", "regexp_count", "tt"),
     ("regexp_count", "regexp_count", "tti"),
     ("regexp_instr", "regexp_instr", "tt"),
+    ("regexp_split_to_array", "regexp_split", "tt"),
+    ("regexp_split_to_table", "regexp_split", "tt"),
     ("string_to_array", "string_to_array", "tt"),
     ("string_to_array", "string_to_array", "ttt"),
     ("encode", "encode", "yt"),

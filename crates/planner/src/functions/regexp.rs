@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, ListBuilder, StringViewBuilder};
 use arrow::datatypes::Int64Type;
 use datafusion::logical_expr::Expr;
 use millstream_types::hash::hash_bytes;
@@ -10,10 +10,13 @@ use millstream_types::{Error, SqlState};
 use regex::Regex;
 
 use super::builtin::{Spec, builtin};
-use crate::typing::types::TEXT;
+use crate::typing::types::{TEXT, array_of};
 
 /// The functions of this file.
-pub(super) static SPECS: &[Spec] = &[Spec { name: "regexp_group", returns: |_| TEXT, run: regexp_group, strict: true }];
+pub(super) static SPECS: &[Spec] = &[
+    Spec { name: "regexp_group", returns: |_| TEXT, run: regexp_group, strict: true },
+    Spec { name: "regexp_split", returns: |_| array_of(&TEXT), run: regexp_split, strict: true },
+];
 
 /// `(regexp_match(text, pattern))[i]` without the array in between, if that is what the arguments of the subscript are.
 pub(super) fn group_of_match(array: &Expr, index: &Expr) -> Option<Expr> {
@@ -55,6 +58,36 @@ fn regexp_group(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
     }
     let mut out = StringViewBuilder::with_capacity(n_rows);
     groups.into_iter().for_each(|group| out.append_option(group));
+    Ok(Arc::new(out.finish()))
+}
+
+/// `regexp_split(text, pattern)`: the texts between what the pattern matches. A match of nothing at an end of the text,
+/// or behind another match, splits nothing.
+fn regexp_split(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
+    let (texts, patterns) = (args[0].as_string_view(), args[1].as_string_view());
+    let mut compiled: Option<Pattern> = None;
+    let mut out = ListBuilder::new(StringViewBuilder::new());
+    for i in 0..n_rows {
+        if texts.is_null(i) || patterns.is_null(i) {
+            out.append(false);
+            continue;
+        }
+        let pattern = match compiled.take().filter(|p| p.regex.as_str() == patterns.value(i)) {
+            Some(pattern) => compiled.insert(pattern),
+            None => compiled.insert(Pattern::new(patterns.value(i), 0)?),
+        };
+        let text = texts.value(i);
+        let mut begin = 0;
+        for found in pattern.regex.find_iter(text) {
+            if found.is_empty() && (found.start() == begin || found.start() == text.len()) {
+                continue;
+            }
+            out.values().append_value(&text[begin..found.start()]);
+            begin = found.end();
+        }
+        out.values().append_value(&text[begin..]);
+        out.append(true);
+    }
     Ok(Arc::new(out.finish()))
 }
 

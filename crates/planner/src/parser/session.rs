@@ -61,6 +61,15 @@ pub(super) fn parse(c: &mut Cursor<'_>, word: &str) -> Result<Option<Statement>>
             }
         }
         "DISCARD" => discard(c)?,
+        "UNLISTEN" => {
+            c.words(&["UNLISTEN"]);
+            if c.at_symbol('*') {
+                c.expect_symbol('*')?
+            } else {
+                c.name().map(|_| ())?
+            }
+            Statement::Unlisten
+        }
         "FLUSH" => {
             c.words(&["FLUSH"]);
             Statement::Flush

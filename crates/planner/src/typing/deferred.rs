@@ -98,6 +98,10 @@ impl ScalarUDFImpl for Deferred {
 /// An expression of an argument's type: itself if it is a constant, else a null of the type.
 fn dummy(field: &FieldRef, value: Option<&ScalarValue>) -> Expr {
     match value {
+        // As the analyzer will have it.
+        Some(ScalarValue::Int64(Some(n))) if i32::try_from(*n).is_ok() => {
+            Expr::Literal(ScalarValue::Int32(i32::try_from(*n).ok()), None)
+        }
         Some(value) => Expr::Literal(value.clone(), None),
         None if field.data_type().is_null() => Expr::Literal(ScalarValue::Null, None),
         None => {

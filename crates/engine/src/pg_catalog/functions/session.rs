@@ -24,6 +24,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::total("set_config", Text, Catalog(set_config)),
     Spec::total("pg_backend_pid", Integer, Catalog(pg_backend_pid)),
     Spec::strict("pg_cancel_backend", Bool, Catalog(pg_cancel_backend)),
+    Spec::total("pg_advisory_unlock_all", Text, Pure(nothing)),
     Spec::total("pg_is_in_recovery", Bool, Pure(no)),
     Spec::total("pg_is_wal_replay_paused", Bool, Pure(no)),
     Spec::total("pg_jit_available", Bool, Pure(no)),
@@ -44,6 +45,11 @@ fn version(_: &[Cell]) -> Result<Cell> {
         std::env::consts::ARCH,
         std::env::consts::OS
     )))
+}
+
+/// What a function of type `void` gives.
+fn nothing(_: &[Cell]) -> Result<Cell> {
+    Ok(text(""))
 }
 
 fn current_database(_: &[Cell]) -> Result<Cell> {
