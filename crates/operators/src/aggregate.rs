@@ -85,6 +85,13 @@ impl OperatorSpec for AggregateSpec {
         self.schema.clone()
     }
 
+    fn keeps(&self) -> String {
+        let groups = if self.n_keys == 0 { "one group" } else { "a group for each key" };
+        let takes_rows = self.ports.iter().any(|p| matches!(p, AggregateInput::Rows { .. }));
+        let values = takes_rows && self.calls.iter().any(|c| c.distinct);
+        if values { format!("{groups} with its values") } else { groups.to_owned() }
+    }
+
     fn build(&self, context: BuildContext) -> Result<Box<dyn Operator>> {
         let keys = Schema::new(self.schema.fields()[..self.n_keys].to_vec());
         let accumulators = self.calls.iter().map(|c| accumulator_of(c, &self.input, self.append_only));

@@ -1,5 +1,6 @@
 //! The graph of operator specs that a query is planned to.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -77,11 +78,22 @@ pub enum Node {
     },
 }
 
+/// What planning has found out about a node's output, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// No row is ever taken back.
+    pub append_only: bool,
+    /// Columns whose values no two rows share, if known.
+    pub key: Option<Vec<usize>>,
+}
+
 /// A graph of operator specs, in topological order; the last node's output is the query's result.
 #[derive(Clone, Debug, Default)]
 pub struct Dataflow {
     /// The nodes; inputs come before their users.
     pub nodes: Vec<Node>,
+    /// What is known of the nodes' outputs; nothing of those that are not here.
+    pub facts: BTreeMap<NodeId, NodeFacts>,
 }
 
 impl Dataflow {
@@ -134,13 +146,28 @@ impl Dataflow {
         })
     }
 
-    /// The graph as indented lines, the root first.
+    /// The graph as indented lines, the root first: of each node what it does, how its rows change workers, whether any
+    /// are taken back, their key, and what its state grows with.
     pub fn explain(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if !self.nodes.is_empty() {
             self.explain_node(self.root(), &Exchange::Local, 0, &mut lines);
         }
         lines
+    }
+
+    /// The changelog mode and the key of a node's output.
+    fn told(&self, id: NodeId, facts: &NodeFacts) -> String {
+        let schema = self.schema(id);
+        let mode = if facts.append_only { "append-only" } else { "changes" };
+        match facts.key.as_deref() {
+            None => format!(" | {mode}"),
+            Some([]) => format!(" | {mode}, one row"),
+            Some(key) => {
+                let names: Vec<&str> = key.iter().map(|&c| schema.field(c).name().as_str()).collect();
+                format!(" | {mode}, key ({})", names.join(", "))
+            }
+        }
     }
 
     fn explain_node(&self, id: NodeId, exchange: &Exchange, depth: usize, lines: &mut Vec<String>) {
@@ -154,16 +181,19 @@ impl Dataflow {
                 format!(" [by {}]", names.join(", "))
             }
         };
+        let facts = self.facts.get(&id).map_or(String::new(), |facts| self.told(id, facts));
         match &self.nodes[id] {
             Node::Import { name, schema, changes_only, .. } => {
                 let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
                 let what = if *changes_only { " changes only" } else { "" };
-                lines.push(format!("{indent}Import {name} ({}){what}{exchange}", names.join(", ")));
+                lines.push(format!("{indent}Import {name} ({}){what}{exchange}{facts}", names.join(", ")));
             }
             Node::Operator { spec, inputs } => {
                 let about = spec.describe();
                 let space = if about.is_empty() { "" } else { " " };
-                lines.push(format!("{indent}{}{space}{about}{exchange}", spec.name()));
+                let keeps = spec.keeps();
+                let keeps = if keeps.is_empty() { String::new() } else { format!(" | keeps {keeps}") };
+                lines.push(format!("{indent}{}{space}{about}{exchange}{facts}{keeps}", spec.name()));
                 for edge in inputs {
                     self.explain_node(edge.from, &edge.exchange, depth + 1, lines);
                 }

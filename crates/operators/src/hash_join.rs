@@ -198,6 +198,15 @@ impl OperatorSpec for HashJoinSpec {
         self.schema.clone()
     }
 
+    fn keeps(&self) -> String {
+        match (&self.inputs.left.shared, &self.inputs.right.shared) {
+            (None, None) => "the rows of both sides".to_owned(),
+            (None, Some(_)) => "the rows of the left side".to_owned(),
+            (Some(_), None) => "the rows of the right side".to_owned(),
+            (Some(_), Some(_)) => String::new(),
+        }
+    }
+
     fn shared_relations(&self) -> Vec<RelationId> {
         let shared = [&self.inputs.left, &self.inputs.right].into_iter().filter_map(|i| i.shared.as_ref());
         shared.map(|s| s.relation).collect()

@@ -26,5 +26,5 @@ pub mod top_n;
 pub mod union;
 pub mod window;
 
-pub use dataflow::{Dataflow, Edge, Exchange, Node, NodeId, RelationId};
+pub use dataflow::{Dataflow, Edge, Exchange, Node, NodeFacts, NodeId, RelationId};
 pub use operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};

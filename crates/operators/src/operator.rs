@@ -164,6 +164,11 @@ pub trait OperatorSpec: fmt::Debug + Send + Sync {
     /// The schema of its output.
     fn schema(&self) -> SchemaRef;
 
+    /// What its state grows with, for EXPLAIN; nothing if it keeps nothing.
+    fn keeps(&self) -> String {
+        String::new()
+    }
+
     /// Whether it only reacts to deltas: then it is not called at the end of an epoch.
     fn is_stateless(&self) -> bool {
         false

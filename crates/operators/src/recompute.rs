@@ -53,6 +53,10 @@ impl OperatorSpec for RecomputeSpec {
         self.schema.clone()
     }
 
+    fn keeps(&self) -> String {
+        "all rows".to_owned()
+    }
+
     fn build(&self, context: BuildContext) -> Result<Box<dyn Operator>> {
         let results = Arc::new(Schema::new(self.schema.fields()[self.group_by.len()..].to_vec()));
         let is_global = self.group_by.is_empty();

@@ -58,6 +58,14 @@ impl OperatorSpec for TopNSpec {
         self.schema.clone()
     }
 
+    fn keeps(&self) -> String {
+        let of_each = if self.partition_by.is_empty() { "" } else { " of each partition" };
+        match self.limit {
+            Some(limit) if self.append_only => format!("{} rows{of_each}", self.offset + limit),
+            _ => "all rows".to_owned(),
+        }
+    }
+
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
         match self.limit {
             Some(limit) if self.append_only => Ok(Box::new(AppendOnlyTopN::new(self.clone(), self.offset + limit)?)),

@@ -61,6 +61,10 @@ impl OperatorSpec for WindowSpec {
         self.schema.clone()
     }
 
+    fn keeps(&self) -> String {
+        "all rows".to_owned()
+    }
+
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
         let n_input = self.input.fields().len();
         let results = Arc::new(Schema::new(self.schema.fields()[n_input..].to_vec()));

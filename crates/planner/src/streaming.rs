@@ -12,6 +12,8 @@ mod grouping_sets;
 mod inline;
 mod join;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod top_n;
 mod unnest;
 mod window;
@@ -28,7 +30,7 @@ use millstream_expr::{MapStage, Scalar, Stages};
 use millstream_operators::map::MapSpec;
 use millstream_operators::materialize::MaterializeSpec;
 use millstream_operators::union::UnionSpec;
-use millstream_operators::{Dataflow, Edge, Exchange, Node, NodeId, OperatorSpec, RelationId};
+use millstream_operators::{Dataflow, Edge, Exchange, Node, NodeFacts, NodeId, OperatorSpec, RelationId};
 use millstream_types::{Error, Result, SqlType};
 
 use crate::binder::RelationSource;
@@ -183,6 +185,19 @@ struct Planner<'a> {
 impl Planner<'_> {
     /// Lowers a plan. With `needed`, columns of its output that are not in the set may be left out.
     fn lower(&mut self, plan: &LogicalPlan, needed: Option<&BTreeSet<usize>>) -> Result<Lowered> {
+        let lowered = self.lower_node(plan, needed)?;
+        if lowered.stages.is_empty() {
+            self.note_facts(lowered.node, &lowered.facts);
+        }
+        Ok(lowered)
+    }
+
+    /// What EXPLAIN says of a node's output.
+    fn note_facts(&mut self, node: NodeId, facts: &Facts) {
+        self.dataflow.facts.insert(node, NodeFacts { append_only: facts.append_only, key: facts.key.clone() });
+    }
+
+    fn lower_node(&mut self, plan: &LogicalPlan, needed: Option<&BTreeSet<usize>>) -> Result<Lowered> {
         match plan {
             LogicalPlan::TableScan(scan) => self.lower_scan(scan),
             LogicalPlan::SubqueryAlias(alias) => {
@@ -252,6 +267,7 @@ impl Planner<'_> {
             schema: arrow_schema(&scan.projected_schema),
             changes_only: false,
         });
+        self.note_facts(node, &facts);
         let schema = scan.projected_schema.as_ref().clone();
         let mut lowered = Lowered { node, stages: vec![], schema, facts };
         for filter in &scan.filters {
@@ -346,7 +362,9 @@ impl Planner<'_> {
         }
         let schema = self.output_schema(&lowered);
         let spec = MapSpec { stages: Stages(lowered.stages), schema };
-        self.add(spec, vec![Edge { from: lowered.node, exchange: Exchange::Local }])
+        let node = self.add(spec, vec![Edge { from: lowered.node, exchange: Exchange::Local }]);
+        self.note_facts(node, &lowered.facts);
+        node
     }
 
     fn add(&mut self, spec: impl OperatorSpec + 'static, inputs: Vec<Edge>) -> NodeId {

@@ -358,6 +358,10 @@ impl OperatorSpec for DistinctPartialSpec {
             .expect("the planner chose calls with accumulators")
     }
 
+    fn keeps(&self) -> String {
+        "the values of each group".to_owned()
+    }
+
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
         let sets = DistinctSets::of_calls(&self.calls, &self.input, self.append_only)?;
         let [sets] = <[DistinctSets; 1]>::try_from(sets).map_err(|_| Error::internal("calls over one column"))?;

@@ -160,9 +160,11 @@ fn joined_facts(
         || Some(right_keys).filter(|_| alone.left == Alone::Nothing).and_then(|k| places(Side::Right, k));
     let one_worker = left_keys.is_empty() || alone.left == Alone::NullAwareAnti;
     let partitioned_by = if one_worker { None } else { left_places().or_else(right_places) };
-    let is_inner = emits_pairs && alone.left == Alone::Nothing && alone.right == Alone::Nothing;
+    // A partner that has come stays: nothing is taken back of pairs, nor of rows that are there because of one.
+    let only_adds = |alone: Alone| matches!(alone, Alone::Nothing | Alone::Semi);
+    let stays = only_adds(alone.left) && only_adds(alone.right);
     Facts {
-        append_only: is_inner && left.facts.append_only && right.facts.append_only,
+        append_only: stays && left.facts.append_only && right.facts.append_only,
         key,
         partitioned_by,
         consolidated: false,
