@@ -5,6 +5,7 @@
 
 use datafusion::sql::sqlparser::ast;
 use millstream_types::SqlType;
+use millstream_types::copy::CopyHeader;
 
 pub use datafusion::sql::sqlparser::ast::{Expr, Query};
 
@@ -376,6 +377,8 @@ pub struct CopyFrom {
     pub columns: Vec<ColumnName>,
     /// How the rows are written.
     pub format: CopyOptions,
+    /// `WHERE`: which rows are taken.
+    pub filter: Option<Box<Expr>>,
 }
 
 /// `COPY ... TO STDOUT`
@@ -396,6 +399,8 @@ pub enum CopySource {
     Query(Box<Query>),
     /// A subscription: never ends.
     Subscribe(Subscribe),
+    /// `INSERT`, `UPDATE` or `DELETE` with `RETURNING`.
+    Write(Box<Statement>),
 }
 
 /// Formats of `COPY`.
@@ -420,11 +425,26 @@ pub struct CopyOptions {
     /// What a null looks like.
     pub null: Option<String>,
     /// Whether the first line names the columns.
-    pub header: bool,
+    pub header: CopyHeader,
     /// The quoting character of `csv`.
     pub quote: Option<char>,
     /// The character before a quote inside quotes.
     pub escape: Option<char>,
+    /// Columns whose values are all quoted.
+    pub force_quote: Option<ForcedColumns>,
+    /// Columns in which a null's text without quotes is that text.
+    pub force_not_null: Option<ForcedColumns>,
+    /// Columns in which a null's text in quotes is null.
+    pub force_null: Option<ForcedColumns>,
+}
+
+/// The columns of an option of `COPY`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForcedColumns {
+    /// `*`
+    All,
+    /// Those named.
+    Named(Vec<ColumnName>),
 }
 
 /// Modes of a transaction.

@@ -34,6 +34,7 @@ use crate::reading;
 use crate::session_context::{Purpose, RuleContext, analyzer, optimizer_rules, options};
 use crate::short_circuit::make_lazy;
 use crate::typing::zoned::in_session_zone;
+pub(crate) use clauses::check_row_condition;
 pub(crate) use context::{PlanContext, external};
 pub(crate) use names::shown;
 pub use params::with_params;

@@ -17,7 +17,7 @@ use crate::{Result, SqlType};
 use binary::BinaryDecoder;
 use decoder::LineDecoder;
 pub use encoder::{CopyColumns, copy_end, copy_signature, write_header};
-pub use options::{CopyFormat, CopyOptions};
+pub use options::{CopyFormat, CopyHeader, CopyOptions};
 
 /// Decodes the data of a `COPY ... FROM`. Memory is bounded by a batch and a row.
 pub struct CopyDecoder(Form);

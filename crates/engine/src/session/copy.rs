@@ -1,4 +1,6 @@
-//! `COPY`: rows of a client into a relation, and rows of a relation, query or subscription out.
+//! `COPY`: rows of a client into a relation, and rows of a relation, query, subscription or of what is written out.
+
+mod options;
 
 use std::sync::Arc;
 
@@ -9,11 +11,12 @@ use millstream_expr::scalar::batch_of;
 use millstream_planner::ast::{self, CopyFrom, CopySource, CopyTo, OnKeyConflict};
 use millstream_planner::catalog::Relation;
 use millstream_planner::dml::{bind_copy, bind_copy_columns, check_constraints};
-use millstream_planner::parser::parse_query;
-use millstream_types::copy::{CopyFormat, CopyOptions};
-use millstream_types::{Error, Result, SqlState};
+use millstream_planner::parser::{Parsed, parse_query};
+use millstream_types::copy::CopyHeader;
+use millstream_types::{Error, Result};
 
 use super::Session;
+use super::planned::ParsedStatement;
 use crate::api::{CopyIn, Response, ResultColumn, Rows, RowsTag};
 use crate::memory::UncommittedMemory;
 use crate::read::{ReadPoint, RowsAtHand, execute_over};
@@ -24,10 +27,12 @@ pub(super) struct Copying {
     relation: Arc<Relation>,
     /// The data's columns, as positions in the relation.
     positions: Vec<usize>,
-    /// From the data's columns to the relation's, ready to run; `None` if what the data lacks is null.
-    defaults: Option<LogicalPlan>,
+    /// From the data's columns to the relation's, ready to run; `None` if what the data lacks is null, and every row is taken.
+    completion: Option<LogicalPlan>,
     /// The first line names the columns.
     header: bool,
+    /// There are rows that are not taken, so the number of one is not that of its line.
+    is_filtered: bool,
     n_rows: usize,
     /// What has come so far, written all at once in the end.
     staged: Vec<RecordBatch>,
@@ -37,17 +42,18 @@ pub(super) struct Copying {
 impl Session {
     pub(super) fn copy_from(&mut self, copy: &CopyFrom) -> Result<Response> {
         self.check_writable("COPY FROM")?;
-        let options = options_of(&copy.format)?;
         let bound = bind_copy(&self.catalog(), copy)?;
-        let columns = bound.columns().into_iter().map(|(name, t)| ResultColumn::computed(name, t)).collect();
+        let columns: Vec<_> = bound.columns().into_iter().map(|(name, t)| ResultColumn::computed(name, t)).collect();
+        let options = options::of_copy_in(&copy.format, &columns)?;
         // One `now()` for all rows, as for the rows of one INSERT.
-        let defaults = bound.defaults.map(|plan| self.ready(plan, &[])).transpose()?;
+        let completion = bound.completion.map(|plan| self.ready(plan, &[])).transpose()?;
         let relation = bound.relation.name.clone();
         self.copying = Some(Copying {
             relation: bound.relation,
             positions: bound.positions,
-            defaults,
-            header: options.header,
+            completion,
+            header: options.header != CopyHeader::No,
+            is_filtered: copy.filter.is_some(),
             n_rows: 0,
             staged: Vec::new(),
             memory: UncommittedMemory::new(&self.engine.query_memory),
@@ -97,7 +103,7 @@ impl Session {
     /// The data's rows with all columns of the relation.
     async fn whole_rows(&self, copying: &Copying, rows: RecordBatch) -> Result<RecordBatch> {
         let schema = copying.relation.visible_schema();
-        let Some(plan) = &copying.defaults else {
+        let Some(plan) = &copying.completion else {
             let column = |(i, field): (usize, &Arc<arrow::datatypes::Field>)| -> ArrayRef {
                 match copying.positions.iter().position(|&p| p == i) {
                     Some(at) => rows.column(at).clone(),
@@ -118,19 +124,37 @@ impl Session {
     }
 
     pub(super) async fn copy_to(&mut self, copy: &CopyTo, params: &[ArrayRef]) -> Result<Response> {
-        let options = options_of(&copy.format)?;
+        options::check_copy_out(&copy.format)?;
         let rows = match &copy.source {
             CopySource::Query(query) => self.select(query, params).await?,
             CopySource::Subscribe(subscribe) => Response::Rows(self.subscribe(subscribe).await?),
-            CopySource::Relation(name, columns) => {
-                let relation = self.catalog().resolve(name)?.clone();
-                let text = select_text(&relation, columns)?;
-                let query = parse_query(&text)?;
-                self.select(&query, params).await.map_err(|e| at_name(&e, name))?
+            CopySource::Relation(name, columns) => self.whole_relation(name, columns, params).await?,
+            CopySource::Write(statement) => {
+                let parsed = Parsed { statement: statement.as_ref().clone(), text: String::new(), offset: 0 };
+                Box::pin(self.dispatch(&ParsedStatement::new(parsed), params)).await?
             }
         };
         let Response::Rows(rows) = rows else { return Err(Error::internal("a query without rows")) };
+        let options = options::of_copy_out(&copy.format, &rows.columns)?;
         Ok(Response::CopyOut { options, rows: Rows { tag: RowsTag::Copy, ..rows } })
+    }
+
+    /// A relation's rows, under the types that its columns were declared with.
+    async fn whole_relation(
+        &mut self,
+        name: &ast::Name,
+        columns: &[ast::ColumnName],
+        params: &[ArrayRef],
+    ) -> Result<Response> {
+        let relation = self.catalog().resolve(name)?.clone();
+        let positions = bind_copy_columns(&relation, columns)?;
+        let query = parse_query(&select_text(&relation, &positions))?;
+        let response = self.select(&query, params).await.map_err(|e| at_name(&e, name))?;
+        let Response::Rows(mut rows) = response else { return Ok(response) };
+        for (column, position) in rows.columns.iter_mut().zip(positions) {
+            column.sql_type = relation.columns[position].sql_type.clone();
+        }
+        Ok(Response::Rows(rows))
     }
 }
 
@@ -141,7 +165,11 @@ impl Copying {
             let fails = |i: &usize| check_constraints(&self.relation, &rows.slice(*i, 1)).is_err();
             let failing = (0..rows.num_rows()).find(fails).unwrap_or(0);
             let line = self.n_rows + failing + 1 + usize::from(self.header);
-            error.with_context(format!("COPY {}, line {line}", self.relation.name))
+            let relation = &self.relation.name;
+            error.with_context(match self.is_filtered {
+                true => format!("COPY {relation}"),
+                false => format!("COPY {relation}, line {line}"),
+            })
         })
     }
 }
@@ -155,11 +183,10 @@ fn nullable(schema: &arrow::datatypes::SchemaRef) -> arrow::datatypes::SchemaRef
     Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn select_text(relation: &Relation, columns: &[ast::ColumnName]) -> Result<String> {
+fn select_text(relation: &Relation, positions: &[usize]) -> String {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let positions = bind_copy_columns(relation, columns)?;
     let names: Vec<String> = positions.iter().map(|&p| quoted(&relation.columns[p].name)).collect();
-    Ok(format!("SELECT {} FROM {}.{}", names.join(", "), quoted(&relation.schema), quoted(&relation.name)))
+    format!("SELECT {} FROM {}.{}", names.join(", "), quoted(&relation.schema), quoted(&relation.name))
 }
 
 /// An error about a statement that we wrote, at the name in the user's.
@@ -168,58 +195,4 @@ fn at_name(error: &Error, name: &ast::Name) -> Error {
         Some(_) => error.clone().with_position(name.position.max(1)),
         None => error.clone(),
     }
-}
-
-/// A statement's options with the format's defaults, checked as Postgres does.
-fn options_of(given: &ast::CopyOptions) -> Result<CopyOptions> {
-    let format = match given.format {
-        ast::CopyFormat::Text => CopyFormat::Text,
-        ast::CopyFormat::Csv => CopyFormat::Csv,
-        ast::CopyFormat::Binary => CopyFormat::Binary,
-    };
-    let mut options = CopyOptions::new(format);
-    let invalid = |message: &str| Err(Error::user(SqlState::INVALID_PARAMETER_VALUE, message));
-    let byte = |c: Option<char>, default: u8| c.map_or(default, |c| c as u8);
-    options.delimiter = byte(given.delimiter, options.delimiter);
-    options.quote = byte(given.quote, options.quote);
-    options.escape = byte(given.escape, options.quote);
-    options.header = given.header;
-    if let Some(null) = &given.null {
-        options.null.clone_from(null);
-    }
-    let csv = format == CopyFormat::Csv;
-    if format == CopyFormat::Binary {
-        for (option, is_given) in
-            [("DELIMITER", given.delimiter.is_some()), ("NULL", given.null.is_some()), ("HEADER", given.header)]
-        {
-            if is_given {
-                let message = format!("cannot specify {option} in BINARY mode");
-                return Err(Error::user(SqlState::SYNTAX_ERROR, message));
-            }
-        }
-        return Ok(options);
-    }
-    if !csv && (given.quote.is_some() || given.escape.is_some()) {
-        let option = if given.quote.is_some() { "quote" } else { "escape" };
-        return Err(Error::not_supported(format!("COPY {option} available only in CSV mode")));
-    }
-    if matches!(options.delimiter, b'\n' | b'\r') {
-        return invalid("COPY delimiter cannot be newline or carriage return");
-    }
-    if !csv && b"\\.abcdefghijklmnopqrstuvwxyz0123456789".contains(&options.delimiter) {
-        return invalid(&format!("COPY delimiter cannot be \"{}\"", char::from(options.delimiter)));
-    }
-    if options.null.contains(['\n', '\r']) {
-        return invalid("COPY null representation cannot use newline or carriage return");
-    }
-    if options.null.as_bytes().contains(&options.delimiter) {
-        return Err(Error::not_supported("COPY delimiter must not appear in the NULL specification"));
-    }
-    if csv && options.delimiter == options.quote {
-        return invalid("COPY delimiter and quote must be different");
-    }
-    if csv && options.null.as_bytes().contains(&options.quote) {
-        return Err(Error::not_supported("CSV quote character must not appear in the NULL specification"));
-    }
-    Ok(options)
 }

@@ -14,7 +14,7 @@ use millstream_planner::ast::{self, Query, Statement, SubscribeTarget};
 use millstream_planner::catalog::{Kind, Relation};
 use millstream_planner::dml::bind_insert;
 use millstream_planner::errors::from_datafusion;
-use millstream_planner::parser::parse_query;
+use millstream_planner::parser::{Parsed, parse_query};
 use millstream_planner::{Catalog, Purpose, bind_query, optimize};
 use millstream_types::{Epoch, Error, Result, SqlState, SqlType};
 
@@ -57,6 +57,10 @@ impl Session {
             },
             Statement::CopyTo(ast::CopyTo { source: ast::CopySource::Query(query), .. }) => {
                 (bind_query(&self.catalog(), query, param_types, Purpose::AdHoc)?.param_types, None)
+            }
+            Statement::CopyTo(ast::CopyTo { source: ast::CopySource::Write(write), .. }) => {
+                let parsed = Parsed { statement: write.as_ref().clone(), text: String::new(), offset: 0 };
+                (self.describe(&ParsedStatement::new(parsed), param_types)?.0, None)
             }
             Statement::Subscribe(subscribe) => (vec![], Some(self.subscribe_columns(subscribe)?)),
             Statement::Fetch(fetch) => (vec![], self.fetch_columns(fetch)?),

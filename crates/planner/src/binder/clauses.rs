@@ -28,6 +28,20 @@ pub(super) fn check_clauses(query: &Query) -> Result<()> {
     }
 }
 
+/// Checks a condition on a single row, outside of a query.
+///
+/// # Errors
+/// 0A000 for subqueries, 42803 and 42P20 for aggregates and window functions.
+pub(crate) fn check_row_condition(condition: &Expr, place: &str) -> Result<()> {
+    let is_subquery = |e: &Expr| matches!(e, Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. });
+    if let Some(position) = find_own(condition, is_subquery) {
+        let error = Error::not_supported(format!("cannot use subquery in {place}"));
+        return Err(if position > 0 { error.with_position(position) } else { error });
+    }
+    without_aggregates(condition, place)?;
+    without_windows(condition, place)
+}
+
 struct Clauses;
 
 fn flow(checked: Result<()>) -> ControlFlow<Error> {

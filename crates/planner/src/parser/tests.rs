@@ -1,5 +1,6 @@
 //! What is parsed, what is refused, and where errors point.
 
+use millstream_types::copy::CopyHeader;
 use millstream_types::{SqlState, SqlType};
 
 use super::*;
@@ -197,9 +198,12 @@ fn copy_options() {
     else {
         panic!()
     };
-    assert_eq!((copy.format.format, copy.format.delimiter, copy.format.header), (CopyFormat::Csv, Some(';'), true));
+    assert_eq!(
+        (copy.format.format, copy.format.delimiter, copy.format.header),
+        (CopyFormat::Csv, Some(';'), CopyHeader::Yes)
+    );
     let Statement::CopyTo(copy) = one("copy t to stdout csv header") else { panic!() };
-    assert_eq!((copy.format.format, copy.format.header), (CopyFormat::Csv, true));
+    assert_eq!((copy.format.format, copy.format.header), (CopyFormat::Csv, CopyHeader::Yes));
     assert_eq!(error("copy t from '/etc/passwd'").0, SqlState::FEATURE_NOT_SUPPORTED);
 }
 

@@ -1,7 +1,7 @@
 //! The COPY sub-protocols: data of the client into the engine, and the engine's rows out.
 
 use millstream_engine::{CancelHandle, CopyIn};
-use millstream_types::copy::{CopyDecoder, CopyOptions, copy_end, write_header};
+use millstream_types::copy::{CopyDecoder, CopyHeader, CopyOptions, copy_end, write_header};
 use millstream_types::pg::FormatSettings;
 use millstream_types::{Error, Result, SqlState};
 
@@ -64,7 +64,7 @@ pub(crate) async fn copy_out(
     options: &CopyOptions,
 ) -> Result<String, Fault> {
     connection.output.copy_out_response(rows.columns().len(), options.format);
-    if options.header {
+    if options.header != CopyHeader::No {
         let names: Vec<&str> = rows.columns().iter().map(|column| column.name.as_str()).collect();
         let mut line = Vec::new();
         write_header(&names, options, &mut line);

@@ -2,7 +2,7 @@
 
 use millstream_engine::Response;
 use millstream_types::Result;
-use millstream_types::copy::{CopyFormat, CopyOptions};
+use millstream_types::copy::{CopyFormat, CopyHeader, CopyOptions};
 
 use super::client::{Client, or_gone};
 use super::connection::Fault;
@@ -71,7 +71,7 @@ impl<S: BackendSession> Client<S> {
             Response::Empty => Ok(None),
             Response::Done { tag } => Ok(Some(tag)),
             Response::Rows(rows) if rows.live && self.is_psql => {
-                let options = CopyOptions { header: true, ..CopyOptions::new(CopyFormat::Text) };
+                let options = CopyOptions { header: CopyHeader::Yes, ..CopyOptions::new(CopyFormat::Text) };
                 self.copy(Response::CopyOut { options, rows }).await.map(Some)
             }
             Response::Rows(rows) => {

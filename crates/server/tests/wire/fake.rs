@@ -14,7 +14,7 @@ use millstream_engine::{
     CancelHandle, CopyIn, Notice, Response, ResultColumn, Rows, RowsTag, Severity, TransactionStatus,
 };
 use millstream_server::{Backend, BackendSession};
-use millstream_types::copy::{CopyFormat, CopyOptions};
+use millstream_types::copy::{CopyFormat, CopyHeader, CopyOptions};
 use millstream_types::pg::{FormatSettings, TimeZone};
 use millstream_types::{Error, Result, SqlState, SqlType};
 
@@ -211,7 +211,8 @@ impl FakeSession {
 
     fn copy_options(words: &[String]) -> CopyOptions {
         let format = if words.iter().any(|w| w == "csv") { CopyFormat::Csv } else { CopyFormat::Text };
-        CopyOptions { header: words.iter().any(|w| w == "header"), ..CopyOptions::new(format) }
+        let header = if words.iter().any(|w| w == "header") { CopyHeader::Yes } else { CopyHeader::No };
+        CopyOptions { header, ..CopyOptions::new(format) }
     }
 
     /// Two bigint columns in.

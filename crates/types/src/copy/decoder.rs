@@ -1,5 +1,6 @@
 //! The lines of `COPY ... FROM`, in arbitrary pieces of bytes, to batches of columns.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
@@ -7,7 +8,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use super::fields::{csv_fields, text_fields};
 use super::lines::LineSplitter;
-use super::{CopyFormat, CopyOptions};
+use super::{CopyFormat, CopyHeader, CopyOptions};
 use crate::pg::{FormatSettings, TextColumnBuilder};
 use crate::{Error, Result, SqlState, SqlType};
 
@@ -133,19 +134,21 @@ fn append_line(line: &[u8], options: &CopyOptions, names: &[String], rows: &mut 
     if line == b"\\." {
         return Ok(true);
     }
-    if options.header && line_no == 1 {
-        return Ok(false);
+    match options.header {
+        CopyHeader::Match if line_no == 1 => return check_header(line, options, names).map(|()| false),
+        CopyHeader::Yes if line_no == 1 => return Ok(false),
+        _ => {}
     }
     let builders = &mut rows.builders;
     if names.is_empty() && line.is_empty() {
         rows.n_rows += 1;
         return Ok(false);
     }
-    let put = |index: usize, field: Option<std::borrow::Cow<'_, [u8]>>| {
+    let put = |index: usize, field: Option<Cow<'_, [u8]>>| {
         let Some(builder) = builders.get_mut(index) else {
             return Err(Error::user(SqlState::BAD_COPY_FILE_FORMAT, "extra data after last expected column"));
         };
-        match field {
+        match forced(field, index, options) {
             None => builder.append_null(),
             Some(bytes) => {
                 let appended = utf8(&bytes).and_then(|text| builder.append(text));
@@ -154,12 +157,7 @@ fn append_line(line: &[u8], options: &CopyOptions, names: &[String], rows: &mut 
         }
         Ok(())
     };
-    let n_fields = match options.format {
-        CopyFormat::Text => text_fields(line, options, put),
-        // Binary data has no lines.
-        CopyFormat::Csv | CopyFormat::Binary => csv_fields(line, options, put),
-    };
-    let n_fields = n_fields.map_err(|error| in_line(error, line_no, line))?;
+    let n_fields = fields(line, options, put).map_err(|error| in_line(error, line_no, line))?;
     if let Some(missing) = names.get(n_fields) {
         let message = format!("missing data for column \"{missing}\"");
         return Err(in_line(Error::user(SqlState::BAD_COPY_FILE_FORMAT, message), line_no, line));
@@ -167,6 +165,54 @@ fn append_line(line: &[u8], options: &CopyOptions, names: &[String], rows: &mut 
     rows.n_rows += 1;
     rows.n_bytes += line.len();
     Ok(false)
+}
+
+/// Hands each field of a line to `put`; gives their number.
+fn fields<'a>(
+    line: &'a [u8],
+    options: &CopyOptions,
+    put: impl FnMut(usize, Option<Cow<'a, [u8]>>) -> Result<()>,
+) -> Result<usize> {
+    match options.format {
+        CopyFormat::Text => text_fields(line, options, put),
+        // Binary data has no lines.
+        CopyFormat::Csv | CopyFormat::Binary => csv_fields(line, options, put),
+    }
+}
+
+/// A field under FORCE_NOT_NULL and FORCE_NULL, of which the former comes first.
+fn forced<'a>(field: Option<Cow<'a, [u8]>>, index: usize, options: &'a CopyOptions) -> Option<Cow<'a, [u8]>> {
+    let null = options.null.as_bytes();
+    match field {
+        None if options.force_not_null.contains(&index) => Some(Cow::Borrowed(null)),
+        Some(bytes) if bytes.as_ref() == null && options.force_null.contains(&index) => None,
+        field => field,
+    }
+}
+
+/// `HEADER MATCH`: the first line has the columns' names, in their order.
+fn check_header(line: &[u8], options: &CopyOptions, names: &[String]) -> Result<()> {
+    let malformed = |message: String| in_line(Error::user(SqlState::BAD_COPY_FILE_FORMAT, message), 1, line);
+    let mut found = Vec::new();
+    fields(line, options, |_, field| {
+        found.push(field.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
+        Ok(())
+    })?;
+    if found.len() != names.len() {
+        let (got, expected) = (found.len(), names.len());
+        return Err(malformed(format!("wrong number of fields in header line: got {got}, expected {expected}")));
+    }
+    for (i, (found, name)) in (1..).zip(found.iter().zip(names)) {
+        let got = match found {
+            Some(found) if found == name => continue,
+            Some(found) => format!("\"{found}\""),
+            None => format!("null value (\"{}\")", options.null),
+        };
+        return Err(malformed(format!(
+            "column name mismatch in header line field {i}: got {got}, expected \"{name}\""
+        )));
+    }
+    Ok(())
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str> {

@@ -61,7 +61,11 @@ fn write_line(columns: &[TextColumn<'_>], row_idx: usize, options: &CopyOptions,
         }
         let start = out.len();
         column.write(row_idx, out);
-        protect(start, columns.len() == 1, options, out);
+        if options.force_quote.contains(&i) {
+            quote(start, options, out);
+        } else {
+            protect(start, columns.len() == 1, options, out);
+        }
     }
     out.push(b'\n');
 }
@@ -123,18 +127,23 @@ fn protect(start: usize, alone: bool, options: &CopyOptions, out: &mut Vec<u8>) 
         CopyFormat::Csv => {
             let special = |b: &u8| *b == options.delimiter || *b == options.quote || matches!(b, b'\n' | b'\r');
             if value == options.null.as_bytes() || (alone && value == b"\\.") || value.iter().any(special) {
-                let value = out.split_off(start);
-                out.push(options.quote);
-                for byte in value {
-                    if byte == options.quote || byte == options.escape {
-                        out.push(options.escape);
-                    }
-                    out.push(byte);
-                }
-                out.push(options.quote);
+                quote(start, options, out);
             }
         }
     }
+}
+
+/// Puts what stands in `out` from `start` on in the quotes of csv.
+fn quote(start: usize, options: &CopyOptions, out: &mut Vec<u8>) {
+    let value = out.split_off(start);
+    out.push(options.quote);
+    for byte in value {
+        if byte == options.quote || byte == options.escape {
+            out.push(options.escape);
+        }
+        out.push(byte);
+    }
+    out.push(options.quote);
 }
 
 /// What stands after the backslash for a byte of text format that cannot stand for itself.

@@ -24,7 +24,8 @@ fn options(format: CopyFormat, settings: &[(&str, &str)]) -> CopyOptions {
             }
             "escape" => options.escape = byte.expect("a character"),
             "null" => options.null = (*value).to_owned(),
-            "header" => options.header = *value == "true",
+            "header" if *value == "true" => options.header = CopyHeader::Yes,
+            "header" => {}
             _ => panic!("no option {name}"),
         }
     }

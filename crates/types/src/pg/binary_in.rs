@@ -226,7 +226,7 @@ fn append_elements(elements: &mut BinaryColumnBuilder, bytes: &[u8]) -> Result<(
     let array_type = SqlType::Array(Box::new(elements.sql_type.clone()));
     let mut reader = Reader { bytes, sql_type: &array_type };
     let (n_dimensions, _has_nulls, element_oid) = (reader.i32()?, reader.i32()?, reader.i32()? as u32);
-    if element_oid != PgType::of(&elements.sql_type).oid {
+    if !has_form_of(element_oid, &elements.sql_type) {
         return Err(Error::user(SqlState::DATATYPE_MISMATCH, "wrong element type"));
     }
     match n_dimensions {
@@ -242,6 +242,14 @@ fn append_elements(elements: &mut BinaryColumnBuilder, bytes: &[u8]) -> Result<(
         }
     }
     if reader.bytes.is_empty() { Ok(()) } else { Err(invalid(&array_type)) }
+}
+
+/// Whether elements of a type are written as those of the wanted one: all kinds of text are written alike, and queries give
+/// `varchar` columns as `text`.
+fn has_form_of(element_oid: u32, wanted: &SqlType) -> bool {
+    let is_text = |t: &SqlType| matches!(t, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_));
+    let is_text_oid = || PgType::sql_type(element_oid, -1).is_some_and(|t| is_text(&t));
+    element_oid == PgType::of(wanted).oid || (is_text(wanted) && is_text_oid())
 }
 
 struct Reader<'a> {

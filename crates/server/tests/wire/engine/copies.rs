@@ -76,6 +76,99 @@ async fn a_copy_that_fails_leaves_nothing_and_says_where() {
 }
 
 #[tokio::test]
+async fn options_name_columns_and_rows() {
+    let real = Real::start().await;
+    let client = real.connect().await;
+    run(&client, "CREATE TABLE t (a int PRIMARY KEY, b text DEFAULT 'dflt', d text)").await;
+    let copies = [
+        ("COPY t FROM STDIN (FORMAT csv, FORCE_NOT_NULL (b), FORCE_NULL (d))", "1,,\"\"\n2,\"x\",\n3,\"\",y\n", 3),
+        (
+            "COPY t (a, b) FROM STDIN CSV HEADER FORCE NOT NULL b WHERE a > 11 AND b <> 'z'",
+            "a,b\n10,q\n11,\n12,\n13,z\n14,u\n",
+            2,
+        ),
+        // The condition sees defaults, and columns that the data lacks.
+        ("COPY t (a) FROM STDIN (HEADER match) WHERE t.b = 'dflt' AND d IS NULL", "a\n20\n", 1),
+    ];
+    for (sql, data, n_rows) in copies {
+        assert_eq!(copy_in(&client, sql, data.as_bytes(), 7).await.expect(sql), n_rows, "{sql}");
+    }
+    let out = async |sql: &str| String::from_utf8_lossy(&copy_out(&client, sql).await).into_owned();
+    assert_eq!(
+        out("COPY (SELECT a, b, d FROM t ORDER BY a) TO STDOUT (FORMAT csv, FORCE_QUOTE *)").await,
+        "\"1\",\"\",\n\"2\",\"x\",\n\"3\",\"\",\"y\"\n\"12\",\"\",\n\"14\",\"u\",\n\"20\",\"dflt\",\n"
+    );
+    assert_eq!(
+        out("COPY (SELECT * FROM t WHERE a < 3 ORDER BY a) TO STDOUT CSV FORCE QUOTE a, d").await,
+        "\"1\",\"\",\n\"2\",x,\n"
+    );
+    assert_eq!(out("COPY (INSERT INTO t VALUES (200, 'i') RETURNING a, b) TO STDOUT").await, "200\ti\n");
+    assert_eq!(out("COPY (UPDATE t SET b = 'u' WHERE a = 200 RETURNING b) TO STDOUT CSV HEADER").await, "b\nu\n");
+    assert_eq!(out("COPY (DELETE FROM t WHERE a > 19 AND a < 21 RETURNING *) TO STDOUT").await, "20\tdflt\t\\N\n");
+    let mismatches = [
+        ("(HEADER match)", "a\tc\n", "column name mismatch in header line field 2: got \"c\", expected \"b\""),
+        ("(HEADER match)", "a\n", "wrong number of fields in header line: got 1, expected 2"),
+        (
+            "(FORMAT csv, HEADER match)",
+            "a,\n",
+            "column name mismatch in header line field 2: got null value (\"\"), expected \"b\"",
+        ),
+    ];
+    for (options, data, message) in mismatches {
+        let sql = format!("COPY t (a, b) FROM STDIN {options}");
+        let error = copy_in(&client, &sql, data.as_bytes(), 7).await.expect_err(&sql);
+        let error = error.as_db_error().expect("the server's");
+        assert_eq!((error.code().code(), error.message()), ("22P04", message));
+    }
+    real.stop().await;
+}
+
+#[tokio::test]
+async fn options_that_do_not_go_together_are_refused() {
+    let real = Real::start().await;
+    let client = real.connect().await;
+    run(&client, "CREATE TABLE t (a int, b text)").await;
+    for (rest, state) in [
+        ("TO STDOUT (HEADER match)", "0A000"),
+        ("TO STDOUT (HEADER maybe)", "42601"),
+        ("TO STDOUT (FORMAT csv, FORCE_NULL (a))", "0A000"),
+        ("TO STDOUT (FORCE_QUOTE *)", "0A000"),
+        ("TO STDOUT (FORMAT csv, FORMAT csv)", "42601"),
+        ("TO STDOUT (ENCODING 'latin1')", "0A000"),
+        ("FROM STDIN (FORMAT csv, FORCE_QUOTE *)", "0A000"),
+        ("FROM STDIN (FORMAT csv, FORCE_NULL *)", "22023"),
+        ("FROM STDIN WHERE sum(a) > 1", "42803"),
+        ("FROM STDIN WHERE a IN (SELECT 1)", "0A000"),
+        ("FROM STDIN WHERE a", "42804"),
+        ("FROM STDIN WHERE nothing > 1", "42703"),
+    ] {
+        assert_eq!(fails(&client, &format!("COPY t {rest}")).await, state, "{rest}");
+    }
+    assert_eq!(fails(&client, "COPY t (a) FROM STDIN (FORMAT csv, FORCE_NULL (b))").await, "42P10");
+    assert_eq!(fails(&client, "COPY (DELETE FROM t) TO STDOUT").await, "0A000");
+    real.stop().await;
+}
+
+#[tokio::test]
+async fn arrays_of_varchar_go_out_and_in_again_in_binary() {
+    let real = Real::start().await;
+    let client = real.connect().await;
+    run(&client, "CREATE TABLE t (a int, c varchar(5)[])").await;
+    run(&client, "INSERT INTO t VALUES (1, '{ab,NULL,c}'), (2, NULL), (3, '{}')").await;
+    let relation = copy_out(&client, "COPY t TO STDOUT (FORMAT binary)").await;
+    // Postgres takes the elements of such a column for varchar (1043).
+    assert!(relation.windows(4).any(|bytes| bytes == 1043i32.to_be_bytes()));
+    let query = copy_out(&client, "COPY (SELECT a + 10, c FROM t) TO STDOUT (FORMAT binary)").await;
+    for data in [relation, query] {
+        run(&client, "CREATE TABLE u (a int, c varchar(5)[])").await;
+        assert_eq!(copy_in(&client, "COPY u FROM STDIN (FORMAT binary)", &data, 11).await.expect("rows"), 3);
+        assert_eq!(rows(&client, "SELECT c::text FROM u ORDER BY a").await, ["{ab,NULL,c}", "NULL", "{}"]);
+        run(&client, "DROP TABLE u").await;
+    }
+    real.stop().await;
+}
+
+#[tokio::test]
 async fn a_subscription_is_copied_out_until_it_is_cancelled() {
     let real = Real::start().await;
     let (client, writer) = (real.connect().await, real.connect().await);
