@@ -188,3 +188,24 @@ pub(crate) fn stopping() -> Error {
         "terminating connection due to administrator command",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_is_asked_whether_it_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let _client = client.expect("somebody listens");
+        let (_stop, shutdown) = watch::channel(false);
+        let connection = Connection::new(accepted.expect("somebody has called").0, shutdown);
+        let socket = SockRef::from(&connection.stream);
+        assert!(socket.keepalive().expect("a socket's option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("a socket's option"), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_retries().expect("a socket's option"), KEEPALIVE_PROBES);
+    }
+}
