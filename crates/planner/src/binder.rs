@@ -240,7 +240,7 @@ fn without_position(error: Error, view: &Relation) -> Error {
 pub fn optimize(plan: LogicalPlan, purpose: Purpose, now_us: Option<i64>) -> Result<LogicalPlan> {
     let context = RuleContext::new(purpose, now_us);
     let optimizer = Optimizer::with_rules(optimizer_rules(purpose));
-    let plan = optimizer.optimize(plan, &context, |_, _| {}).map_err(from_datafusion)?;
+    let plan = reading::folding(|| optimizer.optimize(plan, &context, |_, _| {})).map_err(from_datafusion)?;
     checks::check_decorrelated(&plan)?;
     match purpose {
         Purpose::AdHoc => make_lazy(plan).map_err(from_datafusion),

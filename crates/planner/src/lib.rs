@@ -15,6 +15,7 @@ mod outer_join_constants;
 pub mod parser;
 mod reading;
 pub mod row_expr;
+mod series_scan;
 pub mod session_context;
 mod short_circuit;
 mod sql_exprs;

@@ -3,11 +3,12 @@
 //! Constants of unknown type get their type deep inside of the resolution of types, wherever an operator or a function
 //! wants one; all of that runs on one thread, within [`under`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use millstream_types::pg::FormatSettings;
 
 thread_local! {
+    static FOLDS: Cell<bool> = const { Cell::new(false) };
     static SETTINGS: RefCell<FormatSettings> = RefCell::default();
 }
 
@@ -29,4 +30,21 @@ pub(crate) fn under<T>(settings: &FormatSettings, plan: impl FnOnce() -> T) -> T
 /// The settings of the statement that is being planned.
 pub(crate) fn settings() -> FormatSettings {
     SETTINGS.with(|s| s.borrow().clone())
+}
+
+/// Runs rules that fold constants.
+pub(crate) fn folding<T>(optimize: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            FOLDS.set(self.0);
+        }
+    }
+    let _before = Before(FOLDS.replace(true));
+    optimize()
+}
+
+/// Whether this thread folds constants: what is computed then is kept in a plan, so it must not be large.
+pub(crate) fn folds() -> bool {
+    FOLDS.get()
 }

@@ -43,6 +43,7 @@ use crate::dependent_join::DependentJoins;
 use crate::errors::from_datafusion;
 use crate::global_aggregates::GuardGlobalAggregates;
 use crate::outer_join_constants::HideConstants;
+use crate::series_scan::ScanSeries;
 use crate::typing::PostgresTypes;
 use crate::window_keys::PlainWindowKeys;
 
@@ -112,6 +113,8 @@ pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + S
         Arc::new(SimplifyExpressions::new()),
     ];
     if ad_hoc {
+        // A long series is made as it is read.
+        rules.push(Arc::new(ScanSeries));
         // Ties are broken in the same way in a dataflow and out of it.
         rules.push(Arc::new(CompleteDistinctOn));
         // DataFusion executes DISTINCT as an aggregate; a dataflow has an operator for it.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{DataType, FieldRef, IntervalMonthDayNanoType, TimeUnit};
+use datafusion::common::exec_err;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
@@ -16,6 +17,8 @@ use crate::typing::types::Result;
 
 /// Bytes that one call may give for all its rows together.
 const RESULT_BYTES_MAX: i128 = 512 << 20;
+/// As [`RESULT_BYTES_MAX`], of a call that is folded into a constant, which a plan would keep and every copy of it.
+const FOLDED_BYTES_MAX: i128 = 16 << 10;
 /// What an element of an array counts for, whatever its type.
 const ELEMENT_BYTES: i128 = 16;
 
@@ -98,6 +101,10 @@ impl ScalarUDFImpl for Limited {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let n_bytes = (self.estimate)(&ColumnarValue::values_to_arrays(&args.args)?)?;
+        if n_bytes > FOLDED_BYTES_MAX && crate::reading::folds() {
+            // A constant whose evaluation fails stays a call.
+            return exec_err!("the result of {}() is not for a plan", self.name());
+        }
         if n_bytes > RESULT_BYTES_MAX {
             let message = format!("the result of {}() is too large", self.name());
             let detail = format!("It would have {n_bytes} bytes; at most {RESULT_BYTES_MAX} are allowed at once.");

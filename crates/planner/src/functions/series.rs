@@ -15,6 +15,8 @@ use crate::typing::types::{NUMERIC, array_of};
 
 /// Elements that the series of one call may have.
 const MAX_ELEMENTS: i128 = 10_000_000;
+/// As [`MAX_ELEMENTS`], of a call that is folded into a constant.
+const FOLDED_ELEMENTS_MAX: i128 = 1_000;
 const NS_PER_DAY: i64 = 86_400_000_000_000;
 
 pub(super) static SPECS: &[Spec] = &[
@@ -40,7 +42,7 @@ fn numeric_series(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
             return Err(zero_step());
         }
         let n = if to != from && (to < from) != (step < 0) { 0 } else { (to - from) / step + 1 };
-        if n > MAX_ELEMENTS - values.len() as i128 {
+        if n > elements_max() - values.len() as i128 {
             return Err(too_long());
         }
         values.extend((0..n).map(|i| from + i * step));
@@ -54,6 +56,10 @@ fn numeric_series(args: &[ArrayRef], n_rows: usize) -> Result<ArrayRef, Error> {
 
 fn zero_step() -> Error {
     Error::user(SqlState::INVALID_PARAMETER_VALUE, "step size cannot equal zero")
+}
+
+fn elements_max() -> i128 {
+    if crate::reading::folds() { FOLDED_ELEMENTS_MAX } else { MAX_ELEMENTS }
 }
 
 fn too_long() -> Error {
@@ -98,7 +104,7 @@ fn extend_series(
     }
     let mut time = from;
     while if length > 0 { time <= to } else { time >= to } {
-        if values.len() as i128 == MAX_ELEMENTS {
+        if values.len() as i128 == elements_max() {
             return Err(too_long());
         }
         values.push(time);
