@@ -15,8 +15,8 @@ mod rows;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array, make_comparator};
+use arrow::compute::{SortOptions, concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use millstream_planner::catalog::Relation;
 use millstream_types::delta::take_batch;
@@ -25,7 +25,7 @@ use millstream_types::{Delta, Error, Result, SqlState};
 
 pub(crate) use conflict::{Conflict, Known, NotInserted, UpdateRows};
 pub(crate) use rows::KeyedRows;
-use rows::{comparators, gather};
+use rows::gather;
 
 /// Changes of fewer rows make one delta.
 const ONE_DELTA_ROWS_MAX: usize = 1 << 13;
@@ -338,12 +338,14 @@ fn hashes_of(keys: &[ArrayRef], n_rows: usize) -> Vec<u64> {
     hashes
 }
 
-/// Whether two batches have the same rows in the same order.
+/// Whether two batches have the same rows in the same order; rows that are merely equal are others.
 fn same_rows(left: &RecordBatch, right: &RecordBatch) -> Result<bool> {
     if left.num_rows() != right.num_rows() {
         return Ok(false);
     }
-    let compare = comparators(left.columns(), right.columns())?;
+    let columns = left.columns().iter().zip(right.columns());
+    let compare = columns.map(|(l, r)| make_comparator(l, r, SortOptions::default()));
+    let compare = compare.collect::<Result<Vec<_>, _>>()?;
     Ok((0..left.num_rows()).all(|i| compare.iter().all(|c| c(i, i).is_eq())))
 }
 

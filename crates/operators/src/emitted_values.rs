@@ -45,8 +45,7 @@ impl EmittedValues {
             (0..numbers.len() as u32).partition(|&at| self.has(numbers[at as usize]));
         let places: Vec<u32> = known.iter().map(|&at| self.place_of.get(numbers[at as usize])).collect();
         let mut same = vec![true; known.len()];
-        let columns: Vec<usize> = (0..values.len()).collect();
-        self.values.compare(&columns, &places, values, &known, &mut same);
+        self.values.compare(&places, values, &known, &mut same);
         let changed = known.into_iter().zip(same).filter(|(_, same)| !same).map(|(at, _)| at).collect();
         Unlike { changed, new }
     }

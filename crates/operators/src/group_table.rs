@@ -107,11 +107,11 @@ impl GroupTable {
         let columns: Vec<usize> = (0..keys.len()).collect();
         let probes: Vec<u32> = (0..groups.len() as u32).collect();
         let mut equal = vec![true; groups.len()];
-        self.keys.compare(&columns, groups, keys, &probes, &mut equal);
+        self.keys.compare_keys(&columns, groups, keys, &probes, &mut equal);
         for i in (0..groups.len()).filter(|&i| !equal[i]) {
             let is_key = |row: &u32| {
                 let mut mask = [true];
-                self.keys.compare(&columns, &[*row], keys, &[i as u32], &mut mask);
+                self.keys.compare_keys(&columns, &[*row], keys, &[i as u32], &mut mask);
                 mask[0]
             };
             let found = self.index.rows(hashes[i]).find(is_key);

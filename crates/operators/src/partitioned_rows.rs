@@ -179,11 +179,10 @@ impl PartitionedRows {
         let unexpected = || Error::internal("a row was taken back from append-only input");
         let index = self.index.as_mut().ok_or_else(unexpected)?;
         debug_assert!((partition as usize) < self.members.len());
-        let all: Vec<usize> = (0..columns.len()).collect();
         let rows = &self.rows;
         let is_equal = |id: &u32| {
             let mut mask = [true];
-            rows.compare(&all, &[*id], columns, &[row_idx as u32], &mut mask);
+            rows.compare(&[*id], columns, &[row_idx as u32], &mut mask);
             mask[0]
         };
         let Some(id) = index.rows(hash).find(is_equal) else { return Ok(false) };

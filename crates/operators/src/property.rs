@@ -10,8 +10,14 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, ListArray, StringViewArray};
-use arrow::datatypes::{DataType, Decimal128Type, Int64Type, SchemaRef, UInt64Type};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, IntervalMonthDayNanoArray, ListArray,
+    StringViewArray,
+};
+use arrow::datatypes::{
+    DataType, Decimal128Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, SchemaRef,
+    UInt64Type,
+};
 use millstream_expr::scalar::batch_of;
 use millstream_expr::{OrderBy, RowError};
 use millstream_types::hash::{hash_columns, mix};
@@ -37,6 +43,13 @@ const TEXTS: [&str; N_VALUES as usize] = ["", "a text that is longer", "a text t
 /// Arrays of numbers.
 pub(crate) const LISTS: [&[Option<i64>]; N_VALUES as usize] =
     [&[], &[Some(0)], &[Some(1), None, Some(1)], &[None, Some(2)]];
+/// Intervals, the first two of which are equal without being the same, as are the last two; in the order of their parts.
+const INTERVALS: [IntervalMonthDayNano; N_VALUES as usize] = [
+    IntervalMonthDayNano::new(0, 0, 86_400_000_000_000),
+    IntervalMonthDayNano::new(0, 1, 0),
+    IntervalMonthDayNano::new(0, 30, 0),
+    IntervalMonthDayNano::new(1, 0, 0),
+];
 /// Numerics are multiples of this: sums of more than three do not fit.
 const NUMERIC_UNIT: i128 = 30_000_000_000_000_000_000_000_000_000_000_000_000;
 /// Cases of each property, unless the environment says otherwise.
@@ -44,6 +57,9 @@ const N_CASES: u64 = 12;
 
 /// The type of values whose hashes are all equal, to each other and to that of null.
 pub(crate) const COLLIDING: DataType = DataType::Decimal128(37, 0);
+
+/// The type of values that may be equal without being the same. A row is told from others by them, as by any other column.
+pub(crate) const LOOSE: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
 /// The `i`th of such values, which ascend: the hash of a numeric is that of its halves, one of which can be chosen freely.
 fn collision(i: u64) -> i128 {
@@ -448,6 +464,9 @@ pub(crate) fn delta_of(schema: &SchemaRef, changes: &[(usize, Row, i64)]) -> Del
         match t {
             DataType::Int64 => Arc::new(values.collect::<Int64Array>()),
             DataType::Boolean => Arc::new(values.map(|v| v.map(|v| v == 1)).collect::<BooleanArray>()),
+            t if *t == LOOSE => {
+                Arc::new(values.map(|v| v.map(|v| INTERVALS[v as usize])).collect::<IntervalMonthDayNanoArray>())
+            }
             t if *t == COLLIDING => {
                 let numerics = values.map(|v| v.map(|v| collision(v as u64)));
                 Arc::new(numerics.collect::<Decimal128Array>().with_data_type(COLLIDING))
@@ -513,6 +532,10 @@ fn value_of(column: &ArrayRef, row_idx: usize) -> Option<i64> {
         DataType::Int64 => column.as_primitive::<Int64Type>().value(row_idx),
         DataType::UInt64 => column.as_primitive::<UInt64Type>().value(row_idx) as i64,
         DataType::Boolean => column.as_boolean().value(row_idx).into(),
+        t if *t == LOOSE => {
+            let value = column.as_primitive::<IntervalMonthDayNanoType>().value(row_idx);
+            INTERVALS.iter().position(|i| *i == value).expect("one of few intervals") as i64
+        }
         t if *t == COLLIDING => {
             let value = column.as_primitive::<Decimal128Type>().value(row_idx);
             (0..N_VALUES).find(|&v| collision(v) == value).expect("one of few numerics") as i64

@@ -29,7 +29,7 @@ use millstream_types::hash::{hash_columns, is_exact};
 use millstream_types::{Delta, Epoch, Error, Result};
 use parking_lot::Mutex;
 
-use crate::column::{CHUNK_ROWS, Rows, chunk_of, offset_of, row_id};
+use crate::column::{CHUNK_ROWS, Equality, Rows, chunk_of, offset_of, row_id};
 use crate::hash_index::{HashIndex, NO_ROW};
 use crate::row_store::ChunkedRows;
 use crate::snapshot::{ArrangementReader, Births, ChunkImage, Published, RowBits};
@@ -348,7 +348,7 @@ impl Arrangement {
         while !pending.is_empty() {
             let mut equal = vec![true; pending.len()];
             for (column, array) in self.rows.columns.iter().zip(columns) {
-                column.compare(&pending.rows, array, &pending.probes, &mut equal);
+                column.compare(Equality::Identity, &pending.rows, array, &pending.probes, &mut equal);
             }
             let (mut later, mut later_counts) = (Matches::default(), Vec::new());
             for (k, equal) in equal.into_iter().enumerate() {
@@ -431,7 +431,7 @@ impl Arrangement {
         let mut mask = vec![true; matches.len()];
         for (&column, key) in columns.iter().zip(keys) {
             let (rows, probes) = (&matches.rows[from..], &matches.probes[from..]);
-            self.rows.columns[column].compare(rows, key, probes, &mut mask[from..]);
+            self.rows.columns[column].compare(Equality::Sql, rows, key, probes, &mut mask[from..]);
         }
         matches.retain(&mask);
         stopped_at

@@ -35,6 +35,16 @@ pub fn row_id(chunk: usize, offset: usize) -> u32 {
     ((chunk << CHUNK_BITS) | offset) as u32
 }
 
+/// When two values are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Equality {
+    /// As keys: -0.0 equals 0.0, every NaN every other, and a month 30 days.
+    Sql,
+    /// As what a row is: only what looks alike is the same. A row that is taken back is told from others so, and a result
+    /// that has changed.
+    Identity,
+}
+
 /// Which rows of an array are meant.
 #[derive(Clone, Copy, Debug)]
 pub enum Rows<'a> {
@@ -426,9 +436,8 @@ impl Column {
         ColumnImage { data_type: self.data_type.clone(), len, values, validity }
     }
 
-    /// Clears `mask[i]` where the value of `rows[i]` differs from `array[probes[i]]`. Two nulls are equal, and floats
-    /// compare as in SQL: -0.0 equals 0.0 and NaN equals NaN.
-    pub fn compare(&self, rows: &[u32], array: &ArrayRef, probes: &[u32], mask: &mut [bool]) {
+    /// Clears `mask[i]` where the value of `rows[i]` differs from `array[probes[i]]`. Two nulls are equal.
+    pub fn compare(&self, equality: Equality, rows: &[u32], array: &ArrayRef, probes: &[u32], mask: &mut [bool]) {
         debug_assert_eq!(array.data_type(), &self.data_type);
         let nulls = array.nulls().filter(|n| n.null_count() > 0);
         if self.validity.is_some() || nulls.is_some() {
@@ -448,6 +457,7 @@ impl Column {
                 }
             }};
         }
+        let by_sql = equality == Equality::Sql;
         match (&self.values, &self.data_type) {
             (Values::Null, _) => {}
             (Values::W1(c), DataType::Boolean) => {
@@ -458,13 +468,15 @@ impl Column {
             }
             (Values::W1(c), _) => by!(c, u8, |a, b| a == b),
             (Values::W2(c), _) => by!(c, u16, |a, b| a == b),
-            (Values::W4(c), DataType::Float32) => {
+            (Values::W4(c), DataType::Float32) if by_sql => {
                 by!(c, u32, |a, b| sql_eq_f64(f32::from_bits(a).into(), f32::from_bits(b).into()))
             }
             (Values::W4(c), _) => by!(c, u32, |a, b| a == b),
-            (Values::W8(c), DataType::Float64) => by!(c, u64, |a, b| sql_eq_f64(f64::from_bits(a), f64::from_bits(b))),
+            (Values::W8(c), DataType::Float64) if by_sql => {
+                by!(c, u64, |a, b| sql_eq_f64(f64::from_bits(a), f64::from_bits(b)))
+            }
             (Values::W8(c), _) => by!(c, u64, |a, b| a == b),
-            (Values::W16(c), DataType::Interval(IntervalUnit::MonthDayNano)) => {
+            (Values::W16(c), DataType::Interval(IntervalUnit::MonthDayNano)) if by_sql => {
                 by!(c, u128, |a, b| interval_span(a) == interval_span(b))
             }
             (Values::W16(c), _) => by!(c, u128, |a, b| a == b),

@@ -18,7 +18,7 @@ pub mod snapshot;
 mod strings;
 
 pub use arrangement::{Arrangement, ArrangementSpec, Matches, ProbePosition};
-pub use column::Rows;
+pub use column::{Equality, Rows};
 pub use hash_index::{HashIndex, NO_ROW};
 pub use holds::{Hold, Holds};
 pub use paged::PagedVec;

@@ -4,7 +4,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use millstream_types::Result;
 
-use crate::column::{CHUNK_ROWS, Column, ColumnImage, Rows, chunk_of, offset_of, row_id};
+use crate::column::{CHUNK_ROWS, Column, ColumnImage, Equality, Rows, chunk_of, offset_of, row_id};
 
 /// A set of rows that one operator keeps for itself: added in bulk, freed one by one, gathered by id.
 ///
@@ -127,10 +127,18 @@ impl RowStore {
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).expect("columns of this schema")
     }
 
-    /// Clears `mask[i]` where `rows[i]` differs from `probes[i]` of `arrays` in the given columns.
-    pub fn compare(&self, column_idxs: &[usize], rows: &[u32], arrays: &[ArrayRef], probes: &[u32], mask: &mut [bool]) {
-        for (&column_idx, array) in column_idxs.iter().zip(arrays) {
-            self.columns[column_idx].compare(rows, array, probes, mask);
+    /// Clears `mask[i]` where `rows[i]` is another row than `probes[i]` of `arrays`, which are all columns.
+    pub fn compare(&self, rows: &[u32], arrays: &[ArrayRef], probes: &[u32], mask: &mut [bool]) {
+        debug_assert_eq!(arrays.len(), self.columns.len());
+        for (column, array) in self.columns.iter().zip(arrays) {
+            column.compare(Equality::Identity, rows, array, probes, mask);
+        }
+    }
+
+    /// Clears `mask[i]` where, in SQL, the given columns of `rows[i]` do not equal those of `probes[i]` of `keys`.
+    pub fn compare_keys(&self, columns: &[usize], rows: &[u32], keys: &[ArrayRef], probes: &[u32], mask: &mut [bool]) {
+        for (&column_idx, key) in columns.iter().zip(keys) {
+            self.columns[column_idx].compare(Equality::Sql, rows, key, probes, mask);
         }
     }
 }
@@ -293,8 +301,7 @@ mod tests {
             for (i, (id, from, row)) in model.iter().enumerate() {
                 let expected = take_batch(from, &UInt32Array::from(vec![*row])).expect("a row");
                 assert_eq!(got.slice(i, 1), expected);
-                let all: Vec<usize> = (0..7).collect();
-                store.compare(&all, &[*id], from.columns(), &[*row], &mut mask[i..=i]);
+                store.compare(&[*id], from.columns(), &[*row], &mut mask[i..=i]);
             }
             assert!(mask.iter().all(|&m| m), "every row equals itself");
             let nulls = store.column(1).gather_or_null(&[crate::hash_index::NO_ROW, ids[0]]);
@@ -312,7 +319,10 @@ mod tests {
         for column_idx in 0..7 {
             let probes: Vec<u32> = (0..300).map(|i| (i * 7 + 3) % 300).collect();
             let mut mask = vec![true; 300];
-            store.compare(&[column_idx], &ids, &left.columns()[column_idx..=column_idx], &probes, &mut mask);
+            store.compare_keys(&[column_idx], &ids, &left.columns()[column_idx..=column_idx], &probes, &mut mask);
+            let mut same = vec![true; 300];
+            let array = left.column(column_idx);
+            store.column(column_idx).compare(Equality::Identity, &ids, array, &probes, &mut same);
             let column = left.column(column_idx);
             for i in 0..300 {
                 let (a, b) = (&column.slice(i, 1), &column.slice(probes[i] as usize, 1));
@@ -329,6 +339,7 @@ mod tests {
                     _ => a == b,
                 };
                 assert_eq!(mask[i], equal, "column {column_idx}: {a:?} {b:?}");
+                assert_eq!(same[i], a.to_data() == b.to_data(), "column {column_idx}: {a:?} {b:?}");
             }
         }
     }

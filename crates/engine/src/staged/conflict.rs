@@ -7,8 +7,8 @@ use arrow::compute::kernels::zip::zip;
 use arrow::row::{RowConverter, SortField};
 use millstream_types::{Error, Result, SqlState};
 
-use super::rows::{comparable, gather};
-use super::{Clash, Existing, KeyedRows, Staged, comparators, duplicate_key, hashes_of, take};
+use super::rows::{comparable, comparators, gather};
+use super::{Clash, Existing, KeyedRows, Staged, duplicate_key, hashes_of, take};
 
 /// What becomes of a new row whose key exists.
 #[derive(Clone)]

@@ -245,8 +245,7 @@ impl JoinSide {
         }
         let mut found = vec![None; delta.n_rows()];
         let mut equal = vec![true; candidates.len()];
-        let columns: Vec<usize> = (0..delta.columns().len()).collect();
-        self.rows.compare(&columns, &candidates.rows, delta.columns(), &candidates.probes, &mut equal);
+        self.rows.compare(&candidates.rows, delta.columns(), &candidates.probes, &mut equal);
         for ((&i, &row), equal) in candidates.probes.iter().zip(&candidates.rows).zip(equal) {
             if equal {
                 found[i as usize] = Some(row);
@@ -258,14 +257,13 @@ impl JoinSide {
     /// A kept row equal to a row of a delta, whose weight has the opposite sign of `weight`.
     fn find_one(&self, delta: &Delta, i: usize, weight: i64, hash: u64) -> Option<u32> {
         let index = self.by_row.as_ref().unwrap_or(&self.by_key);
-        let columns: Vec<usize> = (0..delta.columns().len()).collect();
         let wants_negative = weight > 0;
         index
             .rows(hash)
             .filter(|&row| if wants_negative { self.weights.get(row) < 0 } else { self.weights.get(row) > 0 })
             .find(|&row| {
                 let mut equal = [true];
-                self.rows.compare(&columns, &[row], delta.columns(), &[i as u32], &mut equal);
+                self.rows.compare(&[row], delta.columns(), &[i as u32], &mut equal);
                 equal[0]
             })
     }
@@ -310,7 +308,7 @@ impl JoinSide {
             return;
         }
         let mut equal = vec![true; matches.len()];
-        self.rows.compare(&self.keys, &matches.rows, keys, &matches.probes, &mut equal);
+        self.rows.compare_keys(&self.keys, &matches.rows, keys, &matches.probes, &mut equal);
         if equal.contains(&false) {
             matches.retain(&equal);
         }

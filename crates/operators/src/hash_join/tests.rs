@@ -109,7 +109,7 @@ impl Condition {
 
 fn schema(colliding: bool) -> SchemaRef {
     let key = if colliding { property::COLLIDING } else { DataType::Int64 };
-    schema_of(&[("k", key), ("v", DataType::Int64)])
+    schema_of(&[("k", key), ("v", DataType::Int64), ("i", property::LOOSE)])
 }
 
 impl Case {
@@ -143,12 +143,13 @@ impl Case {
         let (left, right) = self.shows();
         let mut output = Vec::new();
         for side in [Side::Left, Side::Right].into_iter().filter(|s| if *s == Side::Left { left } else { right }) {
-            output.extend([JoinColumn::Of(side, 0), JoinColumn::Of(side, 1)]);
+            output.extend([0, 1, 2].map(|c| JoinColumn::Of(side, c)));
         }
         let types = schema(self.colliding);
-        let mut names: Vec<(&str, DataType)> = (["a", "b", "c", "d"].into_iter().enumerate().take(output.len()))
-            .map(|(i, name)| (name, types.field(i % 2).data_type().clone()))
-            .collect();
+        let mut names: Vec<(&str, DataType)> =
+            (["a", "b", "c", "d", "e", "f"].into_iter().enumerate().take(output.len()))
+                .map(|(i, name)| (name, types.field(i % 3).data_type().clone()))
+                .collect();
         if self.left == Alone::Mark {
             output.push(JoinColumn::Mark);
             names.push(("m", DataType::Boolean));
@@ -204,7 +205,7 @@ impl Case {
         }
         let out = &mut expected.rows;
         let mut emit = |row: Row, weight: i64| *out.entry(row).or_default() += weight;
-        let nulls = vec![None, None];
+        let nulls = vec![None; 3];
         for (l, n) in left {
             let partners: Vec<_> = right.iter().filter(|(r, _)| self.matches(l, r)).collect();
             for (r, m) in partners.iter().filter(|_| self.emits_pairs) {
@@ -281,7 +282,7 @@ fn pairs_that_fail_are_errors_while_both_rows_are_there() {
 
 /// The relation of a port has its columns the other way round.
 fn shared_input(port: usize) -> SharedInput {
-    SharedInput { relation: RelationId(port as u64), keys: vec![1], columns: vec![1, 0] }
+    SharedInput { relation: RelationId(port as u64), keys: vec![1], columns: vec![1, 0, 2] }
 }
 
 /// The relations of both ports.
@@ -298,9 +299,9 @@ impl Relations {
         let relation = |known: Known| {
             let (identity, indexes) = match known {
                 Known::Unique => (vec![1], vec![]),
-                _ => (vec![0, 1], vec![vec![1]]),
+                _ => (vec![0, 1, 2], vec![vec![1]]),
             };
-            let schema = Arc::new(schema(case.colliding).project(&[1, 0]).expect("two columns"));
+            let schema = Arc::new(schema(case.colliding).project(&[1, 0, 2]).expect("three columns"));
             let spec = ArrangementSpec { schema, identity: Some(identity), indexes };
             Rc::new(RefCell::new(Arrangement::new(&spec).expect("integers can be kept")))
         };
@@ -314,7 +315,7 @@ impl Relations {
             let of_port: Changes = changes
                 .iter()
                 .filter(|c| c.0 == port)
-                .map(|(port, row, weight)| (*port, vec![row[1], row[0]], *weight))
+                .map(|(port, row, weight)| (*port, vec![row[1], row[0], row[2]], *weight))
                 .collect();
             let delta = property::delta_of(relation.schema(), &of_port);
             let delta = consolidate(&delta).expect("integers have a row encoding");
@@ -384,9 +385,12 @@ fn a_side_that_is_kept_elsewhere_may_be_ahead() {
 /// Three copies of a row that came as two and one go at once.
 #[test]
 fn one_change_takes_back_rows_that_several_brought() {
-    let row = vec![Some(1), Some(7)];
-    let epochs: Vec<Changes> =
-        vec![vec![(0, row.clone(), 2), (1, vec![Some(1), Some(8)], 1)], vec![(0, row.clone(), 1)], vec![(0, row, -3)]];
+    let row = vec![Some(1), Some(7), Some(0)];
+    let epochs: Vec<Changes> = vec![
+        vec![(0, row.clone(), 2), (1, vec![Some(1), Some(8), Some(0)], 1)],
+        vec![(0, row.clone(), 1)],
+        vec![(0, row, -3)],
+    ];
     for case in [Case { left: Alone::NullExtended, ..INNER }, INNER] {
         let join = property::operator(&case.spec());
         let result = property::run(join, &case.inputs(), &epochs, 1, |i| case.definition(i));

@@ -8,7 +8,12 @@ use super::*;
 use crate::property::{self, Emitted, Input, Rows, Subject};
 
 fn schema() -> SchemaRef {
-    schema_of(&[("k", property::COLLIDING), ("t", DataType::Utf8View), ("b", DataType::Boolean)])
+    schema_of(&[
+        ("k", property::COLLIDING),
+        ("t", DataType::Utf8View),
+        ("b", DataType::Boolean),
+        ("i", property::LOOSE),
+    ])
 }
 
 /// What an epoch has changed.

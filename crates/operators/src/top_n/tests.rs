@@ -7,7 +7,12 @@ use super::*;
 use crate::property::{self, Input, Rows};
 
 fn spec(partition_by: Vec<usize>, order_by: Vec<OrderBy>, bounds: (usize, Option<usize>), numbered: bool) -> TopNSpec {
-    let input = schema_of(&[("p", property::COLLIDING), ("o", DataType::Int64), ("t", DataType::Utf8View)]);
+    let input = schema_of(&[
+        ("p", property::COLLIDING),
+        ("o", DataType::Int64),
+        ("t", DataType::Utf8View),
+        ("i", property::LOOSE),
+    ]);
     let mut fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).collect();
     if numbered {
         fields.push(Field::new("n", DataType::Int64, false));
@@ -25,7 +30,7 @@ fn spec(partition_by: Vec<usize>, order_by: Vec<OrderBy>, bounds: (usize, Option
 }
 
 fn definition(spec: &TopNSpec, inputs: &[Rows]) -> Rows {
-    let rest = (0..3).map(OrderBy::ascending);
+    let rest = (0..4).map(OrderBy::ascending);
     let order: Vec<OrderBy> = spec.order_by.iter().cloned().chain(rest).collect();
     let mut shown = Rows::new();
     for mut rows in property::groups_of(&inputs[0], &spec.partition_by).into_values() {

@@ -110,7 +110,13 @@ fn a_running_sum_without_partitions() {
 
 /// Partitions, order, values; each property takes what it needs.
 fn columns() -> SchemaRef {
-    schema_of(&[("g", property::COLLIDING), ("o", DataType::Int64), ("x", DataType::Int64), ("b", DataType::Boolean)])
+    schema_of(&[
+        ("g", property::COLLIDING),
+        ("o", DataType::Int64),
+        ("x", DataType::Int64),
+        ("b", DataType::Boolean),
+        ("i", property::LOOSE),
+    ])
 }
 
 const O: usize = 1;
@@ -242,7 +248,7 @@ fn spec_of(input: SchemaRef, order_by: Vec<OrderBy>, calls: Vec<WindowCall>) -> 
 
 /// Each row with its values.
 fn definition(spec: &WindowSpec, cases: &[Case], bounds: Bounds, rows: &Rows) -> Rows {
-    let rest = (0..4).map(OrderBy::ascending);
+    let rest = (0..5).map(OrderBy::ascending);
     let order: Vec<OrderBy> = spec.order_by.iter().cloned().chain(rest).collect();
     let mut result = Rows::new();
     for mut rows in property::groups_of(rows, &spec.partition_by).into_values() {
