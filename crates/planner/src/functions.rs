@@ -4,6 +4,7 @@ mod buckets;
 mod builtin;
 mod calendar;
 pub(crate) mod casts;
+pub(crate) mod equal_key;
 pub(crate) mod excluding;
 mod extract;
 mod from_char;

@@ -8,6 +8,7 @@ mod column_projections;
 mod completed_order;
 mod dependent_join;
 pub mod dml;
+mod equal_keys;
 pub mod errors;
 mod functions;
 mod global_aggregates;

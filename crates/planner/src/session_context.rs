@@ -40,6 +40,7 @@ use millstream_types::Result;
 use crate::column_projections::{self, PushDownColumns};
 use crate::completed_order::{CompleteDistinctOn, CompleteOrders};
 use crate::dependent_join::DependentJoins;
+use crate::equal_keys::EqualKeys;
 use crate::errors::from_datafusion;
 use crate::global_aggregates::GuardGlobalAggregates;
 use crate::outer_join_constants::HideConstants;
@@ -91,6 +92,8 @@ pub(crate) fn analyzer() -> Analyzer {
         Arc::new(ResolveGroupingFunction::new()),
         // Postgres' types, operators and functions. After it, nothing is left for DataFusion to decide ...
         Arc::new(PostgresTypes),
+        // Intervals and floating-point numbers are grouped, ordered and joined by keys.
+        Arc::new(EqualKeys),
         // ... but the inputs of unions and joins, and casts between widths of one class of types.
         Arc::new(TypeCoercion::new()),
     ];

@@ -28,8 +28,8 @@ pub(super) fn fits_u64(data_type: &DataType) -> bool {
 }
 
 fn float_key(v: f64) -> u64 {
-    // NaN is greater than all others, and the zeros are one.
-    let bits = if v.is_nan() { f64::NAN.to_bits() & !SIGN } else { (v + 0.0).to_bits() };
+    // NaN is greater than all others. Of the zeros the negative one is the less: they are equal, but two values.
+    let bits = if v.is_nan() { f64::NAN.to_bits() & !SIGN } else { v.to_bits() };
     if bits & SIGN == 0 { bits | SIGN } else { !bits }
 }
 
@@ -109,7 +109,7 @@ mod tests {
         let ordered = [f64::NEG_INFINITY, -1e300, -1.5, -f64::MIN_POSITIVE, 0.0, 1e-300, 2.0, f64::INFINITY, f64::NAN];
         let keys: Vec<u64> = ordered.iter().map(|&v| float_key(v)).collect();
         assert!(keys.windows(2).all(|w| w[0] < w[1]));
-        assert_eq!(float_key(-0.0), float_key(0.0));
+        assert_eq!(float_key(-0.0) + 1, float_key(0.0));
         assert!(ordered.iter().zip(keys).all(|(&v, k)| float_of_key(k) == v || v.is_nan()));
     }
 }

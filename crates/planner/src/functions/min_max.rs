@@ -1,4 +1,5 @@
-//! DataFusion's `min` and `max`, but over doubles the accumulators that keep views: NaN is the greatest, as in Postgres.
+//! DataFusion's `min` and `max`, but over floating-point numbers, intervals and arrays the accumulators that keep views: NaN is
+//! the greatest, a month has 30 days, as in Postgres, and of equal values one is told from the others in the same way.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use datafusion::logical_expr::{
 };
 use millstream_expr::AggregateFunction;
 
+use super::equal_key::is_loose;
 use super::statistics::One;
 use crate::typing::types::Result;
 
@@ -21,15 +23,11 @@ pub(super) fn all() -> Vec<Arc<AggregateUDF>> {
     functions.into_iter().map(|(ours, theirs)| Arc::new(AggregateUDF::new_from_impl(MinMax { ours, theirs }))).collect()
 }
 
+/// DataFusion keeps floats by a comparison that NaN fails, from the greatest finite value on, and intervals by their parts.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct MinMax {
     ours: AggregateFunction,
     theirs: Arc<AggregateUDF>,
-}
-
-/// DataFusion keeps floats by a comparison that NaN fails, from the greatest finite value on.
-fn is_float(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Float32 | DataType::Float64)
 }
 
 impl AggregateUDFImpl for MinMax {
@@ -51,7 +49,7 @@ impl AggregateUDFImpl for MinMax {
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         match args.return_field.data_type() {
-            t if is_float(t) => Ok(Box::new(One::append_only(self.ours, t)?)),
+            t if is_loose(t) => Ok(Box::new(One::append_only(self.ours, t)?)),
             _ => self.theirs.accumulator(args),
         }
     }
@@ -61,7 +59,7 @@ impl AggregateUDFImpl for MinMax {
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs<'_>) -> bool {
-        !is_float(args.return_field.data_type()) && self.theirs.groups_accumulator_supported(args)
+        !is_loose(args.return_field.data_type()) && self.theirs.groups_accumulator_supported(args)
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
@@ -70,7 +68,7 @@ impl AggregateUDFImpl for MinMax {
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         match args.return_field.data_type() {
-            t if is_float(t) => Ok(Box::new(One::retracting(self.ours, t)?)),
+            t if is_loose(t) => Ok(Box::new(One::retracting(self.ours, t)?)),
             _ => self.theirs.create_sliding_accumulator(args),
         }
     }

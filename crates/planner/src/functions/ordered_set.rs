@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, UInt32Array, new_empty_array};
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::{SortOptions, concat, is_not_null, sort_to_indices, take};
+use arrow::compute::{SortColumn, SortOptions, concat, is_not_null, lexsort_to_indices, sort_to_indices, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Float64Type};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::ScalarValue;
@@ -14,6 +14,7 @@ use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Sign
 use datafusion::physical_expr::expressions::Literal;
 use millstream_types::{Error, SqlState};
 
+use super::equal_key::{is_loose, key};
 use crate::binder::external;
 use crate::typing::types::{Result, user_error};
 
@@ -118,7 +119,7 @@ impl Accumulator for Values {
         if all.is_empty() {
             return ScalarValue::try_from(&self.data_type);
         }
-        let order = sort_to_indices(&all, Some(self.options), None)?;
+        let order = order_of(&all, self.options)?;
         let sorted = take(&all, &order, None)?;
         let at = match self.pick {
             Pick::Between => return between(&sorted, self.fraction),
@@ -160,10 +161,20 @@ fn between(sorted: &ArrayRef, fraction: f64) -> Result<ScalarValue> {
     Ok(ScalarValue::Float64(Some(value)))
 }
 
+/// The order of values; those that are equal without being the same are ordered too.
+fn order_of(values: &ArrayRef, options: SortOptions) -> Result<UInt32Array> {
+    if !is_loose(values.data_type()) {
+        return Ok(sort_to_indices(values, Some(options), None)?);
+    }
+    let keys = SortColumn { values: key(values).map_err(external)?, options: Some(options) };
+    Ok(lexsort_to_indices(&[keys, SortColumn { values: values.clone(), options: None }], None)?)
+}
+
 /// Runs of equal values of a sorted array.
 fn runs(sorted: &ArrayRef) -> Result<Vec<std::ops::Range<usize>>> {
-    let rows = RowConverter::new(vec![SortField::new(sorted.data_type().clone())])?;
-    let rows = rows.convert_columns(std::slice::from_ref(sorted))?;
+    let keys = key(sorted).map_err(external)?;
+    let rows = RowConverter::new(vec![SortField::new(keys.data_type().clone())])?;
+    let rows = rows.convert_columns(&[keys])?;
     let mut runs = Vec::new();
     let mut start = 0;
     for i in 1..=sorted.len() {
@@ -180,7 +191,7 @@ pub(super) fn distinct(values: &ArrayRef) -> Result<ArrayRef> {
     if values.is_empty() {
         return Ok(values.clone());
     }
-    let sorted = take(values, &sort_to_indices(values, None, None)?, None)?;
+    let sorted = take(values, &order_of(values, SortOptions::default())?, None)?;
     let firsts: UInt32Array = runs(&sorted)?.iter().map(|run| run.start as u32).collect();
     Ok(take(&sorted, &firsts, None)?)
 }

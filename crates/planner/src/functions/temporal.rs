@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray};
 use arrow::compute::{binary, try_binary};
 use arrow::datatypes::{
     DataType, Date32Type, Float64Type, Int32Type, IntervalMonthDayNano, IntervalMonthDayNanoType,
@@ -21,7 +21,6 @@ type Interval = IntervalMonthDayNanoType;
 
 /// The functions of this file.
 pub(super) static SPECS: &[Spec] = &[
-    Spec { name: "interval_order", returns: |_| DataType::Decimal128(38, 0), run: interval_order, strict: true },
     Spec { name: "interval_add", returns: |_| INTERVAL, run: |a, _| add(a, 1), strict: true },
     Spec { name: "interval_subtract", returns: |_| INTERVAL, run: |a, _| add(a, -1), strict: true },
     Spec { name: "interval_multiply", returns: |_| INTERVAL, run: |a, _| scale(a, Factor::Times), strict: true },
@@ -39,15 +38,6 @@ pub(super) static SPECS: &[Spec] = &[
     Spec { name: "date_bin", returns: |args| args[1].clone(), run: bin_timestamp, strict: true },
     Spec { name: "at_time_zone", returns: other_timestamp, run: at_time_zone, strict: true },
 ];
-
-/// A number that orders intervals as Postgres does: a month is 30 days, a day 24 hours.
-fn interval_order(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
-    let ns = |i: IntervalMonthDayNano| {
-        (i128::from(i.months) * 30 + i128::from(i.days)) * i128::from(NS_PER_DAY) + i128::from(i.nanoseconds)
-    };
-    let keys: Decimal128Array = args[0].as_primitive::<Interval>().unary(ns);
-    Ok(Arc::new(keys.with_precision_and_scale(38, 0)?))
-}
 
 fn interval_overflow() -> Error {
     Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "interval out of range")
@@ -310,14 +300,6 @@ mod tests {
     fn intervals(values: &[(i32, i32, i64)]) -> ArrayRef {
         let values = values.iter().map(|(m, d, us)| IntervalMonthDayNano::new(*m, *d, us * 1000));
         Arc::new(PrimitiveArray::<Interval>::from_iter_values(values))
-    }
-
-    #[test]
-    fn a_month_is_thirty_days_in_comparisons() {
-        let keys = interval_order(&[intervals(&[(1, 0, 0), (0, 30, 0), (0, 29, 24 * 3_600_000_000)])], 3).unwrap();
-        let keys = keys.as_primitive::<arrow::datatypes::Decimal128Type>();
-        assert_eq!(keys.value(0), keys.value(1));
-        assert_eq!(keys.value(1), keys.value(2));
     }
 
     #[test]

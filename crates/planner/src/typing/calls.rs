@@ -12,6 +12,7 @@ use super::types::{
     type_name, type_of, types_of, wider_int,
 };
 use crate::binder::external;
+use crate::equal_keys::comparable;
 use crate::functions::numeric::Arithmetic;
 use crate::functions::{builtin, overloads};
 
@@ -108,11 +109,7 @@ fn comparison(op: Operator, left: Expr, right: Expr, schema: &DFSchema) -> Resul
             (coerce_operand(left, &common, schema)?, coerce_operand(right, &common, schema)?)
         }
     };
-    if Class::of(&lt) == Class::Interval || Class::of(&rt) == Class::Interval {
-        let key = builtin("interval_order");
-        return Ok(binary(key.call(vec![left]), op, key.call(vec![right])));
-    }
-    Ok(binary(left, op, right))
+    Ok(binary(comparable(left, schema)?, op, comparable(right, schema)?))
 }
 
 fn texts(op: Operator, left: Expr, right: Expr, schema: &DFSchema) -> Result<(Expr, Expr)> {

@@ -25,6 +25,7 @@ use super::single_row;
 use super::types::{
     Class, NUMERIC, Result, TEXT, canonical, coerce, common_type, is_unknown, type_of, types_of, user_error,
 };
+use crate::equal_keys::comparable;
 use crate::functions::excluding::Excluding;
 
 /// The expression with every operator, function and constant as Postgres understands it. Resolving twice changes nothing.
@@ -145,7 +146,8 @@ fn in_list(list: InList, schema: &DFSchema) -> Result<Expr> {
             return Err(error);
         }
     };
-    let mut all = all.into_iter().map(|e| coerce(e, &common, schema)).collect::<Result<Vec<_>>>()?;
+    let key = |e: Expr| comparable(coerce(e, &common, schema)?, schema);
+    let mut all = all.into_iter().map(key).collect::<Result<Vec<_>>>()?;
     let expr = Box::new(all.remove(0));
     Ok(Expr::InList(InList { expr, list: all, negated }))
 }
@@ -160,10 +162,11 @@ fn in_subquery(inner: InSubquery, schema: &DFSchema) -> Result<Expr> {
         // Two nulls of no type.
         Some(DataType::Null) => {}
         Some(common) => {
-            expr = coerce(expr, &common, schema)?;
-            if column != common {
-                let plan = subquery.subquery.as_ref();
-                let value = coerce(Expr::from(plan.schema().qualified_field(0)), &common, plan.schema())?;
+            expr = comparable(coerce(expr, &common, schema)?, schema)?;
+            let plan = subquery.subquery.as_ref();
+            let value = coerce(Expr::from(plan.schema().qualified_field(0)), &common, plan.schema())?;
+            let value = comparable(value, plan.schema())?;
+            if !matches!(value, Expr::Column(_)) {
                 let cast = LogicalPlanBuilder::from(plan.clone()).project(vec![value])?.build()?;
                 subquery = subquery.with_plan(Arc::new(cast));
             }
