@@ -120,7 +120,9 @@ fn run(timely: &mut timely::worker::Worker, events: Arc<dyn Events>, commands: R
                 None => break,
             }
         }
+        let is_building = state.borrow_mut().build_indexes();
         let wait = match state.borrow_mut().feed_all() {
+            _ if is_building => Some(Duration::ZERO),
             Fed::More => Some(Duration::ZERO),
             Fed::BackedUp => Some(BACKED_UP_FOR),
             Fed::All => None,

@@ -108,13 +108,21 @@ struct KeyIndex {
     /// Equal hashes of non-null keys mean equal keys.
     exact: bool,
     index: HashIndex,
+    /// While it is built: the first chunk whose rows are not in it.
+    built_to: Option<usize>,
 }
 
 impl KeyIndex {
     fn new(schema: &SchemaRef, columns: &[usize], deletable: bool) -> Self {
         let exact = matches!(columns, [one] if is_exact(schema.field(*one).data_type()));
         let index = if deletable { HashIndex::new() } else { HashIndex::append_only() };
-        KeyIndex { columns: columns.to_vec(), exact, index }
+        KeyIndex { columns: columns.to_vec(), exact, index, built_to: None }
+    }
+
+    /// Whether a row's chunk is one whose rows are in it.
+    #[inline]
+    fn covers(&self, row: u32) -> bool {
+        self.built_to.is_none_or(|chunk| chunk_of(row) < chunk)
     }
 
     fn keys(&self, columns: &[ArrayRef]) -> Vec<ArrayRef> {
@@ -214,38 +222,44 @@ impl Arrangement {
             + self.death_epochs.capacity() * size_of::<(u32, Epoch)>()
     }
 
-    /// The number of the index over exactly these columns, in this order.
+    /// The number of the index over exactly these columns, in this order, if all rows are in it.
     pub fn index_on(&self, columns: &[usize]) -> Option<usize> {
-        self.indexes.iter().position(|i| i.columns == columns)
+        self.indexes.iter().position(|i| i.columns == columns && i.built_to.is_none())
     }
 
-    /// Makes the indexes over these columns the only ones beside the identity index; those that are new are built over
-    /// what is there. Numbers of indexes other than the identity index change.
+    /// Makes the indexes over these columns the only ones beside the identity index; those that are new are built by
+    /// [`Arrangement::build_indexes`]. Numbers of indexes other than the identity index change.
     pub fn set_indexes(&mut self, wanted: &[Vec<usize>]) {
         let identity = self.deletable.then(|| self.indexes[0].columns.clone());
         let is_kept = |columns: &Vec<usize>| identity.as_ref() == Some(columns) || wanted.contains(columns);
         self.indexes.retain(|i| is_kept(&i.columns));
         for columns in wanted {
-            if self.index_on(columns).is_none() {
-                self.add_index(columns);
+            if !self.indexes.iter().any(|i| i.columns == *columns) {
+                let index = KeyIndex::new(&self.rows.schema, columns, self.deletable);
+                self.indexes.push(KeyIndex { built_to: Some(0), ..index });
             }
         }
     }
 
-    /// Adds an index over what is there.
-    fn add_index(&mut self, columns: &[usize]) {
-        let mut index = KeyIndex::new(&self.rows.schema, columns, self.deletable);
-        let mut hashes = Vec::new();
-        for chunk in 0..self.chunks.len() {
+    /// Adds the rows of one chunk to an index that lacks them; returns whether there is more to do. Everything else may
+    /// go on between two calls.
+    pub fn build_indexes(&mut self) -> bool {
+        let n_chunks = self.chunks.len();
+        let Some(index) = self.indexes.iter_mut().find(|i| i.built_to.is_some()) else { return false };
+        if let Some(chunk) = index.built_to.filter(|&chunk| chunk < n_chunks) {
             let present: Vec<u32> = (0..self.rows.len_of(chunk))
                 .filter(|&offset| !self.chunks[chunk].reclaimed.get(offset))
                 .map(|offset| row_id(chunk, offset))
                 .collect();
-            let keys: Vec<ArrayRef> = columns.iter().map(|&c| self.rows.columns[c].gather(&present)).collect();
+            let keys: Vec<ArrayRef> = index.columns.iter().map(|&c| self.rows.columns[c].gather(&present)).collect();
+            let mut hashes = Vec::new();
             hash_columns(&keys, present.len(), &mut hashes);
             index.index.insert_all(&hashes, present);
+            index.built_to = Some(chunk + 1);
+        } else {
+            index.built_to = None;
         }
-        self.indexes.push(index);
+        self.indexes.iter().any(|i| i.built_to.is_some())
     }
 
     /// A reader's end.
@@ -308,7 +322,15 @@ impl Arrangement {
                     hashes.extend((0..rows.len()).map(|i| all.get(rows.index(i)).copied().unwrap_or(all[0])));
                 }
             }
-            index.index.insert_all(&hashes, ids.iter().copied());
+            if index.built_to.is_none() {
+                index.index.insert_all(&hashes, ids.iter().copied());
+                continue;
+            }
+            for (&row, &hash) in ids.iter().zip(&hashes) {
+                if index.covers(row) {
+                    index.index.insert(hash, row);
+                }
+            }
         }
     }
 
@@ -400,7 +422,7 @@ impl Arrangement {
         limit: usize,
         matches: &mut Matches,
     ) -> ProbePosition {
-        let KeyIndex { columns, exact, index } = &self.indexes[index];
+        let KeyIndex { columns, exact, index, .. } = &self.indexes[index];
         let from = matches.len();
         let mut stopped_at = ProbePosition { probe: hashes.len(), after: NO_ROW };
         // Follows a chain; returns whether to go on with the next one.
@@ -517,7 +539,11 @@ impl Arrangement {
         for index in &mut self.indexes {
             let keys: Vec<ArrayRef> = index.columns.iter().map(|&c| self.rows.columns[c].gather(&gone)).collect();
             hash_columns(&keys, gone.len(), &mut hashes);
-            gone.iter().zip(&hashes).for_each(|(&row, &hash)| index.index.remove(hash, row));
+            for (&row, &hash) in gone.iter().zip(&hashes) {
+                if index.covers(row) {
+                    index.index.remove(hash, row);
+                }
+            }
         }
         for &row in &gone {
             self.death_epochs.remove(&row);
@@ -597,7 +623,12 @@ impl Arrangement {
         for index in &mut self.indexes {
             hash_columns(&index.keys(batch.columns()), living.len(), &mut hashes);
             for ((&old, &new), &hash) in living.iter().zip(&moved).zip(&hashes) {
-                index.index.rename(hash, old, new);
+                match (index.covers(old), index.covers(new)) {
+                    (true, true) => index.index.rename(hash, old, new),
+                    (true, false) => index.index.remove(hash, old),
+                    (false, true) => index.index.insert(hash, new),
+                    (false, false) => {}
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use millstream_operators::operator::Arrangements;
@@ -25,6 +26,9 @@ use crate::relation::{Arrivals, Arriving, Part, Relation};
 
 /// Rows applied to a store after which its size is looked at.
 const CHARGED_ROWS: usize = 1 << 12;
+
+/// Time for building indexes after which operators and commands get their turn.
+const BUILT_FOR: Duration = Duration::from_micros(500);
 
 /// A dataflow on this worker.
 pub(super) struct Installed {
@@ -68,6 +72,8 @@ pub(super) struct WorkerState {
     /// Dataflows that may be able to take something in.
     pub(super) to_feed: FeedQueue,
     quanta: Quanta,
+    /// Relations that have indexes to build.
+    building: VecDeque<RelationId>,
 }
 
 impl WorkerState {
@@ -90,7 +96,23 @@ impl WorkerState {
             outbox: Outbox::default(),
             to_feed: FeedQueue::default(),
             quanta,
+            building: VecDeque::new(),
         }
+    }
+
+    /// Builds indexes for a part of a turn; returns whether there is more to do.
+    pub(super) fn build_indexes(&mut self) -> bool {
+        let start = Instant::now();
+        while let Some(id) = self.building.front() {
+            let arrangement = self.relations.get(id).and_then(Relation::arrangement);
+            if !arrangement.is_some_and(|a| a.borrow_mut().build_indexes()) {
+                self.building.pop_front();
+            }
+            if start.elapsed() >= BUILT_FOR {
+                break;
+            }
+        }
+        !self.building.is_empty()
     }
 
     /// The next command, if there is one.
@@ -135,6 +157,7 @@ impl WorkerState {
             Command::SetIndexes(id, columns) => {
                 if let Some(arrangement) = self.relations.get(&id).and_then(Relation::arrangement) {
                     arrangement.borrow_mut().set_indexes(&columns);
+                    self.building.push_back(id);
                 }
             }
             Command::Round(round) => self.round(&round),
