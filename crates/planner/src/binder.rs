@@ -10,6 +10,7 @@ mod outer_names;
 mod params;
 mod rewrite;
 mod source;
+mod unknown_functions;
 mod windows;
 
 #[cfg(test)]
@@ -24,7 +25,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::optimizer::Optimizer;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{ObjectName, Statement};
-use millstream_types::{Error, Result, SqlType};
+use millstream_types::{Error, Result, SqlState, SqlType};
 
 use crate::ast::Query;
 use crate::catalog::{Catalog, Relation, RelationId};
@@ -33,6 +34,7 @@ use crate::parser::{folded, parse_query};
 use crate::reading;
 use crate::session_context::{Purpose, RuleContext, analyzer, optimizer_rules, options};
 use crate::short_circuit::make_lazy;
+use crate::sliding_frames::recompute_frames;
 use crate::typing::zoned::in_session_zone;
 pub(crate) use clauses::check_row_condition;
 pub(crate) use context::{PlanContext, external};
@@ -73,7 +75,10 @@ pub fn bind_query(
 
 pub(crate) fn bind(context: &PlanContext<'_>, query: &Query, param_types: &[Option<SqlType>]) -> Result<BoundQuery> {
     clauses::check_clauses(query)?;
-    let (plan, param_types) = typed_plan(context, query, param_types).map_err(|e| checks::located(e, query))?;
+    let (plan, param_types) = typed_plan(context, query, param_types).map_err(|error| match error.state() {
+        SqlState::GROUPING_ERROR => unknown_functions::unknown_function(context, query, param_types).unwrap_or(error),
+        _ => checks::located(error, query),
+    })?;
     if context.purpose == Purpose::View {
         checks::check_view(&plan)?;
     }
@@ -243,7 +248,7 @@ pub fn optimize(plan: LogicalPlan, purpose: Purpose, now_us: Option<i64>) -> Res
     let plan = reading::folding(|| optimizer.optimize(plan, &context, |_, _| {})).map_err(from_datafusion)?;
     checks::check_decorrelated(&plan)?;
     match purpose {
-        Purpose::AdHoc => make_lazy(plan).map_err(from_datafusion),
+        Purpose::AdHoc => make_lazy(plan).and_then(recompute_frames).map_err(from_datafusion),
         Purpose::View => Ok(plan),
     }
 }

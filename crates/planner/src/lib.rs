@@ -19,6 +19,7 @@ pub mod row_expr;
 mod series_scan;
 pub mod session_context;
 mod short_circuit;
+mod sliding_frames;
 mod sql_exprs;
 pub mod streaming;
 mod typing;

@@ -6,6 +6,7 @@ mod copy;
 mod create;
 mod cursor;
 mod exclusion;
+mod grouping_sets;
 mod keywords;
 mod session;
 mod tokens;

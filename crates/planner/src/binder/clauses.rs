@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use millstream_types::{Error, Result, SqlState};
 
+use super::rewrite::ordered_sets::{HYPOTHETICAL, plain_args};
 use super::rewrite::single_name;
 use crate::functions::Registry;
 use crate::parser::{folded, is_reserved};
@@ -108,7 +109,7 @@ fn kind_of(expr: &Expr) -> Option<CallKind> {
         return Some(CallKind::Window);
     }
     let is_aggregate = single_name(&function.name).is_some_and(|name| Registry::get().aggregate(&name).is_some());
-    is_aggregate.then_some(CallKind::Aggregate)
+    (is_aggregate || !function.within_group.is_empty()).then_some(CallKind::Aggregate)
 }
 
 /// Where the first call of a kind stands, subqueries apart.
@@ -254,6 +255,7 @@ fn check_call(function: &Function, expr: &Expr) -> Result<()> {
             None => Ok(()),
         },
         CallKind::Aggregate => {
+            check_hypothetical(function, expr)?;
             if let Some(position) = within(CallKind::Aggregate) {
                 let message = "aggregate function calls cannot be nested";
                 return Err(error_at(SqlState::GROUPING_ERROR, message, position));
@@ -265,6 +267,21 @@ fn check_call(function: &Function, expr: &Expr) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// A hypothetical row has a value for each key of the order.
+fn check_hypothetical(function: &Function, expr: &Expr) -> Result<()> {
+    let n_keys = function.within_group.len();
+    let name = single_name(&function.name).unwrap_or_default();
+    let n_values = plain_args(function).map_or(0, |args| args.len());
+    if n_keys == 0 || n_keys == n_values || !HYPOTHETICAL.contains(&name.as_str()) {
+        return Ok(());
+    }
+    let message = format!("function {name} does not exist for {n_values} arguments and an order of {n_keys} columns");
+    Err(error_at(SqlState::UNDEFINED_FUNCTION, message, position_of(expr)).with_hint(format!(
+        "To use the hypothetical-set aggregate {name}, the number of hypothetical direct arguments (here {n_values}) must \
+         match the number of ordering columns (here {n_keys})."
+    )))
 }
 
 /// Rows are compared column by column.

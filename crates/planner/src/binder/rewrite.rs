@@ -1,8 +1,10 @@
 //! Rewrites of a query's tree into forms that DataFusion's planner leads to our functions.
 
+mod grouping;
 mod lookups;
 mod named_args;
 mod named_windows;
+pub(super) mod ordered_sets;
 mod recursion;
 mod rows;
 mod table_oids;
@@ -60,6 +62,7 @@ impl VisitorMut for Rewriter<'_> {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         merge_full_joins(select);
+        grouping::expand(select);
         let windows = Windows::complete(select);
         windows.complete_calls(&mut select.projection);
         for item in &mut select.projection {
@@ -393,6 +396,9 @@ fn escaped(pattern: &Expr, escape: &ValueWithSpan) -> Expr {
 }
 
 fn rewritten_call(function: &Function) -> Option<Expr> {
+    if let Some(counted) = ordered_sets::rewritten(function) {
+        return Some(counted);
+    }
     let name = &function.name;
     match &function.args {
         FunctionArguments::Subquery(query) if single_name(name).as_deref() == Some("array") => {

@@ -37,7 +37,7 @@ fn key_field(field: &Field) -> Arc<Field> {
 }
 
 /// Values that are the same exactly if those of the column are equal, and in the same order.
-pub(super) fn key(column: &ArrayRef) -> Result<ArrayRef, Error> {
+pub(crate) fn key(column: &ArrayRef) -> Result<ArrayRef, Error> {
     Ok(match column.data_type() {
         DataType::Interval(_) => {
             let keys: Decimal128Array = column.as_primitive::<IntervalMonthDayNanoType>().unary(interval_key);

@@ -32,6 +32,8 @@ pub(crate) enum Exclusion {
     Group,
     /// Its peers.
     Ties,
+    /// None: for aggregates that cannot take rows back.
+    Nothing,
 }
 
 impl Exclusion {
@@ -182,6 +184,7 @@ impl Evaluator {
     /// What is left of a row's frame, in order.
     fn rest(&self, row: usize, frame: &Range<usize>) -> [Range<usize>; 3] {
         let excluded = match self.exclusion {
+            Exclusion::Nothing => return [frame.clone(), 0..0, 0..0],
             Exclusion::CurrentRow => row..row + 1,
             Exclusion::Group | Exclusion::Ties => self.peers_of(row),
         };

@@ -15,8 +15,9 @@ use datafusion::physical_expr::expressions::Literal;
 use millstream_types::{Error, SqlState};
 
 use super::equal_key::{is_loose, key};
+use super::temporal::interval_between;
 use crate::binder::external;
-use crate::typing::types::{Result, user_error};
+use crate::typing::types::{INTERVAL, Result, user_error};
 
 /// All functions.
 pub(super) fn all() -> Vec<Arc<AggregateUDF>> {
@@ -151,8 +152,14 @@ impl Accumulator for Values {
     }
 }
 
-/// The double at a fraction of the way through sorted ones.
+/// The double, or interval, at a fraction of the way through sorted ones.
 fn between(sorted: &ArrayRef, fraction: f64) -> Result<ScalarValue> {
+    if *sorted.data_type() == INTERVAL {
+        let at = fraction * (sorted.len() - 1) as f64;
+        let (first, second) = (sorted.slice(at.floor() as usize, 1), sorted.slice(at.ceil() as usize, 1));
+        let between = interval_between(&first, &second, at - at.floor()).map_err(external)?;
+        return ScalarValue::try_from_array(&between, 0);
+    }
     let sorted = sorted.as_primitive_opt::<Float64Type>();
     let sorted = sorted.ok_or_else(|| external(Error::internal("percentile_cont is computed over doubles")))?.values();
     let at = fraction * (sorted.len() - 1) as f64;

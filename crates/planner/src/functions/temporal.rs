@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, PrimitiveArray};
 use arrow::compute::{binary, try_binary};
 use arrow::datatypes::{
     DataType, Date32Type, Float64Type, Int32Type, IntervalMonthDayNano, IntervalMonthDayNanoType,
@@ -38,6 +38,13 @@ pub(super) static SPECS: &[Spec] = &[
     Spec { name: "date_bin", returns: |args| args[1].clone(), run: bin_timestamp, strict: true },
     Spec { name: "at_time_zone", returns: other_timestamp, run: at_time_zone, strict: true },
 ];
+
+/// The interval a fraction of the way from one to another.
+pub(super) fn interval_between(from: &ArrayRef, to: &ArrayRef, fraction: f64) -> Result<ArrayRef, Error> {
+    let way = add(&[to.clone(), from.clone()], -1)?;
+    let fractions: ArrayRef = Arc::new(Float64Array::from(vec![fraction; from.len()]));
+    add(&[from.clone(), scale(&[way, fractions], Factor::Times)?], 1)
+}
 
 fn interval_overflow() -> Error {
     Error::user(SqlState::DATETIME_FIELD_OVERFLOW, "interval out of range")

@@ -7,6 +7,7 @@ use millstream_types::{Error, Result, SqlState};
 
 use super::between::rewrite_symmetric;
 use super::exclusion::rewrite_exclusions;
+use super::grouping_sets::flatten_grouping_sets;
 
 /// The dialect of all parsing: stock, because one of our own would have to forward every method of it.
 pub(super) static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
@@ -129,6 +130,7 @@ pub(super) fn prepare(mut piece: Piece<'_>) -> Result<Piece<'_>> {
     end_before_options(&mut piece.tokens);
     rewrite_symmetric(&mut piece.tokens);
     rewrite_exclusions(&mut piece.tokens);
+    flatten_grouping_sets(&mut piece.tokens);
     for token in &mut piece.tokens {
         unify_string(&mut token.token);
     }
@@ -249,7 +251,7 @@ fn drop_descriptors(tokens: &[TokenWithSpan], dropped: &mut [bool], from: usize,
     }
 }
 
-fn matching_paren(tokens: &[TokenWithSpan], open: usize) -> Option<usize> {
+pub(super) fn matching_paren(tokens: &[TokenWithSpan], open: usize) -> Option<usize> {
     let mut depth = 0usize;
     for (i, token) in tokens.iter().enumerate().skip(open) {
         match token.token {

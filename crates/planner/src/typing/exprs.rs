@@ -11,8 +11,8 @@ use datafusion::logical_expr::expr::{
 };
 use datafusion::logical_expr::utils::COUNT_STAR_EXPANSION;
 use datafusion::logical_expr::{
-    BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlanBuilder, Operator, WindowFunctionDefinition, WindowUDF,
-    cast, not,
+    BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlanBuilder, Operator, WindowFrameBound, WindowFrameUnits,
+    WindowFunctionDefinition, WindowUDF, cast, not,
 };
 use millstream_types::SqlState;
 use millstream_types::sql_type::NUMERIC_PRECISION;
@@ -23,9 +23,13 @@ use super::deferred::{Call, Deferred};
 use super::input_order::is_order_sensitive;
 use super::single_row;
 use super::types::{
-    Class, NUMERIC, Result, TEXT, canonical, coerce, common_type, is_unknown, type_of, types_of, user_error,
+    Class, INTERVAL, NUMERIC, Result, TEXT, canonical, coerce, common_type, is_unknown, parse_exactly, type_of,
+    types_of, user_error,
 };
+use crate::binder::external;
 use crate::equal_keys::comparable;
+use crate::functions::builtin;
+use crate::functions::equal_key;
 use crate::functions::excluding::Excluding;
 
 /// The expression with every operator, function and constant as Postgres understands it. Resolving twice changes nothing.
@@ -221,6 +225,9 @@ fn aggregate_args(name: &str, mut args: Vec<Expr>, schema: &DFSchema) -> Result<
             return no_function(name, &types);
         }
         "stddev" | "stddev_pop" | "var" | "var_pop" if !class.is_number() => return no_function(name, &types),
+        "percentile_cont" if class == Class::Interval && args.len() == 2 => {
+            args[1] = coerce(args[1].clone(), &DataType::Float64, schema)?;
+        }
         "corr" | "covar_pop" | "covar_samp" | "percentile_cont" => {
             for arg in &mut args {
                 *arg = coerce(arg.clone(), &DataType::Float64, schema)?;
@@ -294,8 +301,42 @@ fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {
         Some(filter) => Some(Box::new(condition(*filter, "FILTER", schema)?)),
         None => None,
     };
-    let params = WindowFunctionParams { args, filter, ..params };
+    let params = interval_range(WindowFunctionParams { args, filter, ..params }, schema)?;
     Ok(Expr::WindowFunction(Box::new(WindowFunction { fun, params })))
+}
+
+/// RANGE over intervals is one over the numbers that order them; DataFusion has none over intervals.
+fn interval_range(mut params: WindowFunctionParams, schema: &DFSchema) -> Result<WindowFunctionParams> {
+    let frame = &mut params.window_frame;
+    let has_offset = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::Preceding(offset) | WindowFrameBound::Following(offset) => !offset.is_null(),
+        WindowFrameBound::CurrentRow => false,
+    };
+    let has_offset = has_offset(&frame.start_bound) || has_offset(&frame.end_bound);
+    let [sort] = params.order_by.as_mut_slice() else { return Ok(params) };
+    if frame.units != WindowFrameUnits::Range || !has_offset || !is_interval(&sort.expr, schema)? {
+        return Ok(params);
+    }
+    sort.expr = builtin("equal_key").call(vec![sort.expr.clone()]);
+    for bound in [&mut frame.start_bound, &mut frame.end_bound] {
+        if let WindowFrameBound::Preceding(offset) | WindowFrameBound::Following(offset) = bound {
+            *offset = interval_number(offset)?;
+        }
+    }
+    Ok(params)
+}
+
+fn is_interval(expr: &Expr, schema: &DFSchema) -> Result<bool> {
+    Ok(Class::of(&type_of(expr, schema)?) == Class::Interval)
+}
+
+/// The number by which an interval is ordered; a null of it stays one.
+fn interval_number(interval: &ScalarValue) -> Result<ScalarValue> {
+    let interval = match interval.try_as_str().flatten() {
+        Some(text) => parse_exactly(text, &INTERVAL)?,
+        None => interval.cast_to(&INTERVAL)?,
+    };
+    equal_key::key(&interval.to_array()?).map_err(external).and_then(|keys| ScalarValue::try_from_array(&keys, 0))
 }
 
 /// Arguments of an aggregate, then an order, then a condition.

@@ -5,7 +5,9 @@ use datafusion::logical_expr::expr::{AggregateFunction, WindowFunction, WindowFu
 use datafusion::logical_expr::planner::{
     ExprPlanner, PlannerResult, RawAggregateExpr, RawBinaryExpr, RawFieldAccessExpr, RawWindowExpr,
 };
-use datafusion::logical_expr::{AggregateUDF, Expr, GetFieldAccess, Operator, WindowFunctionDefinition, cast};
+use datafusion::logical_expr::{
+    AggregateUDF, Expr, GetFieldAccess, Operator, WindowFunctionDefinition, cast, lit, when,
+};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use millstream_types::Error;
 use std::sync::Arc;
@@ -150,6 +152,12 @@ impl ExprPlanner for PostgresPlanner {
                 planned("average", vec![sum, count])
             }
             "row_number" | "rank" | "dense_rank" => Ok(PlannerResult::Planned(cast(itself()?, DataType::Int64))),
+            // DataFusion's default is the same for all rows.
+            "lag" | "lead" if args.len() == 3 && args[2].any_column_refs() => {
+                let is_missing = with(expr.func_def.clone(), vec![lit(1i64), args[1].clone()])?.is_null();
+                let value = with(expr.func_def.clone(), args[..2].to_vec())?;
+                Ok(PlannerResult::Planned(when(is_missing, args[2].clone()).otherwise(value)?))
+            }
             "ntile" => Ok(PlannerResult::Planned(cast(itself()?, DataType::Int32))),
             "string_agg" => Ok(PlannerResult::Planned(cast(itself()?, TEXT))),
             "regr_count" | "approx_distinct" => Ok(PlannerResult::Planned(cast(itself()?, DataType::Int64))),
