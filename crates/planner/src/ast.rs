@@ -330,6 +330,8 @@ pub enum ConflictAction {
 /// `UPDATE ...`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
+    /// `WITH ...`
+    pub with: Option<ast::With>,
     /// The target.
     pub table: Name,
     /// Its alias.
@@ -347,6 +349,8 @@ pub struct Update {
 /// `DELETE FROM ...`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delete {
+    /// `WITH ...`
+    pub with: Option<ast::With>,
     /// The target.
     pub table: Name,
     /// Its alias.

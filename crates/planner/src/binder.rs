@@ -8,6 +8,7 @@ mod full_using;
 mod names;
 mod outer_names;
 mod params;
+mod positions;
 mod rewrite;
 mod source;
 mod unknown_functions;
@@ -36,6 +37,7 @@ use crate::session_context::{Purpose, RuleContext, analyzer, optimizer_rules, op
 use crate::short_circuit::make_lazy;
 use crate::sliding_frames::recompute_frames;
 use crate::typing::zoned::in_session_zone;
+pub(crate) use checks::located;
 pub(crate) use clauses::check_row_condition;
 pub(crate) use context::{PlanContext, external};
 pub(crate) use names::shown;

@@ -207,6 +207,10 @@ fn execution_error(message: &str) -> Error {
         return error;
     } else if lower.contains("overflow") || lower.contains("out of range") {
         SqlState::NUMERIC_VALUE_OUT_OF_RANGE
+    } else if let Some(parameter) =
+        quoted_after(message, "Placeholder '").filter(|_| message.contains("was not provided a value"))
+    {
+        return Error::user(SqlState::UNDEFINED_PARAMETER, format!("there is no parameter {parameter}"));
     } else if lower.starts_with("step can't be 0") {
         return Error::user(SqlState::INVALID_PARAMETER_VALUE, "step size cannot equal zero");
     } else if lower.contains("more than one row") || lower.contains("returned more than") {

@@ -2,6 +2,7 @@
 
 mod buckets;
 mod builtin;
+mod bytes;
 mod calendar;
 pub(crate) mod casts;
 pub(crate) mod equal_key;

@@ -10,6 +10,7 @@ mod grouping_sets;
 mod keywords;
 mod session;
 mod tokens;
+mod trims;
 mod types;
 mod write;
 
@@ -121,7 +122,7 @@ const KNOWN_UNSUPPORTED: &[&str] = &[
 
 fn parse_statement(c: &mut Cursor<'_>) -> Result<Statement> {
     if c.at_query() {
-        return Ok(Statement::Query(c.query()?));
+        return write::of_query(c.query()?);
     }
     let position = c.position();
     let Some(word) = c.peek_word() else { return Err(c.syntax_error()) };

@@ -152,7 +152,8 @@ impl Session {
                 let message = format!("cannot truncate {} \"{}\"", relation.kind.noun(), relation.name);
                 return Err(Error::user(SqlState::WRONG_OBJECT_TYPE, message).with_position(name.position.max(1)));
             }
-            let delete = Delete { table: name.clone(), alias: None, using: vec![], filter: None, returning: None };
+            let delete =
+                Delete { with: None, table: name.clone(), alias: None, using: vec![], filter: None, returning: None };
             let bound = bind_delete(&catalog, &delete, &[])?;
             let reading = Reading::Plan(self.ready(bound.plan, &[])?);
             writes.push(Write::Delete { relation: bound.relation, reading });

@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ObjectName, Query, Visit,
 use millstream_types::{Error, Result, SqlState};
 
 use super::context::external;
+use super::positions;
 use crate::errors::from_datafusion;
 use crate::functions::moments;
 use crate::parser::{folded, planned_error};
@@ -82,9 +83,12 @@ pub(super) fn check_decorrelated(plan: &LogicalPlan) -> Result<()> {
 }
 
 /// The error, pointing at the relation or function that it names, if it points nowhere yet.
-pub(super) fn located(error: Error, query: &Query) -> Error {
+pub(crate) fn located(error: Error, query: &Query) -> Error {
     if error.fields().position.is_some() {
         return error;
+    }
+    if let Some(position) = positions::position_in(&error, query) {
+        return error.with_position(position);
     }
     let wanted = match error.state() {
         SqlState::UNDEFINED_TABLE => {

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, GroupByExpr, JoinConstraint, JoinOperator, LimitClause, ObjectName, Query, Select,
-    Spanned, TableFactor, TableWithJoins, Visit, Visitor,
+    SetExpr, Spanned, TableFactor, TableWithJoins, Visit, Visitor,
 };
 use millstream_types::{Error, Result, SqlState};
 
@@ -56,7 +56,7 @@ impl Visitor for Clauses {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
-        flow(check_limit(query))
+        flow(check_reads(query).and_then(|()| check_limit(query)))
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Error> {
@@ -301,6 +301,16 @@ fn check_rows(left: &Expr, op: &BinaryOperator, right: &Expr) -> Result<()> {
         return Err(error_at(SqlState::SYNTAX_ERROR, message, position_of(left)));
     }
     Ok(())
+}
+
+/// Statements that write are none of the parts of a query.
+fn check_reads(query: &Query) -> Result<()> {
+    match query.body.as_ref() {
+        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
+            Err(Error::not_supported("INSERT, UPDATE and DELETE within WITH are not supported yet"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// LIMIT and OFFSET are the same for all rows.

@@ -1,5 +1,6 @@
 //! Rewrites of a query's tree into forms that DataFusion's planner leads to our functions.
 
+mod from_items;
 mod grouping;
 mod lookups;
 mod named_args;
@@ -21,6 +22,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::full_using::merge_full_joins;
 use super::names::is_current_schema;
 use super::outer_names::tag_outer_relations;
+use crate::functions::overloads::UNKNOWN;
 use crate::parser::{folded, parse_query};
 use crate::sql_exprs::call_args;
 use crate::typing::with_ties::WITH_TIES;
@@ -55,6 +57,8 @@ impl VisitorMut for Rewriter<'_> {
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         recursion::type_constants(query);
         replace_tables(&mut query.body);
+        from_items::union_of_values(query);
+        wait_for_types(&mut query.body);
         replace_fetch(query);
         tag_outer_relations(query, self.has_column, &mut self.n_tagged);
         ControlFlow::Continue(())
@@ -119,6 +123,7 @@ impl VisitorMut for Rewriter<'_> {
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         table_oids::replace(select, self.has_column, self.oid_of);
+        from_items::select_of_unnest(select);
         for window in &mut select.named_window {
             if let NamedWindowExpr::WindowSpec(spec) = &mut window.1 {
                 restore_frame(spec);
@@ -201,6 +206,23 @@ fn replace_tables(body: &mut SetExpr) {
             replace_tables(right);
         }
         _ => {}
+    }
+}
+
+/// A text in VALUES whose column has something else too is of the type of that.
+fn wait_for_types(body: &mut SetExpr) {
+    let SetExpr::Values(values) = body else { return };
+    let is_text = |e: &Expr| matches!(e, Expr::Value(v) if matches!(v.value, Value::SingleQuotedString(_)));
+    let is_null = |e: &Expr| matches!(e, Expr::Value(v) if v.value == Value::Null);
+    let n_columns = values.rows.iter().map(|row| row.content.len()).min().unwrap_or(0);
+    for column in 0..n_columns {
+        let mut of_column = values.rows.iter().map(|row| &row.content[column]);
+        if of_column.all(|e| is_text(e) || is_null(e)) {
+            continue;
+        }
+        for expr in values.rows.iter_mut().map(|row| &mut row.content[column]).filter(|e| is_text(e)) {
+            *expr = call(UNKNOWN, vec![expr.clone()]);
+        }
     }
 }
 

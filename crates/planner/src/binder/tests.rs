@@ -243,6 +243,16 @@ fn errors_point_at_their_place() {
     assert_eq!(position("select a from t where zz = 1"), Some(23));
     assert_eq!(position("select a from nowhere"), Some(15));
     assert_eq!(position("select foo(a) from t"), Some(8));
+    assert_eq!(position("select 'abc'::int"), Some(8));
+    assert_eq!(position("select a from t where ts > 'never'"), Some(28));
+    assert_eq!(position("select a from t where a"), Some(23));
+    assert_eq!(position("select a from t where name = 1"), Some(28));
+    assert_eq!(position("select name + 1 from t"), Some(13));
+    assert_eq!(position("select a from t order by 5"), Some(26));
+    assert_eq!(position("select distinct a from t order by name"), Some(35));
+    assert_eq!(position("select distinct on (a) a, name from t order by name"), Some(21));
+    // Which of the two is meant, the message does not say.
+    assert_eq!(position("select a from t where name = 1 or name = 2"), None);
 }
 
 #[test]

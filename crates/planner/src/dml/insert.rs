@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
-use datafusion::sql::sqlparser::ast as sql;
+use datafusion::sql::sqlparser::ast::{self as sql, Spanned};
 use millstream_types::pg::FormatSettings;
 use millstream_types::{Error, Result, SqlState, SqlType};
 
@@ -16,7 +16,7 @@ use super::{
     default_expr, is_default, project, rows_source, side_by_side, target, typed_constant,
 };
 use crate::ast::{ColumnName, ConflictAction, Insert, OnConflict, OnKeyConflict};
-use crate::binder::{PlanContext, bind, rewrite_expr};
+use crate::binder::{PlanContext, bind, located, rewrite_expr};
 use crate::catalog::{Catalog, Column, Relation, RelationId};
 use crate::errors::from_datafusion;
 use crate::reading;
@@ -85,7 +85,10 @@ pub fn bind_insert(
     param_types: &[Option<SqlType>],
     settings: &FormatSettings,
 ) -> Result<BoundInsert> {
-    reading::under(settings, || bind_under(catalog, insert, param_types, settings))
+    reading::under(settings, || bind_under(catalog, insert, param_types, settings)).map_err(|e| match &insert.source {
+        Some(source) => located(e, source),
+        None => e,
+    })
 }
 
 fn bind_under(
@@ -109,7 +112,7 @@ fn bind_under(
     };
     let width = width_of(source);
     if let Some(width) = width {
-        check_width(&mut positions, width, !insert.columns.is_empty())?;
+        check_width(&mut positions, width, insert, plain_values(source))?;
     }
     if let Some(rows) = plain_values(source) {
         if rows.iter().any(|row| row.content.len() != positions.len()) {
@@ -127,7 +130,7 @@ fn bind_under(
     let context = PlanContext::new(catalog, Purpose::AdHoc);
     let bound = bind(&context, &query, param_types)?;
     if width.is_none() {
-        check_width(&mut positions, bound.columns.len(), !insert.columns.is_empty())?;
+        check_width(&mut positions, bound.columns.len(), insert, None)?;
     }
     let fields: Vec<Expr> = bound.plan.schema().iter().map(Expr::from).collect();
     let mut exprs: Vec<(Expr, &Column)> = Vec::new();
@@ -163,12 +166,21 @@ pub fn bind_copy_columns(relation: &Relation, columns: &[ColumnName]) -> Result<
 }
 
 /// Without a column list fewer values than columns fill the first ones; too many, or too few for a list, are errors.
-fn check_width(positions: &mut Vec<usize>, width: usize, has_list: bool) -> Result<()> {
+fn check_width(
+    positions: &mut Vec<usize>,
+    width: usize,
+    insert: &Insert,
+    rows: Option<&[sql::Parens<Vec<sql::Expr>>]>,
+) -> Result<()> {
     if width > positions.len() {
-        return Err(Error::user(SqlState::SYNTAX_ERROR, "INSERT has more expressions than target columns"));
+        let error = Error::user(SqlState::SYNTAX_ERROR, "INSERT has more expressions than target columns");
+        let extra = rows.and_then(|rows| rows.first()).and_then(|row| row.content.get(positions.len()));
+        let position = extra.map_or(0, |e| e.span().start.column as usize);
+        return Err(if position > 0 { error.with_position(position) } else { error });
     }
-    if has_list && width < positions.len() {
-        return Err(Error::user(SqlState::SYNTAX_ERROR, "INSERT has more target columns than expressions"));
+    if let Some(column) = insert.columns.get(width) {
+        let error = Error::user(SqlState::SYNTAX_ERROR, "INSERT has more target columns than expressions");
+        return Err(error.with_position(column.position.max(1)));
     }
     positions.truncate(width);
     Ok(())

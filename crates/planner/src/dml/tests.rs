@@ -26,6 +26,14 @@ fn error(sql: &str) -> (SqlState, String) {
 }
 
 #[test]
+fn errors_point_at_their_place() {
+    let position = |sql: &str| insert(sql).expect_err(sql).fields().position;
+    assert_eq!(position("insert into u values (1, 'x', 'y', 4)"), Some(36));
+    assert_eq!(position("insert into u (id, name) values (1)"), Some(20));
+    assert_eq!(position("insert into u values ('abc', 'x')"), Some(23));
+}
+
+#[test]
 fn plain_values_never_meet_the_planner() {
     let bound = insert("insert into u values (1, 'Ann', 'NZ'), ('2', 5, null)").unwrap();
     let InsertRows::Batch(batch) = bound.rows else { panic!("constants") };

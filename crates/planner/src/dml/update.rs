@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::ast as sql;
-use millstream_types::{Result, SqlType};
+use millstream_types::{Error, Result, SqlState, SqlType};
 
 use super::{
     BoundReturning, Params, all_of, assigned, assignments, bind_returning, project, select_of, target, template,
@@ -64,6 +64,7 @@ fn update_under(catalog: &Catalog, update: &Update, param_types: &[Option<SqlTyp
     let alias = update.alias.as_deref().unwrap_or(&relation.name);
     let set = assignments(&relation, &update.assignments)?;
     let mut query = template(&relation, Some(alias))?;
+    query.with.clone_from(&update.with);
     let select = select_of(&mut query)?;
     select.projection = vec![all_of(alias)];
     for (position, _, value) in &set {
@@ -86,7 +87,8 @@ fn update_under(catalog: &Catalog, update: &Update, param_types: &[Option<SqlTyp
         exprs.push(expr.alias(format!("new.{}", column.name)));
     }
     let mut params = Params { given: param_types, types: bound.param_types };
-    let returning = bind_returning(catalog, &relation, Some(alias), update.returning.as_ref(), &mut params)?;
+    let returning = bind_returning(catalog, &relation, Some(alias), update.returning.as_ref(), &mut params)
+        .map_err(|e| of_another_relation(e, &update.from))?;
     Ok(BoundUpdate {
         set_columns: set.iter().map(|(p, _, _)| *p).collect(),
         plan: project(bound.plan, exprs)?,
@@ -109,6 +111,7 @@ fn delete_under(catalog: &Catalog, delete: &Delete, param_types: &[Option<SqlTyp
     let relation = target(catalog, &delete.table, "delete from")?;
     let alias = delete.alias.as_deref().unwrap_or(&relation.name);
     let mut query = template(&relation, Some(alias))?;
+    query.with.clone_from(&delete.with);
     let select = select_of(&mut query)?;
     select.projection = vec![all_of(alias)];
     select.from.extend(delete.using.iter().cloned());
@@ -116,8 +119,20 @@ fn delete_under(catalog: &Catalog, delete: &Delete, param_types: &[Option<SqlTyp
     let context = target_context(catalog, &relation);
     let bound = bind(&context, &query, param_types)?;
     let mut params = Params { given: param_types, types: bound.param_types };
-    let returning = bind_returning(catalog, &relation, Some(alias), delete.returning.as_ref(), &mut params)?;
+    let returning = bind_returning(catalog, &relation, Some(alias), delete.returning.as_ref(), &mut params)
+        .map_err(|e| of_another_relation(e, &delete.using))?;
     Ok(BoundDelete { plan: bound.plan, returning, param_types: params.types, relations: bound.relations, relation })
+}
+
+/// A name that RETURNING does not know may be one of FROM or USING.
+fn of_another_relation(error: Error, others: &[sql::TableWithJoins]) -> Error {
+    if others.is_empty() || !matches!(error.state(), SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN) {
+        return error;
+    }
+    let position = error.fields().position.unwrap_or(1);
+    Error::not_supported("RETURNING gives columns of the target only, not of FROM or USING")
+        .with_detail(error.message().to_owned())
+        .with_position(position)
 }
 
 /// A context in which the target is scanned with its hidden column.

@@ -2,6 +2,8 @@
 
 mod arrays;
 mod numbers;
+mod overlaps;
+mod scales;
 
 use arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, ScalarValue};
@@ -55,23 +57,33 @@ const FIXED: &[(&str, &str, &str)] = &[
     ("rpad", "rpad", "tit"),
     ("ltrim", "ltrim", "t"),
     ("ltrim", "ltrim", "tt"),
+    ("ltrim", "bytea_ltrim", "yy"),
     ("rtrim", "rtrim", "t"),
     ("rtrim", "rtrim", "tt"),
+    ("rtrim", "bytea_rtrim", "yy"),
     ("btrim", "btrim", "t"),
     ("btrim", "btrim", "tt"),
+    ("btrim", "bytea_btrim", "yy"),
     ("trim", "btrim", "t"),
     ("trim", "btrim", "tt"),
+    ("trim", "bytea_btrim", "yy"),
     ("repeat", "repeat", "ti"),
     ("replace", "replace", "ttt"),
     ("translate", "translate", "ttt"),
     ("split_part", "split_part", "tti"),
     ("strpos", "strpos", "tt"),
+    ("strpos", "bytea_position", "yy"),
     ("position", "strpos", "tt"),
+    ("position", "bytea_position", "yy"),
     ("starts_with", "starts_with", "tt"),
     ("substr", "substr", "ti"),
     ("substr", "substr", "tii"),
+    ("substr", "bytea_substr", "yi"),
+    ("substr", "bytea_substr", "yii"),
     ("overlay", "overlay", "tti"),
     ("overlay", "overlay", "ttii"),
+    ("overlay", "bytea_overlay", "yyi"),
+    ("overlay", "bytea_overlay", "yyii"),
     ("quote_literal", "quote_literal", "t"),
     ("quote_ident", "quote_ident", "t"),
     ("cut_char", "cut_char", "ti"),
@@ -148,8 +160,12 @@ const FIXED: &[(&str, &str, &str)] = &[
     ("to_char", "to_char_number", "mt"),
 ];
 
+/// The function around a constant whose type waits for the others of its column, in VALUES.
+pub(crate) const UNKNOWN: &str = "__unknown";
+
 /// Functions that are resolved by rules of their own.
 const SPECIAL: &[&str] = &[
+    UNKNOWN,
     "abs",
     "array",
     "array_append",
@@ -191,17 +207,21 @@ const SPECIAL: &[&str] = &[
     "least",
     "localtime",
     "localtimestamp",
+    "min_scale",
     "mod",
     "now",
     "nullif",
     "num_nonnulls",
     "num_nulls",
+    "overlaps",
     "round",
+    "scale",
     "sign",
     "similar_to",
     "statement_timestamp",
     "substring",
     "transaction_timestamp",
+    "trim_scale",
     "trunc",
     "width_bucket",
 ];
@@ -281,6 +301,10 @@ fn fitted(args: &[Expr], types: &[DataType], params: &str, schema: &DFSchema) ->
 fn special(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Option<Expr>> {
     let one = || args.first().cloned().ok_or_else(|| external(Error::internal("arguments were counted")));
     let expr = match (name, args.len()) {
+        (UNKNOWN, 1) => one()?,
+        ("overlaps", 4) => overlaps::overlaps(args, types, schema)?,
+        ("scale" | "min_scale" | "trim_scale", 1) => scales::scale_function(name, &args[0], &types[0], schema)?,
+        ("date_trunc", 3) => truncated_in_zone(args, schema)?,
         ("coalesce", 1..) => same_type("coalesce", "COALESCE", args, types, schema)?,
         ("greatest", 1..) => same_type("greatest", "GREATEST", args, types, schema)?,
         ("least", 1..) => same_type("least", "LEAST", args, types, schema)?,
@@ -361,7 +385,8 @@ fn as_decimal(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 
 fn take_apart(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
     let field = match &args[0] {
-        Expr::Literal(value, _) => value.try_as_str().flatten().map(str::to_ascii_lowercase),
+        // A field in quotes comes with them.
+        Expr::Literal(value, _) => value.try_as_str().flatten().map(|f| f.trim_matches('\'').to_ascii_lowercase()),
         _ => None,
     };
     let Some(field) = field else {
@@ -374,6 +399,14 @@ fn take_apart(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Ex
     };
     Ok(builtin(extract::function_of(&field))
         .call(vec![Expr::Literal(ScalarValue::Utf8View(Some(field)), None), source]))
+}
+
+/// `date_trunc(field, instant, zone)`: the beginning, in the zone, of the field's period.
+fn truncated_in_zone(args: &[Expr], schema: &DFSchema) -> Result<Expr> {
+    let instant = coerce(args[1].clone(), &timestamptz(), schema)?;
+    let local = resolve("timezone", vec![args[2].clone(), instant], schema)?;
+    let begin = resolve("date_trunc", vec![args[0].clone(), local], schema)?;
+    resolve("timezone", vec![args[2].clone(), begin], schema)
 }
 
 /// By position, or the part that matches a regular expression.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int32Array};
 use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64Type};
 use millstream_types::Error;
 
@@ -12,6 +12,7 @@ use crate::typing::types::decimal_parts;
 
 /// The functions of this file.
 pub(super) static SPECS: &[Spec] = &[
+    Spec { name: "min_scale", returns: |_| DataType::Int32, run: min_scale, strict: true },
     Spec {
         name: "round_float",
         returns: |_| DataType::Float64,
@@ -92,4 +93,18 @@ fn rounded(value: i128, scale: i8, wanted: i8, mode: Mode) -> Result<i128, Error
         Mode::Up => down + if rest > 0 { unit } else { 0 },
         Mode::Down => down - if rest < 0 { unit } else { 0 },
     })
+}
+
+/// How many digits after the point a number needs.
+fn min_scale(args: &[ArrayRef], _: usize) -> Result<ArrayRef, Error> {
+    let numbers = args[0].as_primitive::<Decimal128Type>();
+    let scale = i32::from(numbers.scale());
+    let needed: Int32Array = numbers.unary(|mut value| {
+        let mut needed = scale;
+        while needed > 0 && value % 10 == 0 {
+            (value, needed) = (value / 10, needed - 1);
+        }
+        needed
+    });
+    Ok(Arc::new(needed))
 }

@@ -8,6 +8,7 @@ use millstream_types::{Error, Result, SqlState};
 use super::between::rewrite_symmetric;
 use super::exclusion::rewrite_exclusions;
 use super::grouping_sets::flatten_grouping_sets;
+use super::trims::complete_trims;
 
 /// The dialect of all parsing: stock, because one of our own would have to forward every method of it.
 pub(super) static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
@@ -131,6 +132,7 @@ pub(super) fn prepare(mut piece: Piece<'_>) -> Result<Piece<'_>> {
     rewrite_symmetric(&mut piece.tokens);
     rewrite_exclusions(&mut piece.tokens);
     flatten_grouping_sets(&mut piece.tokens);
+    complete_trims(&mut piece.tokens);
     for token in &mut piece.tokens {
         unify_string(&mut token.token);
     }

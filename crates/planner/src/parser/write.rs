@@ -6,7 +6,7 @@ use millstream_types::{Error, Result, SqlState};
 
 use super::cursor::{Cursor, folded, name_of};
 use super::exclusion::apply_exclusions;
-use crate::ast::{ColumnName, ConflictAction, Delete, Insert, Name, OnConflict, Statement, Update};
+use crate::ast::{ColumnName, ConflictAction, Delete, Insert, Name, OnConflict, Query, Statement, Update};
 
 pub(super) fn parse(c: &mut Cursor<'_>, word: &str) -> Result<Option<Statement>> {
     match word {
@@ -17,12 +17,41 @@ pub(super) fn parse(c: &mut Cursor<'_>, word: &str) -> Result<Option<Statement>>
     }
     let mut statement = c.grammar(Parser::parse_statement)?;
     apply_exclusions(&mut statement);
+    of_statement(statement).map(Some)
+}
+
+fn of_statement(statement: sql::Statement) -> Result<Statement> {
     match statement {
-        sql::Statement::Insert(insert) => self::insert(insert).map(Some),
-        sql::Statement::Update(update) => self::update(update).map(Some),
-        sql::Statement::Delete(delete) => self::delete(delete).map(Some),
-        _ => Err(Error::internal("a write parsed as something else")),
+        sql::Statement::Insert(insert) => self::insert(insert),
+        sql::Statement::Update(update) => self::update(update),
+        sql::Statement::Delete(delete) => self::delete(delete),
+        _ => Err(Error::not_supported("this statement is not supported yet")),
     }
+}
+
+/// A query, or `WITH ... INSERT`, `UPDATE` or `DELETE`, which sqlparser takes for one.
+pub(super) fn of_query(query: Box<Query>) -> Result<Statement> {
+    use sql::SetExpr as S;
+    if !matches!(query.body.as_ref(), S::Insert(_) | S::Update(_) | S::Delete(_) | S::Merge(_)) {
+        return Ok(Statement::Query(query));
+    }
+    let Query { with, body, .. } = *query;
+    let (S::Insert(statement) | S::Update(statement) | S::Delete(statement) | S::Merge(statement)) = *body else {
+        return Err(Error::internal("a write parsed as something else"));
+    };
+    let mut statement = of_statement(statement)?;
+    match &mut statement {
+        Statement::Insert(insert) => {
+            if let (Some(source), Some(mut with)) = (&mut insert.source, with) {
+                with.cte_tables.extend(source.with.take().map(|own| own.cte_tables).unwrap_or_default());
+                source.with = Some(with);
+            }
+        }
+        Statement::Update(update) => update.with = with,
+        Statement::Delete(delete) => delete.with = with,
+        _ => {}
+    }
+    Ok(statement)
 }
 
 fn column_name(object: &sql::ObjectName) -> Result<ColumnName> {
@@ -102,6 +131,7 @@ fn update(update: sql::Update) -> Result<Statement> {
         return Err(not_postgres("this form of UPDATE belongs to another database"));
     }
     Ok(Statement::Update(Box::new(Update {
+        with: None,
         table,
         alias,
         assignments: update.assignments,
@@ -121,6 +151,7 @@ fn delete(delete: sql::Delete) -> Result<Statement> {
     }
     let (table, alias) = target(table)?;
     Ok(Statement::Delete(Box::new(Delete {
+        with: None,
         table,
         alias,
         using: delete.using.unwrap_or_default(),

@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
 };
 
 use super::types::Result;
+use crate::functions::overloads::UNKNOWN;
 
 /// What is to be called.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +83,9 @@ impl ScalarUDFImpl for Deferred {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        if self.name == UNKNOWN {
+            return Ok(Arc::new(Field::new(self.name(), DataType::Null, true)));
+        }
         let dummies = args.arg_fields.iter().zip(args.scalar_arguments).map(|(field, value)| dummy(field, *value));
         let schema = DFSchema::empty();
         let guess = super::calls::resolve_call(&self.call, dummies.collect(), &schema)

@@ -144,7 +144,7 @@ fn resolve_values(values: Values) -> Result<LogicalPlan> {
     let rows = values
         .values
         .into_iter()
-        .map(|row| row.into_iter().map(|e| resolve(e, &empty)).collect::<Result<Vec<_>>>())
+        .map(|row| row.into_iter().map(|e| resolve(untyped_null(e), &empty)).collect::<Result<Vec<_>>>())
         .collect::<Result<Vec<_>>>()?;
     let n_columns = rows.first().map_or(0, Vec::len);
     let mut types = Vec::with_capacity(n_columns);
@@ -160,6 +160,14 @@ fn resolve_values(values: Values) -> Result<LogicalPlan> {
         return union_of_rows(rows);
     }
     LogicalPlanBuilder::values(rows)?.build()
+}
+
+/// DataFusion has given nulls the type that it found for their column.
+fn untyped_null(expr: Expr) -> Expr {
+    match expr {
+        Expr::Literal(value, metadata) if value.is_null() => Expr::Literal(ScalarValue::Null, metadata),
+        other => other,
+    }
 }
 
 fn has_subquery(expr: &Expr) -> bool {

@@ -1,11 +1,12 @@
 //! Comparisons of rows, column by column, and BETWEEN with its bounds in any order.
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, UnaryOperator,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SelectItem, SetExpr,
+    UnaryOperator,
 };
 
-use super::single_name;
-use crate::parser::SYMMETRIC;
+use super::{call, single_name};
+use crate::parser::{SYMMETRIC, parse_query};
 
 fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
     Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }
@@ -47,7 +48,14 @@ fn rows(left: &Expr, right: &Expr) -> Option<(Vec<Expr>, Vec<Expr>)> {
 /// `(a, b) op (c, d)`: all columns are equal, some differ, or the first that differ are in order.
 pub(super) fn compared(left: &Expr, op: &BinaryOperator, right: &Expr) -> Option<Expr> {
     use BinaryOperator as B;
+    if let (Expr::Subquery(query), Some(row)) = (right, row(left)) {
+        return row_with_subquery(&row, op, query);
+    }
     match op {
+        B::Overlaps => {
+            let (left, right) = rows(left, right).filter(|(left, _)| left.len() == 2)?;
+            Some(call("overlaps", [left, right].concat()))
+        }
         B::Eq => {
             let (left, right) = rows(left, right)?;
             let pairs = left.into_iter().zip(right);
@@ -73,6 +81,18 @@ pub(super) fn compared(left: &Expr, op: &BinaryOperator, right: &Expr) -> Option
         }
         _ => None,
     }
+}
+
+/// `(a, b) op (SELECT c, d ...)`: the comparison with the one row of the subquery, made within it.
+fn row_with_subquery(row: &[Expr], op: &BinaryOperator, subquery: &Query) -> Option<Expr> {
+    let names: Vec<Ident> = (1..=row.len()).map(|i| Ident::new(format!("__column{i}"))).collect();
+    let columns = names.iter().map(|n| Expr::CompoundIdentifier(vec![Ident::new("__row"), n.clone()])).collect();
+    let condition = compared(&Expr::Tuple(row.to_vec()), op, &Expr::Tuple(columns))?;
+    let names: Vec<String> = names.iter().map(|n| n.value.clone()).collect();
+    let mut query = parse_query(&format!("SELECT 1 FROM ({subquery}) AS __row({})", names.join(", "))).ok()?;
+    let SetExpr::Select(select) = query.body.as_mut() else { return None };
+    select.projection = vec![SelectItem::UnnamedExpr(condition)];
+    Some(Expr::Subquery(query))
 }
 
 /// `(a, b) IS [NOT] DISTINCT FROM (c, d)`
