@@ -1,5 +1,6 @@
 //! The functions that SQL can name, and how DataFusion's planner finds them.
 
+mod array_elements;
 mod buckets;
 mod builtin;
 mod bytes;
@@ -17,6 +18,7 @@ mod numbering;
 pub(crate) mod numeric;
 mod ordered_set;
 pub(crate) mod overloads;
+pub(crate) mod quantified;
 mod regexp;
 mod rounding;
 mod series;
@@ -25,6 +27,7 @@ mod statistics;
 mod sums;
 mod temporal;
 mod text;
+mod text_forms;
 mod to_char;
 mod transcendental;
 mod zoned;

@@ -21,7 +21,7 @@ use crate::sql_exprs::visit_own;
 ///
 /// # Errors
 /// 42803 and 42P20 for aggregates and window functions where there can be none, 42712 for a relation's name that occurs
-/// twice in FROM, 42P10 for a column in LIMIT, 42P20 and 22013 for window frames, 42601 for rows of unequal length.
+/// twice in FROM, 0A000 for TABLESAMPLE, 42P10 for a column in LIMIT, 42P20 and 22013 for window frames, 42601 for rows of unequal length.
 pub(super) fn check_clauses(query: &Query) -> Result<()> {
     match query.visit(&mut Clauses) {
         ControlFlow::Break(error) => Err(error),
@@ -65,6 +65,16 @@ impl Visitor for Clauses {
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Error> {
         flow(check_name(relation))
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {
+        flow(match factor {
+            TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+                Err(Error::not_supported("TABLESAMPLE is not supported yet")
+                    .with_hint("A condition on a hash of a key picks the same rows every time."))
+            }
+            _ => Ok(()),
+        })
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {

@@ -23,8 +23,10 @@ use super::full_using::merge_full_joins;
 use super::names::is_current_schema;
 use super::outer_names::tag_outer_relations;
 use crate::functions::overloads::UNKNOWN;
+use crate::functions::quantified::{self, Quantifier};
 use crate::parser::{folded, parse_query};
 use crate::sql_exprs::call_args;
+use crate::typing::planner::operator_of;
 use crate::typing::with_ties::WITH_TIES;
 use named_windows::Windows;
 
@@ -369,11 +371,13 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
             let like = call("similar_to", vec![expr.as_ref().clone(), pattern]);
             if *negated { Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(like) } } else { like }
         }
-        Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } if !is_subquery(right) => {
-            call("any_equal", vec![left.as_ref().clone(), right.as_ref().clone()])
+        Expr::AnyOp { left, compare_op, right, .. } if !is_subquery(right) => {
+            let name = quantified::name_of(Quantifier::Any, operator_of(compare_op)?)?;
+            call(name, vec![left.as_ref().clone(), right.as_ref().clone()])
         }
-        Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } if !is_subquery(right) => {
-            call("all_unequal", vec![left.as_ref().clone(), right.as_ref().clone()])
+        Expr::AllOp { left, compare_op, right } if !is_subquery(right) => {
+            let name = quantified::name_of(Quantifier::All, operator_of(compare_op)?)?;
+            call(name, vec![left.as_ref().clone(), right.as_ref().clone()])
         }
         Expr::InSubquery { expr, subquery, negated } => match expr.as_ref() {
             Expr::Tuple(row) => row_in_subquery(row, subquery, *negated)?,

@@ -13,7 +13,7 @@ use millstream_types::pg::TimeZone;
 
 pub(crate) use arrays::concatenate_arrays;
 
-use super::{Registry, builtin, extract};
+use super::{Registry, builtin, extract, quantified};
 use crate::binder::external;
 use crate::typing::calls::{no_function, resolve_call};
 use crate::typing::cast::explicit_cast;
@@ -184,10 +184,9 @@ const SPECIAL: &[&str] = &[
     "array_slice",
     "array_to_string",
     "array_upper",
-    "any_equal",
-    "all_unequal",
     "average",
     "cardinality",
+    "determination",
     "ceil",
     "ceiling",
     "clock_timestamp",
@@ -228,7 +227,7 @@ const SPECIAL: &[&str] = &[
 
 /// Whether Postgres' overloads are resolved here.
 pub(crate) fn is_known(name: &str) -> bool {
-    SPECIAL.contains(&name) || FIXED.iter().any(|(n, _, _)| *n == name)
+    SPECIAL.contains(&name) || quantified::of_name(name).is_some() || FIXED.iter().any(|(n, _, _)| *n == name)
 }
 
 /// The function over resolved arguments.
@@ -310,6 +309,16 @@ fn special(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> 
         ("least", 1..) => same_type("least", "LEAST", args, types, schema)?,
         ("nullif", 2) => nullif(args, types, schema)?,
         ("average", 2) => average(args, schema)?,
+        ("determination", 3) => determination(args),
+        ("to_hex", 1) if matches!(types[0], DataType::Int16 | DataType::Int32) => {
+            // The digits of a negative number are those of its width.
+            let digits = datafusion::logical_expr::binary_expr(
+                cast(one()?, DataType::Int64),
+                Operator::BitwiseAnd,
+                lit(i64::from(u32::MAX)),
+            );
+            datafusion_function("to_hex")?.call(vec![digits])
+        }
         ("extract", 2) => take_apart(args, types, schema)?,
         ("date_part", 2) => cast(take_apart(args, types, schema)?, DataType::Float64),
         ("substring", 2 | 3) => substring(args, types, schema)?,
@@ -345,7 +354,24 @@ fn special(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> 
 fn same_type(function: &str, what: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
     let common = common_type(types, what)?;
     let args = args.iter().map(|a| coerce(a.clone(), &common, schema)).collect::<Result<Vec<_>>>()?;
+    if matches!((function, &common), ("greatest" | "least", DataType::Interval(_))) {
+        let op = if function == "greatest" { Operator::GtEq } else { Operator::LtEq };
+        let mut args = args.into_iter();
+        let first = args.next().ok_or_else(|| external(Error::internal("arguments were counted")))?;
+        return args.try_fold(first, |best, next| better(best, op, next, schema));
+    }
     Ok(datafusion_function(function)?.call(args))
+}
+
+/// The one of two values that compares so to the other; null only if both are.
+fn better(left: Expr, op: Operator, right: Expr, schema: &DFSchema) -> Result<Expr> {
+    let is_left = resolve_call(&Call::Operator(op), vec![left.clone(), right.clone()], schema)?;
+    let is_left = Box::new(right.clone().is_null().or(is_left));
+    Ok(Expr::Case(Case {
+        expr: None,
+        when_then_expr: vec![(is_left, Box::new(left))],
+        else_expr: Some(Box::new(right)),
+    }))
 }
 
 /// `CASE WHEN a = b THEN NULL ELSE a END`, so that the comparison is Postgres'.
@@ -376,6 +402,14 @@ fn average(args: &[Expr], schema: &DFSchema) -> Result<Expr> {
         Some(float) => vec![coerce(sum, &float, schema)?, cast(count, float)],
     };
     resolve_call(&Call::Operator(Operator::Divide), operands, schema)
+}
+
+/// `regr_r2` over itself, `regr_sxx` and `regr_syy`: one where only y is constant.
+fn determination(args: &[Expr]) -> Expr {
+    let is_zero = |e: &Expr| Box::new(e.clone().eq(lit(0.0f64)));
+    let null = Expr::Literal(ScalarValue::Float64(None), None);
+    let when_then_expr = vec![(is_zero(&args[1]), Box::new(null)), (is_zero(&args[2]), Box::new(lit(1.0f64)))];
+    Expr::Case(Case { expr: None, when_then_expr, else_expr: Some(Box::new(args[0].clone())) })
 }
 
 fn as_decimal(expr: Expr, schema: &DFSchema) -> Result<Expr> {

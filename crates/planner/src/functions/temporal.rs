@@ -77,38 +77,38 @@ enum Factor {
     Over,
 }
 
-/// Fractions of months go to days, fractions of days to time, as in Postgres.
+/// Fractions of months go to days, fractions of days to time, rounded where Postgres does.
 fn scale(args: &[ArrayRef], how: Factor) -> Result<ArrayRef, Error> {
     let intervals = args[0].as_primitive::<Interval>();
     let factors = args[1].as_primitive::<Float64Type>();
-    if how == Factor::Over && factors.iter().flatten().any(|f| f == 0.0) {
+    // A null is not divided by anything: the average of no rows is null.
+    let is_zero = |(i, f): (Option<_>, Option<f64>)| i.is_some() && f == Some(0.0);
+    if how == Factor::Over && intervals.iter().zip(factors).any(is_zero) {
         return Err(Error::user(SqlState::DIVISION_BY_ZERO, "division by zero"));
     }
-    let apply = |v: f64, f: f64| if how == Factor::Times { v * f } else { v / f };
-    let out = try_interval(intervals, factors, |i, f| {
-        let months = apply(f64::from(i.months), f);
-        let whole_months = months.trunc();
-        let month_days = (months - whole_months) * 30.0;
-        let days = apply(f64::from(i.days), f);
-        let whole_days = days.trunc();
-        let mut day_rest = month_days + (days - whole_days);
-        let extra_days = round_us(day_rest * 86_400.0) / 86_400.0;
-        let extra_whole = extra_days.trunc();
-        day_rest = extra_days - extra_whole;
-        let us = (apply(i.nanoseconds as f64 / 1000.0, f) + day_rest * US_PER_DAY as f64).round_ties_even();
-        let total_days = whole_days + extra_whole;
-        let fits = |v: f64| v.abs() <= f64::from(i32::MAX);
-        if !fits(whole_months) || !fits(total_days) || us.is_nan() || us.abs() > 9.2e15 {
-            return None;
-        }
-        Some(IntervalMonthDayNano::new(whole_months as i32, total_days as i32, us as i64 * 1000))
-    })?;
-    Ok(Arc::new(out))
+    Ok(Arc::new(try_interval(intervals, factors, |i, f| {
+        scaled(i, |v| if how == Factor::Times { v * f } else { v / f })
+    })?))
 }
 
-/// Seconds rounded to microseconds.
-fn round_us(seconds: f64) -> f64 {
-    (seconds * 1e6).round_ties_even() / 1e6
+/// The parts of an interval, each scaled; nothing if they do not fit.
+fn scaled(i: IntervalMonthDayNano, apply: impl Fn(f64) -> f64) -> Option<IntervalMonthDayNano> {
+    const S_PER_DAY: f64 = 86_400.0;
+    let (months, days) = (apply(f64::from(i.months)), apply(f64::from(i.days)));
+    let month_days = round_us((months - months.trunc()) * 30.0);
+    let mut rest_s = round_us((days - days.trunc() + month_days - month_days.trunc()) * S_PER_DAY);
+    let rest_days = (rest_s / S_PER_DAY).trunc();
+    rest_s -= rest_days * S_PER_DAY;
+    let us = (apply(i.nanoseconds as f64 / 1000.0) + rest_s * 1e6).round_ties_even();
+    let days = days.trunc() + rest_days + month_days.trunc();
+    let fits = |v: f64| v.abs() <= f64::from(i32::MAX);
+    let is_in_range = fits(months) && fits(days) && us.abs() <= 9.2e15;
+    is_in_range.then(|| IntervalMonthDayNano::new(months.trunc() as i32, days as i32, us as i64 * 1000))
+}
+
+/// Seconds, or days, rounded to their millionths.
+fn round_us(value: f64) -> f64 {
+    (value * 1e6).round_ties_even() / 1e6
 }
 
 /// Whether a date or a time is not `infinity` or `-infinity`; an interval never is.

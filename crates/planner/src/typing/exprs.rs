@@ -221,6 +221,7 @@ fn aggregate_args(name: &str, mut args: Vec<Expr>, schema: &DFSchema) -> Result<
         }
         "sum" if !class.is_number() && class != Class::Interval => return no_function(name, &types),
         "bool_and" | "bool_or" if class != Class::Bool && class != Class::Unknown => return no_function(name, &types),
+        "array_agg" if class == Class::Array => args = vec![builtin("accumulated_array").call(args)],
         "string_agg" if !matches!(class, Class::Text | Class::Unknown | Class::Bytes) => {
             return no_function(name, &types);
         }

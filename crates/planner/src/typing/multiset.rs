@@ -11,12 +11,15 @@ use super::types::Result;
 use crate::binder::external;
 use crate::functions::Registry;
 
-/// Whether a join stands for `EXCEPT ALL` or `INTERSECT ALL`: only set operations take nulls for equal at this stage, and
-/// without ALL their left side is distinct.
-pub(super) fn is_multiset_operation(join: &Join) -> bool {
+/// Whether a join stands for `EXCEPT` or `INTERSECT`: only set operations take nulls for equal at this stage.
+pub(super) fn is_set_operation(join: &Join) -> bool {
     matches!(join.join_type, JoinType::LeftAnti | JoinType::LeftSemi)
         && join.null_equality == NullEquality::NullEqualsNull
-        && !matches!(join.left.as_ref(), LogicalPlan::Distinct(_))
+}
+
+/// Whether a join stands for `EXCEPT ALL` or `INTERSECT ALL`: without ALL the left side is distinct.
+pub(super) fn is_multiset_operation(join: &Join) -> bool {
+    is_set_operation(join) && !matches!(join.left.as_ref(), LogicalPlan::Distinct(_))
 }
 
 /// Numbers equal rows on both sides and joins on the number too: the n-th of a row on the left meets the n-th on the

@@ -8,7 +8,8 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, GroupingSet, Join, Limit, LogicalPlan, LogicalPlanBuilder, Projection, Union, Values,
+    Distinct, Expr, ExprSchemable, GroupingSet, Join, JoinType, Limit, LogicalPlan, LogicalPlanBuilder, Projection,
+    Union, Values,
 };
 use millstream_types::SqlState;
 
@@ -16,7 +17,7 @@ use super::calls::condition;
 use super::exprs::resolve;
 use super::input_order::{order_below, with_order};
 use super::lateral::unnest_left_side;
-use super::multiset::{count_occurrences, is_multiset_operation};
+use super::multiset::{count_occurrences, is_multiset_operation, is_set_operation};
 use super::types::{Class, Result, coerce, common_pair, common_type, is_unknown, type_name, type_of, user_error};
 use super::with_ties::rank_rows;
 
@@ -89,12 +90,31 @@ fn check_node(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
             LogicalPlan::Filter(filter)
         }
         LogicalPlan::Join(join) => {
+            let join = if is_set_operation(&join) { with_common_types(join)? } else { join };
             let join = resolve_join(join, schema)?;
             if is_multiset_operation(&join) { count_occurrences(join)? } else { unnest_left_side(join)? }
         }
         LogicalPlan::Limit(limit) => LogicalPlan::Limit(resolve_limit(limit)?),
         other => other,
     })
+}
+
+/// `EXCEPT` and `INTERSECT` give their rows the types that both sides have in common.
+fn with_common_types(mut join: Join) -> Result<Join> {
+    let what = if join.join_type == JoinType::LeftAnti { "EXCEPT" } else { "INTERSECT" };
+    let is_distinct = matches!(join.left.as_ref(), LogicalPlan::Distinct(_));
+    let left = match Arc::unwrap_or_clone(join.left) {
+        LogicalPlan::Distinct(Distinct::All(input)) => Arc::unwrap_or_clone(input),
+        left => left,
+    };
+    let right = Arc::unwrap_or_clone(join.right);
+    let n_columns = left.schema().fields().len();
+    let pair = |column: usize| common_type(&[column_type(&left, column), column_type(&right, column)], what);
+    let types = (0..n_columns).map(pair).collect::<Result<Vec<_>>>()?;
+    let left = with_types(left, &types)?;
+    join.left = Arc::new(if is_distinct { LogicalPlan::Distinct(Distinct::All(Arc::new(left))) } else { left });
+    join.right = Arc::new(with_types(right, &types)?);
+    Ok(join)
 }
 
 fn resolve_join(mut join: Join, schema: &DFSchema) -> Result<Join> {

@@ -28,7 +28,7 @@ fn planned<T>(name: &str, args: Vec<Expr>) -> Result<PlannerResult<T>> {
     Ok(PlannerResult::Planned(Call::function(name).defer(args)))
 }
 
-fn operator_of(op: &BinaryOperator) -> Option<Operator> {
+pub(crate) fn operator_of(op: &BinaryOperator) -> Option<Operator> {
     Some(match op {
         BinaryOperator::Gt => Operator::Gt,
         BinaryOperator::GtEq => Operator::GtEq,
@@ -130,6 +130,10 @@ impl ExprPlanner for PostgresPlanner {
                 let count = with(aggregate("count")?, expr.args.clone());
                 planned("average", vec![sum, count])
             }
+            "regr_r2" if expr.args.len() == 2 => {
+                let of = |name: &str| aggregate(name).map(|f| with(f, expr.args.clone()));
+                planned("determination", vec![of("regr_r2")?, of("regr_sxx")?, of("regr_syy")?])
+            }
             "string_agg" => Ok(PlannerResult::Planned(cast(with(expr.func.clone(), expr.args.clone()), TEXT))),
             "regr_count" | "approx_distinct" => {
                 Ok(PlannerResult::Planned(cast(with(expr.func.clone(), expr.args.clone()), DataType::Int64)))
@@ -150,6 +154,10 @@ impl ExprPlanner for PostgresPlanner {
                 let of = |name: &str| aggregate(name).map(WindowFunctionDefinition::AggregateUDF);
                 let (sum, count) = (with(of("sum")?, args.clone())?, with(of("count")?, args.clone())?);
                 planned("average", vec![sum, count])
+            }
+            "regr_r2" if args.len() == 2 => {
+                let of = |name: &str| with(WindowFunctionDefinition::AggregateUDF(aggregate(name)?), args.clone());
+                planned("determination", vec![of("regr_r2")?, of("regr_sxx")?, of("regr_syy")?])
             }
             "row_number" | "rank" | "dense_rank" => Ok(PlannerResult::Planned(cast(itself()?, DataType::Int64))),
             // DataFusion's default is the same for all rows.

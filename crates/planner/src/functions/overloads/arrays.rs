@@ -5,9 +5,12 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Case, Expr, Operator, cast, lit, not};
 use millstream_types::{Error, SqlState};
 
+use super::super::quantified::{self, Quantifier, quantified};
 use super::super::regexp::group_of_match;
 use super::{canonical_call, datafusion_function, nullif, resolve};
 use crate::binder::external;
+use crate::equal_keys::comparable;
+use crate::functions::builtin;
 use crate::typing::calls::{no_function, resolve_call};
 use crate::typing::cast::explicit_cast;
 use crate::typing::deferred::Call;
@@ -58,9 +61,17 @@ pub(super) fn array_function(name: &str, args: &[Expr], types: &[DataType], sche
         }
         ("array_element", 2) if element_first.is_some() => match group_of_match(&args[0], &int(1)?) {
             Some(group) => Ok(Some(group)),
-            None => call("array_element", vec![args[0].clone(), int(1)?]),
+            None => {
+                let index = int(1)?;
+                let element = call("array_element", vec![args[0].clone(), index.clone()])?;
+                Ok(element.map(|element| where_positive(element, index)))
+            }
         },
-        ("array_slice", 3) if element_first.is_some() => call("array_slice", vec![args[0].clone(), int(1)?, int(2)?]),
+        ("array_slice", 3) if element_first.is_some() => {
+            let at_least = |i: usize, least: i64| Ok(datafusion_function("greatest")?.call(vec![int(i)?, lit(least)]));
+            let (from, to): (Result<Expr>, Result<Expr>) = (at_least(1, 1), at_least(2, 0));
+            call("array_slice", vec![args[0].clone(), from?, to?])
+        }
         ("array_length" | "array_upper", 2) if element_first.is_some() => {
             // Null for an empty array, as in Postgres, where DataFusion says 0.
             let length = datafusion_function("array_length")?.call(vec![args[0].clone(), int(1)?]);
@@ -93,7 +104,7 @@ pub(super) fn array_function(name: &str, args: &[Expr], types: &[DataType], sche
         }
         ("array_append" | "array_position" | "array_remove" | "array_has", 2) => {
             let Some(common) = common_element(types, 0, 1, false) else { return no_function(name, types) };
-            let function = if name == "array_remove" { "array_remove_all" } else { name };
+            let function = if name == "array_remove" { "array_without" } else { name };
             let found =
                 call(function, vec![as_array(&args[0], &common, schema)?, coerce(args[1].clone(), &common, schema)?])?;
             if name == "array_position" { as_int4(found) } else { Ok(found) }
@@ -102,10 +113,20 @@ pub(super) fn array_function(name: &str, args: &[Expr], types: &[DataType], sche
             let Some(common) = common_element(types, 1, 0, false) else { return no_function(name, types) };
             call("array_prepend", vec![coerce(args[0].clone(), &common, schema)?, as_array(&args[1], &common, schema)?])
         }
-        ("any_equal", 2) => membership(args, types, schema).map(Some),
-        ("all_unequal", 2) => Ok(Some(not(membership(args, types, schema)?))),
+        (_, 2) if let Some((quantifier, op)) = quantified::of_name(name) => {
+            compared_with_elements(quantifier, op, args, types, schema).map(Some)
+        }
         _ => Ok(None),
     }
+}
+
+/// The element at an index, of which those below 1 are none; DataFusion counts negative ones from the end.
+fn where_positive(element: Expr, index: Expr) -> Expr {
+    if matches!(index, Expr::Literal(ScalarValue::Int64(Some(1..)), _)) {
+        return element;
+    }
+    let when_then_expr = vec![(Box::new(index.gt(lit(0i64))), Box::new(element))];
+    Expr::Case(Case { expr: None, when_then_expr, else_expr: None })
 }
 
 /// The element type in which an array and another array, or an element, meet.
@@ -121,8 +142,19 @@ fn common_element(types: &[DataType], array: usize, other: usize, other_is_array
     }
 }
 
-/// `value = ANY (array)`
-fn membership(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+/// The keys of elements that are compared by keys.
+fn comparable_elements(array: Expr, element: &DataType) -> Expr {
+    if matches!(element, DataType::Interval(_)) { builtin("equal_key").call(vec![array]) } else { array }
+}
+
+/// `value op ANY (array)`, `value op ALL (array)`
+fn compared_with_elements(
+    quantifier: Quantifier,
+    op: Operator,
+    args: &[Expr],
+    types: &[DataType],
+    schema: &DFSchema,
+) -> Result<Expr> {
     let element = match element_type(&types[1]) {
         Some(element) => element,
         None if is_unknown(&args[1]) && types[0] != DataType::Null => types[0].clone(),
@@ -133,9 +165,9 @@ fn membership(args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Ex
     };
     let Some(common) = common_pair(&types[0], &element) else {
         let dummy = Expr::Literal(ScalarValue::try_from(&element)?, None);
-        return resolve_call(&Call::Operator(Operator::Eq), vec![args[0].clone(), cast(dummy, element)], schema);
+        return resolve_call(&Call::Operator(op), vec![args[0].clone(), cast(dummy, element)], schema);
     };
     let array = as_array(&args[1], &common, schema)?;
     let value = coerce(args[0].clone(), &common, schema)?;
-    canonical_call("array_has", vec![array, value], schema)
+    Ok(quantified(quantifier, op, comparable(value, schema)?, comparable_elements(array, &common)))
 }
