@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
-use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ObjectName, Query, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ObjectName, Query, TableFactor, Visit, Visitor};
 use millstream_types::{Error, Result, SqlState};
 
 use super::context::external;
@@ -84,6 +84,7 @@ pub(super) fn check_decorrelated(plan: &LogicalPlan) -> Result<()> {
 
 /// The error, pointing at the relation or function that it names, if it points nowhere yet.
 pub(crate) fn located(error: Error, query: &Query) -> Error {
+    let error = of_whole_row(error, query);
     if error.fields().position.is_some() {
         return error;
     }
@@ -104,6 +105,47 @@ pub(crate) fn located(error: Error, query: &Query) -> Error {
     match query.visit(&mut finder) {
         ControlFlow::Break(position) => error.with_position(position),
         ControlFlow::Continue(()) => error,
+    }
+}
+
+/// A name that is no column may be a relation's: in Postgres that is the whole row.
+fn of_whole_row(error: Error, query: &Query) -> Error {
+    let name = match error.state() {
+        SqlState::UNDEFINED_COLUMN => error.message().strip_prefix("column \"").and_then(|m| m.split_once('"')),
+        _ => None,
+    };
+    let Some((name, " does not exist")) = name else { return error };
+    let mut relations = RelationNames { wanted: name.to_owned() };
+    if query.visit(&mut relations).is_continue() {
+        return error;
+    }
+    let whole = Error::not_supported(format!("whole rows as values, such as \"{name}\", are not supported yet"));
+    match error.fields().position {
+        Some(position) => whole.with_position(position),
+        None => whole,
+    }
+}
+
+/// Looks for a relation of FROM by the name that columns are qualified with.
+struct RelationNames {
+    wanted: String,
+}
+
+impl Visitor for RelationNames {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        let ident = match factor {
+            TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
+                Some(&alias.name)
+            }
+            TableFactor::Table { name, alias: None, .. } => name.0.last().and_then(|p| p.as_ident()),
+            _ => None,
+        };
+        match ident.is_some_and(|i| folded(i) == self.wanted) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 }
 

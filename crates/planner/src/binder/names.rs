@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, Function, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Subscript,
-    TrimWhereField, VisitMut, VisitorMut,
+    AccessExpr, BinaryOperator, Expr, Function, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    SetExpr, Subscript, TrimWhereField, VisitMut, VisitorMut,
 };
 
 use crate::parser::{folded, sql_type_of};
@@ -103,6 +103,7 @@ fn figure(expr: &Expr) -> Option<(String, bool)> {
             Some((name, true)) => Some((name, true)),
             _ => Some(("case".to_string(), false)),
         },
+        Expr::BinaryOp { op: BinaryOperator::Overlaps, .. } => strong("overlaps"),
         Expr::Exists { negated: false, .. } => strong("exists"),
         Expr::Array(_) => strong("array"),
         Expr::Tuple(_) => strong("row"),
