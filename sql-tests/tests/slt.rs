@@ -16,6 +16,7 @@ use millstream_sql_tests::postgres::Postgres;
 use millstream_sql_tests::random_sql;
 use millstream_testkit::docs;
 use millstream_testkit::slt::{self, Engine, SltFile};
+use millstream_types::deep_stack::THREAD_STACK_BYTES;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
@@ -36,7 +37,8 @@ struct Suite {
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).thread_stack_size(THREAD_STACK_BYTES).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("no tokio runtime: {error}")),

@@ -10,6 +10,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use millstream_planner::Catalog;
 use millstream_runtime::{Account, Events, OperatorHook, Workers};
+use millstream_types::deep_stack::THREAD_STACK_BYTES;
 use millstream_types::pg::FormatSettings;
 use millstream_types::{Error, Result, SqlState};
 use parking_lot::{Mutex, RwLock};
@@ -120,6 +121,7 @@ impl Engine {
         let queries = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.query_threads)
             .thread_name("query")
+            .thread_stack_size(2 * THREAD_STACK_BYTES)
             .enable_time()
             .build()
             .map_err(internal)?;

@@ -9,6 +9,7 @@ mod dataflows;
 mod ddl;
 mod explain;
 mod planned;
+mod planning;
 mod prepared;
 mod query;
 mod settings;
@@ -36,6 +37,7 @@ use catalog_changes::Unpublished;
 pub(crate) use cursor::CursorInfo;
 pub(crate) use dataflows::install;
 pub use planned::ParsedStatement;
+use planning::Planning;
 pub(crate) use prepared::PreparedInfo;
 pub(crate) use query::now_us;
 use settings::Settings;
@@ -142,7 +144,9 @@ impl Session {
         if let Some(statement) = self.engine.statements.get(sql) {
             return Ok(vec![statement]);
         }
-        let statements: Vec<ParsedStatement> = parse(sql)?.into_iter().map(ParsedStatement::new).collect();
+        let planning = Planning::new(sql, &CancelHandle::default(), None);
+        let statements: Vec<ParsedStatement> =
+            planning.work(|| parse(sql))?.into_iter().map(ParsedStatement::new).collect();
         if let [statement] = statements.as_slice()
             && matches!(statement.parsed().statement, Statement::Query(_))
         {
@@ -158,7 +162,9 @@ impl Session {
     pub async fn prepare(&mut self, statement: &ParsedStatement, param_types: &[Option<SqlType>]) -> Result<Prepared> {
         self.check_not_failed(&statement.parsed().statement)?;
         let offset = statement.parsed().offset;
-        let described = self.describe(statement, param_types).map_err(|e| shifted(e, offset));
+        self.cancel.clear();
+        let planning = Planning::new(&statement.parsed().text, &self.cancel, self.deadline());
+        let described = planning.work(|| self.describe(statement, param_types)).map_err(|e| shifted(e, offset));
         let (param_types, columns) = described.inspect_err(|_| self.statement_failed())?;
         let statement = statement.clone();
         Ok(Prepared(Arc::new(PreparedStatement { statement, param_types, columns, from_sql: false })))
@@ -215,10 +221,12 @@ impl Session {
         let ends_itself = matches!(parsed.statement, Statement::CreateMaterializedView(_) | Statement::Refresh(_));
         self.apply_config_changes();
         self.entry.begins(&parsed.text, self.settings.application(), query::now_us());
-        let deadline = self.settings.statement_timeout().map(|time| tokio::time::Instant::now() + time);
+        let deadline = self.deadline();
+        let planning = Planning::new(&parsed.text, &self.cancel, deadline);
         let (cancel, committing) = (self.cancel.clone(), Arc::clone(&self.committing));
         let outcome = {
-            let mut work = std::pin::pin!(self.dispatch(statement, params));
+            let mut dispatch = std::pin::pin!(self.dispatch(statement, params));
+            let mut work = std::future::poll_fn(|context| planning.work(|| dispatch.as_mut().poll(context)));
             let stopped = tokio::select! {
                 biased;
                 outcome = &mut work => Ok(outcome),
@@ -236,6 +244,11 @@ impl Session {
         let outcome = outcome.map_err(|e| shifted(e, parsed.offset)).inspect_err(|_| self.statement_failed());
         self.entry.ends(self.block.status() != TransactionStatus::Idle, query::now_us());
         Ok(timeout::limited(outcome?, deadline))
+    }
+
+    /// When a statement that begins now has to be done.
+    fn deadline(&self) -> Option<tokio::time::Instant> {
+        self.settings.statement_timeout().map(|time| tokio::time::Instant::now() + time)
     }
 
     /// Makes the changes that the last statement's `set_config` asked for.

@@ -5,6 +5,7 @@ mod engine {
     mod common;
     mod flow;
     mod history;
+    mod planning;
     mod serializability;
     mod slice;
     mod transactions;

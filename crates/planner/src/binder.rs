@@ -31,6 +31,7 @@ use millstream_types::{Error, Result, SqlState, SqlType};
 use crate::ast::Query;
 use crate::catalog::{Catalog, Relation, RelationId};
 use crate::errors::from_datafusion;
+use crate::interrupt;
 use crate::parser::{folded, parse_query};
 use crate::reading;
 use crate::session_context::{Purpose, RuleContext, analyzer, optimizer_rules, options};
@@ -246,7 +247,9 @@ fn without_position(error: Error, view: &Relation) -> Error {
 /// What a rule finds wrong with the plan, such as a subquery that cannot be decorrelated (0A000).
 pub fn optimize(plan: LogicalPlan, purpose: Purpose, now_us: Option<i64>) -> Result<LogicalPlan> {
     let context = RuleContext::new(purpose, now_us);
-    let optimizer = Optimizer::with_rules(optimizer_rules(purpose));
+    let rules = optimizer_rules(purpose).into_iter();
+    let rules = rules.flat_map(|rule| [Arc::new(interrupt::CheckInterrupts) as _, rule]);
+    let optimizer = Optimizer::with_rules(rules.collect());
     let plan = reading::folding(|| optimizer.optimize(plan, &context, |_, _| {})).map_err(from_datafusion)?;
     checks::check_decorrelated(&plan)?;
     match purpose {

@@ -12,6 +12,7 @@ mod equal_keys;
 pub mod errors;
 mod functions;
 mod global_aggregates;
+pub mod interrupt;
 mod outer_join_constants;
 pub mod parser;
 mod reading;

@@ -5,6 +5,8 @@ mod comment;
 mod copy;
 mod create;
 mod cursor;
+mod depth;
+mod dialect;
 mod exclusion;
 mod grouping_sets;
 mod keywords;

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Thread;
 use std::time::Duration;
 
+use millstream_types::deep_stack::on_own_stack;
 use millstream_types::{Error, Result};
 use parking_lot::Mutex;
 use timely::WorkerConfig;
@@ -90,7 +91,8 @@ pub fn start(n_workers: usize, events: Arc<dyn Events>) -> Result<Workers> {
         let receiver = receivers.lock()[index].take().expect("each worker starts once");
         // The receiver lives as long as `start` runs.
         let _ = threads_send.send((index, std::thread::current()));
-        let work = std::panic::AssertUnwindSafe(|| run(timely, Arc::clone(&events), receiver));
+        // Expressions of views may nest deeply.
+        let work = std::panic::AssertUnwindSafe(|| on_own_stack(|| run(timely, Arc::clone(&events), receiver)));
         if std::panic::catch_unwind(work).is_err() {
             events.worker_lost(index, Error::internal("a worker panicked outside of any dataflow"));
         }

@@ -3,6 +3,7 @@
 //! Everything here is plain data. No crate of the workspace stands below this one.
 
 pub mod copy;
+pub mod deep_stack;
 pub mod delta;
 pub mod epoch;
 pub mod error;

@@ -10,6 +10,7 @@ use millstream_planner::catalog::Relation;
 use millstream_planner::dml::{BoundReturning, bind_delete, bind_update};
 use millstream_planner::parser::Parsed;
 use millstream_planner::{Catalog, Purpose, bind_query, optimize};
+use millstream_types::deep_stack::Deep;
 use millstream_types::pg::{DateOrder, FormatSettings, TimeZone};
 use millstream_types::{Result, SqlType};
 use parking_lot::Mutex;
@@ -19,7 +20,7 @@ use crate::api::ResultColumn;
 
 /// A statement that has been parsed. Its copies share what has been planned of it.
 #[derive(Clone)]
-pub struct ParsedStatement(Arc<Contents>);
+pub struct ParsedStatement(Arc<Deep<Contents>>);
 
 struct Contents {
     parsed: Parsed,
@@ -29,7 +30,7 @@ struct Contents {
 
 impl ParsedStatement {
     pub(super) fn new(parsed: Parsed) -> Self {
-        ParsedStatement(Arc::new(Contents { parsed, query: Mutex::default(), write: Mutex::default() }))
+        ParsedStatement(Arc::new(Deep::new(Contents { parsed, query: Mutex::default(), write: Mutex::default() })))
     }
 
     pub(super) fn parsed(&self) -> &Parsed {

@@ -5,14 +5,15 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use millstream_types::{Error, Result, SqlState, SqlType};
 
+use super::depth::{DEPTH_MAX, too_deep};
 use super::exclusion::apply_exclusions;
 use super::keywords::is_reserved;
 use super::tokens::{DIALECT, Piece, char_slice, token_span_at};
 use super::types::sql_type_of;
 use crate::ast::{ColumnName, Expr, Name, Query};
 
-/// How deep expressions and subqueries may nest.
-const RECURSION_LIMIT: usize = 200;
+/// Calls of sqlparser's functions that may be open: some for each level.
+const RECURSION_LIMIT: usize = 8 * DEPTH_MAX;
 
 /// Reads a statement from left to right.
 pub(super) struct Cursor<'a> {
@@ -160,8 +161,7 @@ impl<'a> Cursor<'a> {
     fn grammar_error(&self, error: &ParserError) -> Error {
         let message = match error {
             ParserError::RecursionLimitExceeded => {
-                return Error::user(SqlState::PROGRAM_LIMIT_EXCEEDED, "stack depth limit exceeded")
-                    .with_hint("the statement nests expressions or subqueries too deeply");
+                return too_deep();
             }
             ParserError::TokenizerError(message) | ParserError::ParserError(message) => message,
         };

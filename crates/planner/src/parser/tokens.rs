@@ -1,17 +1,17 @@
 //! Text to tokens: splitting at semicolons, positions, and the few rewrites that sqlparser's grammar needs.
 
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, TokenizerError};
 use millstream_types::{Error, Result, SqlState};
 
 use super::between::rewrite_symmetric;
+use super::depth::check_depth;
+use super::dialect::MillstreamDialect;
 use super::exclusion::rewrite_exclusions;
 use super::grouping_sets::flatten_grouping_sets;
 use super::trims::complete_trims;
 
-/// The dialect of all parsing: stock, because one of our own would have to forward every method of it.
-pub(super) static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
+pub(super) static DIALECT: MillstreamDialect = MillstreamDialect;
 
 /// A statement's text and tokens. Every span lies on line 1 and counts characters of `text` from 1.
 pub(super) struct Piece<'a> {
@@ -126,6 +126,7 @@ fn token_error(sql: &str, lines: &LineStarts, error: TokenizerError) -> Error {
 /// Refuses phrases that are planned, and rewrites `TABLE(TUMBLE(TABLE r, DESCRIPTOR(c), i))` to `TUMBLE(r, c, i)`, `BETWEEN
 /// SYMMETRIC`, `EXCLUDE`, and all kinds of quoted strings to the plain one.
 pub(super) fn prepare(mut piece: Piece<'_>) -> Result<Piece<'_>> {
+    check_depth(&piece.tokens)?;
     refuse_planned(&piece.tokens)?;
     unwrap_table_functions(&mut piece.tokens);
     end_before_options(&mut piece.tokens);

@@ -31,10 +31,15 @@ use crate::equal_keys::comparable;
 use crate::functions::builtin;
 use crate::functions::equal_key;
 use crate::functions::excluding::Excluding;
+use crate::interrupt;
 
 /// The expression with every operator, function and constant as Postgres understands it. Resolving twice changes nothing.
 pub(crate) fn resolve(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    expr.transform_up(|expr| Ok(Transformed::yes(resolve_one(expr, schema)?))).data()
+    let one = |expr| {
+        interrupt::check()?;
+        Ok(Transformed::yes(resolve_one(expr, schema)?))
+    };
+    expr.transform_up(one).data()
 }
 
 /// An expression whose operands are resolved.
