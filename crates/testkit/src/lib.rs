@@ -3,4 +3,6 @@
 #[cfg(test)]
 mod dependencies;
 pub mod docs;
+#[cfg(test)]
+mod named_files;
 pub mod slt;
