@@ -62,6 +62,7 @@ mod tests {
             list = Link(Some(Box::new(list)));
         }
         let list = Deep::new(list);
-        assert!(list.0.is_some());
+        let Link(next) = &*list;
+        assert!(next.is_some());
     }
 }
