@@ -160,6 +160,7 @@ impl MapStage {
         match self.try_evaluate(&delta) {
             Ok(out) => Ok(out),
             Err(error) if error.kind() != ErrorKind::User => Err(error),
+            Err(error) if delta.is_empty() => Err(of_no_row(&error)),
             Err(error) if delta.n_rows() == 1 => {
                 errors.add(error, delta.batch(), 0, delta.weight(0));
                 Ok(Delta::empty(self.schema.clone()))
@@ -233,10 +234,16 @@ pub fn condition(
     }
 }
 
+/// What fails on no rows is the fault of none, and would be halved for ever.
+fn of_no_row(error: &Error) -> Error {
+    Error::internal(format!("an expression fails without a row: {}", error.message()))
+}
+
 fn condition_by_halves(expr: &Scalar, rows: &Delta, errors: &mut RowErrors) -> Result<BooleanArray> {
     match expr.evaluate(rows.batch()) {
         Ok(mask) => Ok(truth(&mask)),
         Err(error) if error.kind() != ErrorKind::User => Err(error),
+        Err(error) if rows.is_empty() => Err(of_no_row(&error)),
         Err(error) if rows.n_rows() == 1 => {
             errors.add(error, rows.batch(), 0, rows.weight(0));
             Ok(BooleanArray::from(vec![false]))
@@ -257,4 +264,25 @@ fn condition_by_halves(expr: &Scalar, rows: &Delta, errors: &mut RowErrors) -> R
 pub fn batch_of(schema: SchemaRef, columns: Vec<ArrayRef>, n_rows: usize) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(n_rows));
     Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Int32Array, Int64Array};
+    use datafusion::logical_expr::Operator;
+    use datafusion::physical_expr::expressions::BinaryExpr;
+    use millstream_types::delta::schema_of;
+
+    #[test]
+    fn what_fails_on_no_rows_is_an_internal_error() {
+        let schema = schema_of(&[("a", DataType::Int32), ("b", DataType::Int64)]);
+        let column = |name: &str, i: usize| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new(name, i)) };
+        let unequal_types = BinaryExpr::new(column("a", 0), Operator::Eq, column("b", 1));
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(Int32Array::from(Vec::<i32>::new())), Arc::new(Int64Array::from(Vec::<i64>::new()))];
+        let batch = batch_of(schema, columns, 0).unwrap();
+        let failed = condition(&Scalar::new(Arc::new(unequal_types)), &batch, || None, &mut RowErrors::default());
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Internal);
+    }
 }
