@@ -13,7 +13,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use millstream_sql_tests::millstream::{self, MODES, Options};
 use millstream_sql_tests::postgres::Postgres;
-use millstream_sql_tests::random_sql;
+use millstream_sql_tests::random_sql::{self, Compared};
 use millstream_testkit::docs;
 use millstream_testkit::slt::{self, Engine, SltFile};
 use millstream_types::deep_stack::THREAD_STACK_BYTES;
@@ -135,13 +135,23 @@ fn random_trials(suite: &Arc<Suite>) -> Result<Vec<Trial>, String> {
         let (suite, seeds) = (suite.clone(), seeds.clone());
         // Each case has a deadline of its own.
         let run = move || {
-            let compared = suite.runtime.block_on(random_sql::run_seeds(options, seeds.clone()))?;
+            let compared = suite.runtime.block_on(run_random_sql(&suite, options, seeds.clone()))?;
             println!("{mode}: seeds {seeds:?}: {compared:?}");
             Ok(())
         };
         Trial::test(format!("{mode}::random_sql"), run)
     };
     Ok(MODES.into_iter().map(in_mode).collect())
+}
+
+async fn run_random_sql(suite: &Suite, options: Options, seeds: Range<u64>) -> Result<Compared, String> {
+    if Postgres::installed().is_err() {
+        return random_sql::run_seeds(options, seeds, None).await;
+    }
+    let database = suite.postgres().await?.database().await.map_err(|error| error.to_string())?;
+    let compared = random_sql::run_seeds(options, seeds, Some(&database)).await;
+    database.drop().await.map_err(|error| error.to_string())?;
+    compared
 }
 
 fn seeds_of(named: &str) -> Option<Range<u64>> {
