@@ -437,7 +437,7 @@ impl Generator {
         let of_any = self.random.of(&x.all("x")).clone();
         let mut value_type = Type::Number;
         let call = match self.random.below(9) {
-            6 | 7 | 8 => {
+            6..=8 => {
                 value_type = of_any.1;
                 let function = *self.random.of(&["first_value", "last_value", "lead", "lag"]);
                 format!("{function}({})", of_any.0)
