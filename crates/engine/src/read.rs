@@ -199,12 +199,28 @@ pub(crate) async fn execute_at(
     plan: LogicalPlan,
     point: &ReadPoint,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    settled(engine, &plan).await?;
     let found = find_by_key(engine, &plan, point).await?;
     Ok(run_plan(engine, with_tables(engine, plan, point, &found, None)?))
 }
 
 /// Lookups with what they found.
 type Found = Vec<(KeyLookup, Vec<RecordBatch>)>;
+
+/// Waits, if a plan reads which rows have failed, until all that was written before has gone through the dataflows that
+/// follow their inputs.
+async fn settled(engine: &EngineState, plan: &LogicalPlan) -> Result<()> {
+    if !scanned(plan)?.iter().any(|r| r.kind == Kind::System && r.name == "row_errors") {
+        return Ok(());
+    }
+    let epoch = engine.clock.last_closed();
+    let relations: Vec<Arc<LiveRelation>> = engine.clock.relations.read().values().cloned().collect();
+    for live in relations.iter().filter(|live| matches!(live.body, Body::Dataflow { .. })) {
+        // One that has failed, or catches up, says what it knows.
+        let _ = live.completed(epoch).await;
+    }
+    Ok(())
+}
 
 /// Looks up what a plan's scans need not read a whole relation for.
 async fn find_by_key(engine: &Arc<EngineState>, plan: &LogicalPlan, point: &ReadPoint) -> Result<Found> {
@@ -344,6 +360,7 @@ pub(crate) async fn analyze_at(
     plan: LogicalPlan,
     point: &ReadPoint,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    settled(engine, &plan).await?;
     let found = find_by_key(engine, &plan, point).await?;
     let plan = with_tables(engine, plan, point, &found, None)?;
     let memory = Arc::clone(&engine.query_memory);

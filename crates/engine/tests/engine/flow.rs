@@ -326,7 +326,7 @@ async fn all_state_together_has_a_limit() {
 async fn a_view_that_stalls_is_set_aside_and_comes_back() {
     let mut config = config(2);
     config.batch_rows_max = 512;
-    config.max_stall = Duration::from_millis(300);
+    config.max_stall = Duration::from_secs(1);
     let slow = Slow::new(&mut config, "slow", Duration::from_millis(15));
     let engine = start(config);
     let mut s = session(&engine);
