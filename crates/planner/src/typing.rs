@@ -18,8 +18,10 @@ pub(crate) mod types;
 pub(crate) mod with_ties;
 pub(crate) mod zoned;
 
+use std::sync::Arc;
+
 use datafusion::common::DataFusionError;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::utils::merge_schema;
@@ -47,5 +49,28 @@ fn resolve_plan(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
         };
         node.map_subqueries(subqueries)?.transform_data(nodes::resolve_node)
     };
-    plan.transform_up(resolve).data()
+    plan.transform_down_up(resolve_lateral_join, resolve).data()
+}
+
+/// A lateral subquery sees the final types of the left side, which is resolved before it.
+fn resolve_lateral_join(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>, DataFusionError> {
+    match plan {
+        LogicalPlan::Join(mut join) if is_lateral(&join.right) => {
+            let left = resolve_plan(Arc::unwrap_or_clone(join.left))?;
+            let right = outer_references::with_types_of(Arc::unwrap_or_clone(join.right), left.schema())?;
+            join.left = Arc::new(left);
+            join.right = Arc::new(resolve_plan(right)?);
+            // What is below is done.
+            Ok(Transformed::new(LogicalPlan::Join(join), true, TreeNodeRecursion::Jump))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+fn is_lateral(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::SubqueryAlias(alias) => is_lateral(&alias.input),
+        LogicalPlan::Subquery(_) => true,
+        _ => false,
+    }
 }
