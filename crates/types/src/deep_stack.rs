@@ -2,7 +2,7 @@
 //! that call themselves, in libraries too.
 //!
 //! A statement nests at most so deep (54001 beyond), and a level takes at most so much of a stack; what takes part of
-//! [`STACK_BYTES`] is never touched costs address space only.
+//! `STACK_BYTES` is never touched costs address space only.
 
 /// The stack on which a statement is parsed, planned and dropped: 6,000 levels of some 80 kB, which is more than a level
 /// takes in a build without optimizations.
