@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
-use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ObjectName, Query, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ObjectName, Query, TableFactor, Visitor};
 use millstream_types::{Error, Result, SqlState};
 
 use super::context::external;
@@ -12,6 +12,7 @@ use super::positions;
 use crate::errors::from_datafusion;
 use crate::functions::moments;
 use crate::parser::{folded, planned_error};
+use crate::sql_exprs::visit;
 
 /// Refuses a view's plan whose contents would change without a change of its inputs.
 ///
@@ -101,10 +102,12 @@ pub(crate) fn located(error: Error, query: &Query) -> Error {
         _ => None,
     };
     let Some(wanted) = wanted else { return error };
-    let mut finder = Finder { wanted: wanted.to_string(), is_relation: error.state() == SqlState::UNDEFINED_TABLE };
-    match query.visit(&mut finder) {
-        ControlFlow::Break(position) => error.with_position(position),
-        ControlFlow::Continue(()) => error,
+    let is_relation = error.state() == SqlState::UNDEFINED_TABLE;
+    let mut finder = Finder { wanted: wanted.to_string(), is_relation, found: None };
+    let _ = visit(query, &mut finder);
+    match finder.found {
+        Some(position) => error.with_position(position),
+        None => error,
     }
 }
 
@@ -116,7 +119,7 @@ fn of_whole_row(error: Error, query: &Query) -> Error {
     };
     let Some((name, " does not exist")) = name else { return error };
     let mut relations = RelationNames { wanted: name.to_owned() };
-    if query.visit(&mut relations).is_continue() {
+    if visit(query, &mut relations).is_continue() {
         return error;
     }
     let whole = Error::not_supported(format!("whole rows as values, such as \"{name}\", are not supported yet"));
@@ -152,25 +155,27 @@ impl Visitor for RelationNames {
 struct Finder {
     wanted: String,
     is_relation: bool,
+    found: Option<usize>,
 }
 
 impl Finder {
-    fn check(&self, name: &ObjectName) -> ControlFlow<usize> {
+    fn check(&mut self, name: &ObjectName) -> ControlFlow<()> {
         let idents = || name.0.iter().filter_map(|p| p.as_ident());
         let shown = idents().map(folded).collect::<Vec<_>>().join(".");
         let position = idents().next().map_or(0, |i| i.span.start.column as usize);
-        if shown == self.wanted && position > 0 { ControlFlow::Break(position) } else { ControlFlow::Continue(()) }
+        self.found = (shown == self.wanted && position > 0).then_some(position);
+        if self.found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
 impl Visitor for Finder {
-    type Break = usize;
+    type Break = ();
 
-    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<usize> {
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
         if self.is_relation { self.check(relation) } else { ControlFlow::Continue(()) }
     }
 
-    fn pre_visit_expr(&mut self, expr: &SqlExpr) -> ControlFlow<usize> {
+    fn pre_visit_expr(&mut self, expr: &SqlExpr) -> ControlFlow<()> {
         match expr {
             SqlExpr::Function(function) if !self.is_relation => self.check(&function.name),
             _ => ControlFlow::Continue(()),

@@ -15,7 +15,7 @@ use super::rewrite::ordered_sets::{HYPOTHETICAL, plain_args};
 use super::rewrite::single_name;
 use crate::functions::Registry;
 use crate::parser::{folded, is_reserved};
-use crate::sql_exprs::visit_own;
+use crate::sql_exprs::{visit, visit_own};
 
 /// Checks every SELECT of a query.
 ///
@@ -23,10 +23,9 @@ use crate::sql_exprs::visit_own;
 /// 42803 and 42P20 for aggregates and window functions where there can be none, 42712 for a relation's name that occurs
 /// twice in FROM, 0A000 for TABLESAMPLE, 42P10 for a column in LIMIT, 42P20 and 22013 for window frames, 42601 for rows of unequal length.
 pub(super) fn check_clauses(query: &Query) -> Result<()> {
-    match query.visit(&mut Clauses) {
-        ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok(()),
-    }
+    let mut clauses = Clauses(Ok(()));
+    let _ = visit(query, &mut clauses);
+    clauses.0
 }
 
 /// Checks a condition on a single row, outside of a query.
@@ -43,32 +42,32 @@ pub(crate) fn check_row_condition(condition: &Expr, place: &str) -> Result<()> {
     without_windows(condition, place)
 }
 
-struct Clauses;
+struct Clauses(Result<()>);
 
-fn flow(checked: Result<()>) -> ControlFlow<Error> {
-    match checked {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => ControlFlow::Break(error),
+impl Clauses {
+    fn flow(&mut self, checked: Result<()>) -> ControlFlow<()> {
+        self.0 = checked;
+        if self.0.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
 impl Visitor for Clauses {
-    type Break = Error;
+    type Break = ();
 
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
-        flow(check_reads(query).and_then(|()| check_limit(query)))
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        self.flow(check_reads(query).and_then(|()| check_limit(query)))
     }
 
-    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Error> {
-        flow(check_select(select))
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        self.flow(check_select(select))
     }
 
-    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Error> {
-        flow(check_name(relation))
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        self.flow(check_name(relation))
     }
 
-    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {
-        flow(match factor {
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        self.flow(match factor {
             TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
                 Err(Error::not_supported("TABLESAMPLE is not supported yet")
                     .with_hint("A condition on a hash of a key picks the same rows every time."))
@@ -77,8 +76,8 @@ impl Visitor for Clauses {
         })
     }
 
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
-        flow(match expr {
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        self.flow(match expr {
             Expr::Function(function) => check_call(function, expr),
             Expr::BinaryOp { left, op, right } => check_rows(left, op, right),
             _ => Ok(()),

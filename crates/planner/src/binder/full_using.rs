@@ -6,11 +6,12 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, GroupByExpr, Ident, JoinConstraint, JoinOperator, Query, ReplaceSelectElement,
-    ReplaceSelectItem, Select, SelectItem, TableFactor, TableWithJoins, VisitMut, VisitorMut,
+    ReplaceSelectItem, Select, SelectItem, TableFactor, TableWithJoins, VisitorMut,
 };
 
 use super::rewrite::call;
 use crate::parser::folded;
+use crate::sql_exprs::change;
 
 /// A column that a join has merged: its name, and what it is on each side that may lack a row.
 struct Merged {
@@ -51,10 +52,10 @@ pub(super) fn merge_full_joins(select: &mut Select) {
         replace_in_item(item, &merged);
     }
     let mut replacer = Replacer { merged: &merged, depth: 0 };
-    let _ = select.selection.visit(&mut replacer);
-    let _ = select.having.visit(&mut replacer);
+    change(&mut select.selection, &mut replacer);
+    change(&mut select.having, &mut replacer);
     if let GroupByExpr::Expressions(exprs, _) = &mut select.group_by {
-        let _ = exprs.visit(&mut replacer);
+        change(exprs, &mut replacer);
     }
 }
 
@@ -67,7 +68,7 @@ fn replace_in_item(item: &mut SelectItem, merged: &[Merged]) {
             }
         }
         SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
-            let _ = expr.visit(&mut replacer);
+            change(expr, &mut replacer);
         }
         SelectItem::Wildcard(options) if options.opt_replace.is_none() => {
             let element = |m: &Merged| {

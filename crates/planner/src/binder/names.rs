@@ -8,10 +8,11 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, BinaryOperator, Expr, Function, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
-    SetExpr, Subscript, TrimWhereField, VisitMut, VisitorMut,
+    SetExpr, Subscript, TrimWhereField, VisitorMut,
 };
 
 use crate::parser::{folded, sql_type_of};
+use crate::sql_exprs::change;
 
 /// What stands between a repeated name and its number.
 pub(super) const TAG: char = '␟';
@@ -24,7 +25,7 @@ pub(crate) fn shown(name: &str) -> &str {
 /// Names every output column of every SELECT list. A name in `conflicts` is tagged wherever a wildcard stands in the same
 /// list: DataFusion has found that the wildcard brings it too.
 pub(super) fn name_columns(query: &mut Query, conflicts: &BTreeSet<String>) {
-    let _ = VisitMut::visit(query, &mut Namer { conflicts });
+    change(query, &mut Namer { conflicts });
 }
 
 struct Namer<'a> {

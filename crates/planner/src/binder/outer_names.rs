@@ -7,12 +7,13 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Ident, ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableAlias,
-    TableFactor, Visit, VisitMut, Visitor, VisitorMut,
+    TableFactor, Visitor, VisitorMut,
 };
 
 use super::names::TAG;
 use super::rewrite::HasColumn;
 use crate::parser::folded;
+use crate::sql_exprs::{change, visit};
 
 /// Tags the relations of a query's FROM that its subqueries mention.
 pub(super) fn tag_outer_relations(query: &mut Query, has_column: HasColumn<'_>, n_tagged: &mut usize) {
@@ -20,13 +21,13 @@ pub(super) fn tag_outer_relations(query: &mut Query, has_column: HasColumn<'_>, 
     for name in relations_of(select) {
         let mut mentions =
             Mentions { name: &name, has_column, shadowed: 0, depth: 0, is_mentioned: false, is_column: false };
-        let _ = Visit::visit(query, &mut mentions);
+        let _ = visit(query, &mut mentions);
         if mentions.is_mentioned && mentions.is_column {
             *n_tagged += 1;
             let tagged = Ident::with_quote('"', format!("{name}{TAG}{n_tagged}"));
             let SetExpr::Select(select) = query.body.as_mut() else { return };
             give_alias(select, &name, &tagged);
-            let _ = VisitMut::visit(query, &mut Renamer { name: &name, tagged: &tagged, depth: 0, shadowed: 0 });
+            change(query, &mut Renamer { name: &name, tagged: &tagged, depth: 0, shadowed: 0 });
         }
     }
 }

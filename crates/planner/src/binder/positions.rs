@@ -4,9 +4,11 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Distinct, Expr, OrderByKind, Query, Select, SetExpr, Spanned, Value, Visit, Visitor,
+    BinaryOperator, Distinct, Expr, OrderByKind, Query, Select, SetExpr, Spanned, Value, Visitor,
 };
 use millstream_types::{Error, SqlState};
+
+use crate::sql_exprs::visit;
 
 /// The character from 1 at which the error belongs, if the query has just one such place.
 pub(super) fn position_in(error: &Error, query: &Query) -> Option<usize> {
@@ -23,7 +25,7 @@ pub(super) fn position_in(error: &Error, query: &Query) -> Option<usize> {
         }
         SqlState::DATATYPE_MISMATCH if message.starts_with("argument of WHERE must") => {
             let mut conditions = Conditions::default();
-            let _ = query.visit(&mut conditions);
+            let _ = visit(query, &mut conditions);
             only(&conditions.0)
         }
         SqlState::UNDEFINED_FUNCTION => {
@@ -47,9 +49,9 @@ fn start(tree: &impl Spanned) -> Option<usize> {
 }
 
 /// Where expressions stand that are meant, in the order of the text.
-fn find(query: &Query, place: impl FnMut(&Expr) -> Option<usize>) -> Vec<usize> {
-    struct Places<F>(F, Vec<usize>);
-    impl<F: FnMut(&Expr) -> Option<usize>> Visitor for Places<F> {
+fn find(query: &Query, mut place: impl FnMut(&Expr) -> Option<usize>) -> Vec<usize> {
+    struct Places<'a>(&'a mut dyn FnMut(&Expr) -> Option<usize>, Vec<usize>);
+    impl Visitor for Places<'_> {
         type Break = ();
 
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
@@ -57,8 +59,8 @@ fn find(query: &Query, place: impl FnMut(&Expr) -> Option<usize>) -> Vec<usize> 
             ControlFlow::Continue(())
         }
     }
-    let mut places = Places(place, Vec::new());
-    let _ = query.visit(&mut places);
+    let mut places = Places(&mut place, Vec::new());
+    let _ = visit(query, &mut places);
     places.1
 }
 

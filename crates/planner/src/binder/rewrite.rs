@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, CharacterLength, DataType, DateTimeField, Expr, Fetch, Function, FunctionArg,
     FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Interval, LimitClause, NamedWindowExpr, ObjectName, Query,
     Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, UnaryOperator, Value, ValueWithSpan,
-    VisitMut, VisitorMut, WindowFrameBound, WindowSpec, WindowType,
+    VisitorMut, WindowFrameBound, WindowSpec, WindowType,
 };
 
 use super::full_using::merge_full_joins;
@@ -25,7 +25,7 @@ use super::outer_names::tag_outer_relations;
 use crate::functions::overloads::UNKNOWN;
 use crate::functions::quantified::{self, Quantifier};
 use crate::parser::{folded, parse_query};
-use crate::sql_exprs::call_args;
+use crate::sql_exprs::{call_args, change};
 use crate::typing::planner::operator_of;
 use crate::typing::with_ties::WITH_TIES;
 use named_windows::Windows;
@@ -38,12 +38,12 @@ pub(super) type OidOf<'a> = &'a dyn Fn(&ObjectName) -> Option<u32>;
 
 /// Applies the rewrites everywhere in a query.
 pub(super) fn rewrite_query(query: &mut Query, has_column: HasColumn<'_>, oid_of: OidOf<'_>) {
-    let _ = VisitMut::visit(query, &mut Rewriter { has_column, oid_of, n_tagged: 0 });
+    change(query, &mut Rewriter { has_column, oid_of, n_tagged: 0 });
 }
 
 /// Applies the rewrites everywhere in an expression.
 pub(crate) fn rewrite_expr(expr: &mut Expr) {
-    let _ = VisitMut::visit(expr, &mut Rewriter { has_column: &|_, _| false, oid_of: &|_| None, n_tagged: 0 });
+    change(expr, &mut Rewriter { has_column: &|_, _| false, oid_of: &|_| None, n_tagged: 0 });
 }
 
 struct Rewriter<'a> {
@@ -77,7 +77,7 @@ impl VisitorMut for Rewriter<'_> {
             {
                 *expr = call("unnest", vec![expr.clone()]);
             }
-            let _ = item.visit(&mut CountExists);
+            change(item, &mut CountExists);
         }
         ControlFlow::Continue(())
     }

@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::cursor::folded;
 use super::tokens::word_is;
-use crate::sql_exprs::{call_args, change_own};
+use crate::sql_exprs::{call_args, change, change_own};
 
 /// What stands before the names of exclusions in the functions that mark them.
 pub(crate) const EXCLUDE: &str = "__exclude_";
@@ -88,7 +88,7 @@ fn opening_paren(tokens: &[TokenWithSpan], at: usize) -> Option<usize> {
 
 /// Moves the marks to the functions over the windows.
 pub(super) fn apply_exclusions(tree: &mut impl VisitMut) {
-    let _ = tree.visit(&mut Exclusions);
+    change(tree, &mut Exclusions);
 }
 
 struct Exclusions;

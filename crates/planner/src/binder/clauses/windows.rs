@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use millstream_types::{Error, Result, SqlState};
 
-use super::{error_at, flow, position_of};
+use super::{error_at, position_of};
 use crate::parser::folded;
 use crate::sql_exprs::visit_own;
 
@@ -32,12 +32,15 @@ pub(super) fn check_windows(select: &Select) -> Result<()> {
         windows.check_spec(spec)?;
         windows.known.push((name, spec));
     }
-    let checked = visit_own(&select.projection, |expr| match expr {
-        Expr::Function(Function { over: Some(WindowType::NamedWindow(name)), .. }) => {
-            flow(windows.existing(name).map(|_| ()))
-        }
-        Expr::Function(Function { over: Some(WindowType::WindowSpec(spec)), .. }) => flow(windows.check_spec(spec)),
-        _ => ControlFlow::Continue(()),
+    let checked = visit_own(&select.projection, |expr| {
+        let checked = match expr {
+            Expr::Function(Function { over: Some(WindowType::NamedWindow(name)), .. }) => {
+                windows.existing(name).map(|_| ())
+            }
+            Expr::Function(Function { over: Some(WindowType::WindowSpec(spec)), .. }) => windows.check_spec(spec),
+            _ => Ok(()),
+        };
+        checked.map_or_else(ControlFlow::Break, ControlFlow::Continue)
     });
     checked.break_value().map_or(Ok(()), Err)
 }

@@ -3,13 +3,14 @@
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CaseWhen, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, ObjectName, OrderByKind, Query, Select,
-    SelectItem, SetExpr, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
+    SelectItem, SetExpr, TableFactor, Value, Visitor, VisitorMut,
 };
 use std::ops::ControlFlow;
 
 use super::{call, single_name, text_literal};
 use crate::functions::Registry;
 use crate::parser::{folded, parse_expr, parse_query};
+use crate::sql_exprs::{change, visit, visit_own};
 
 /// `ARRAY(SELECT ...)`: the rows of a query as an array, empty if there are none.
 pub(super) fn array_subquery(query: &Query) -> Option<Expr> {
@@ -47,30 +48,12 @@ fn projected(select: &Select) -> Option<&Expr> {
 
 /// Whether an aggregate is called, subqueries left aside.
 fn is_aggregate(expr: &Expr) -> bool {
-    struct Calls {
-        depth: usize,
-    }
-    impl Visitor for Calls {
-        type Break = ();
-        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.depth += 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.depth -= 1;
-            ControlFlow::Continue(())
-        }
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            let is_name = |n: String| Registry::get().aggregate(&n).is_some();
-            match expr {
-                Expr::Function(f) if self.depth == 0 && single_name(&f.name).is_some_and(is_name) => {
-                    ControlFlow::Break(())
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-    expr.visit(&mut Calls { depth: 0 }).is_break()
+    let is_name = |n: String| Registry::get().aggregate(&n).is_some();
+    let found = visit_own(expr, |expr| match expr {
+        Expr::Function(f) if single_name(&f.name).is_some_and(is_name) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    found.is_break()
 }
 
 /// The query with its expression in `array_agg`, which lets it refer to what is around it.
@@ -219,7 +202,7 @@ fn is_outer(expr: &Expr, tables: &[String]) -> bool {
         }
     }
     let mut columns = Columns(tables, 0);
-    expr.visit(&mut columns).is_continue() && columns.1 > 0
+    visit(expr, &mut columns).is_continue() && columns.1 > 0
 }
 
 /// An outer column and the inner one that a condition says is equal to it.
@@ -244,7 +227,7 @@ fn replaced(mut expr: Expr, equal: &[(Expr, Expr)]) -> Expr {
             ControlFlow::Continue(())
         }
     }
-    let _ = VisitMut::visit(&mut expr, &mut Replace(equal));
+    change(&mut expr, &mut Replace(equal));
     expr
 }
 

@@ -6,16 +6,17 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    DataType, Expr, Query, Select, SelectItem, SetExpr, UnaryOperator, Value, Values, VisitMut, VisitorMut,
+    DataType, Expr, Query, Select, SelectItem, SetExpr, UnaryOperator, Value, Values, VisitorMut,
 };
 
 use super::cast;
+use crate::sql_exprs::change;
 
 /// Casts the plain constants that the queries of a `WITH RECURSIVE` select to what they will be.
 pub(super) fn type_constants(query: &mut Query) {
     let Some(with) = query.with.as_mut().filter(|with| with.recursive) else { return };
     for cte in &mut with.cte_tables {
-        let _ = cte.query.visit(&mut Constants);
+        change(&mut cte.query, &mut Constants);
     }
 }
 

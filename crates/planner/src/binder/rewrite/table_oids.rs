@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Ident, Select, SelectItem, TableFactor, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{Expr, Ident, Select, SelectItem, TableFactor, VisitorMut};
 
 use super::{HasColumn, OidOf, number};
 use crate::parser::folded;
+use crate::sql_exprs::change;
 
 const TABLEOID: &str = "tableoid";
 
@@ -33,7 +34,7 @@ pub(super) fn replace(select: &mut Select, has_column: HasColumn<'_>, oid_of: Oi
             *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::new(TABLEOID) };
         }
     }
-    let _ = select.visit(&mut Oids { oids, is_single });
+    change(select, &mut Oids { oids, is_single });
 }
 
 struct Oids {
