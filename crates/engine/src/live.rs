@@ -123,6 +123,14 @@ impl LiveRelation {
         self.changed.notify_waiters();
     }
 
+    /// Rows that are left out because an expression fails on them.
+    pub(crate) fn n_row_errors(&self) -> usize {
+        match &self.body {
+            Body::Dataflow { errors, .. } => errors.len(),
+            _ => 0,
+        }
+    }
+
     pub(crate) fn failure(&self) -> Option<&Failed> {
         self.failure.get()
     }

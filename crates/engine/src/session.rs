@@ -367,6 +367,13 @@ impl Session {
         self.notices.push(Notice { severity: Severity::Warning, state, message, detail: None, hint: None });
     }
 
+    /// Warns of rows on which an expression has failed.
+    fn warn_of_rows(&mut self, message: String) {
+        let detail = Some("An expression fails on them.".to_owned());
+        let hint = Some("SELECT * FROM millstream.row_errors shows them.".to_owned());
+        self.notices.push(Notice { severity: Severity::Warning, state: SqlState("01000"), message, detail, hint });
+    }
+
     /// Tells the user something.
     fn notice_of(&mut self, message: &str) {
         let (state, message) = (SqlState("00000"), message.to_owned());

@@ -15,14 +15,14 @@ use millstream_planner::catalog::{Kind, Relation};
 use millstream_planner::dml::bind_insert;
 use millstream_planner::errors::from_datafusion;
 use millstream_planner::parser::{Parsed, parse_query};
-use millstream_planner::{Catalog, Purpose, bind_query, optimize};
+use millstream_planner::{Catalog, Purpose, RelationId, bind_query, optimize};
 use millstream_types::{Epoch, Error, Result, SqlState, SqlType};
 
 use super::Session;
 use super::dataflows::kept_up_to_date;
 use super::planned::{ParsedStatement, PlannedQuery, PlannedWrite, Seen};
 use crate::api::{Response, ResultColumn, Rows, RowsTag};
-use crate::read::{ReadPoint, analyze_at, execute, execute_at, stored_relations};
+use crate::read::{ReadPoint, analyze_at, execute, execute_at, scanned, stored_relations};
 use crate::subscribe::Wanted;
 
 impl Session {
@@ -113,7 +113,13 @@ impl Session {
 
     async fn run_planned(&mut self, planned: &PlannedQuery, params: &[ArrayRef]) -> Result<Response> {
         let looked_up = match planned.point(params) {
-            Some(point) => self.read_point(point, params).await?,
+            Some(point) => {
+                let rows = self.read_point(point, params).await?;
+                if rows.is_some() {
+                    self.warn_of_row_errors(&[point.lookup(params)?.relation]);
+                }
+                rows
+            }
             None => None,
         };
         let batches = match looked_up {
@@ -123,11 +129,37 @@ impl Session {
                     Some(plan) if params.is_empty() => plan.clone(),
                     _ => self.ready(planned.plan.clone(), params)?,
                 };
-                self.read(plan).await?
+                let read = scanned(&plan)?;
+                let batches = self.read(plan).await?;
+                self.warn_of_row_errors(&read);
+                batches
             }
         };
         let columns = planned.columns.clone();
         Ok(Response::Rows(Rows { columns, batches, tag: RowsTag::Select, live: false }))
+    }
+
+    /// Warns of rows that are left out of the views that a query has read, and of those that these are built on, because an
+    /// expression fails on them.
+    fn warn_of_row_errors(&mut self, read: &[Arc<Relation>]) {
+        if read.iter().all(|relation| !matches!(relation.kind, Kind::MaterializedView(_))) {
+            return;
+        }
+        let catalog = self.catalog();
+        let mut relations: Vec<RelationId> = read.iter().map(|relation| relation.id).collect();
+        let mut next = 0;
+        while let Some(&id) = relations.get(next) {
+            next += 1;
+            let Some(relation) = catalog.get(id) else { continue };
+            let below: Vec<_> =
+                relation.depends_on.iter().filter(|input| !relations.contains(input)).copied().collect();
+            relations.extend(below);
+            let n_rows = self.engine.clock.relation(id).map_or(0, |live| live.n_row_errors());
+            if n_rows > 0 {
+                let rows = if n_rows == 1 { "1 row is".to_owned() } else { format!("{n_rows} rows are") };
+                self.warn_of_rows(format!("{rows} left out of {} \"{}\"", relation.kind.noun(), relation.name));
+            }
+        }
     }
 
     /// What a point query gives at the epoch of the open transaction, or now; `None` if its rows are better found by

@@ -1,14 +1,13 @@
 //! Arrangements that views share: what harms whom, and when they come and go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millstream_engine::{EngineConfig, Session};
 use millstream_types::SqlState;
 use parking_lot::Mutex;
 
-use super::common::{Slow, assert_is_its_query, config, number, rows, run, session, start, until};
+use super::common::{Slow, Writer, assert_is_its_query, config, number, rows, run, session, start, until};
 
 const ARRANGEMENTS: &str =
     "SELECT name, state_bytes > 0 AS has_rows FROM millstream.relations WHERE kind = 'arrangement'";
@@ -135,25 +134,11 @@ async fn views_that_are_made_at_once_share_what_changes_meanwhile() {
         let mut s = session(&engine);
         make_views(&mut s).await;
         run(&mut s, "INSERT INTO s SELECT i % 900, i FROM generate_series(1000, 6000) AS x(i)").await;
-        let done = Arc::new(AtomicBool::new(false));
-        let writer = tokio::spawn({
-            let (mut s, done) = (session(&engine), Arc::clone(&done));
-            async move {
-                let mut i = 0u64;
-                while !done.load(Ordering::Relaxed) {
-                    i += 1;
-                    let sql = match i % 4 {
-                        0 => format!("UPDATE s SET k = k + 1 WHERE v = {}", i % 500),
-                        1 => format!("DELETE FROM t WHERE v = {}", i % 300),
-                        2 => format!("INSERT INTO t VALUES ({}, {})", i % 150, i % 300),
-                        _ => format!(
-                            "BEGIN; INSERT INTO s VALUES ({0}, {0}); DELETE FROM t WHERE v = 7; COMMIT",
-                            i % 150
-                        ),
-                    };
-                    run(&mut s, &sql).await;
-                }
-            }
+        let writer = Writer::start(&engine, |i| match i % 4 {
+            0 => format!("UPDATE s SET k = k + 1 WHERE v = {}", i % 500),
+            1 => format!("DELETE FROM t WHERE v = {}", i % 300),
+            2 => format!("INSERT INTO t VALUES ({}, {})", i % 150, i % 300),
+            _ => format!("BEGIN; INSERT INTO s VALUES ({0}, {0}); DELETE FROM t WHERE v = 7; COMMIT", i % 150),
         });
         let makers = (0..3).map(|i| {
             let mut s = session(&engine);
@@ -170,8 +155,7 @@ async fn views_that_are_made_at_once_share_what_changes_meanwhile() {
         for maker in makers.collect::<Vec<_>>() {
             maker.await.expect("no panic");
         }
-        done.store(true, Ordering::Relaxed);
-        writer.await.expect("no panic");
+        assert!(writer.stop().await > 0);
         assert_is_its_query(&mut s, "alone", ALONE).await;
         run(&mut s, "DROP TABLE s, t CASCADE").await;
         assert!(!rows(&mut s, ARRANGEMENTS).await.contains("by k"));

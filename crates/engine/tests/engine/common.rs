@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrow::util::pretty::pretty_format_batches;
 use millstream_engine::{Engine, EngineConfig, Session};
+use tokio::task::JoinHandle;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -59,6 +60,35 @@ pub(super) async fn assert_is_its_query(session: &mut Session, view: &str, query
     );
     assert_eq!(number(session, &differences).await, 0, "{view} is not {query}");
     assert!(number(session, &format!("SELECT count(*) FROM {view}")).await > 0, "{view} is empty");
+}
+
+/// A session that writes one statement after the other until it is stopped.
+pub(super) struct Writer {
+    done: Arc<AtomicBool>,
+    task: JoinHandle<u64>,
+}
+
+impl Writer {
+    /// Begins with `statement(1)`.
+    pub(super) fn start(engine: &Engine, statement: impl Fn(u64) -> String + Send + 'static) -> Writer {
+        let done = Arc::new(AtomicBool::new(false));
+        let (mut s, told) = (session(engine), Arc::clone(&done));
+        let task = tokio::spawn(async move {
+            let mut i = 0;
+            while !told.load(Ordering::Relaxed) {
+                i += 1;
+                run(&mut s, &statement(i)).await;
+            }
+            i
+        });
+        Writer { done, task }
+    }
+
+    /// How many statements it has written.
+    pub(super) async fn stop(self) -> u64 {
+        self.done.store(true, Ordering::Relaxed);
+        self.task.await.expect("the writer ends")
+    }
 }
 
 /// A hook under which operators of the named dataflow take some time for each call, while it is switched on.

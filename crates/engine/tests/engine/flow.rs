@@ -26,24 +26,14 @@ async fn a_view_made_during_writes_is_right() {
              CREATE MATERIALIZED VIEW below AS SELECT k, g, v FROM t WHERE v % 3 <> 0",
         )
         .await;
-        let done = Arc::new(AtomicBool::new(false));
-        let writer = tokio::spawn({
-            let (mut s, done) = (session(&engine), Arc::clone(&done));
-            async move {
-                let mut i = 0u64;
-                while !done.load(Ordering::Relaxed) {
-                    i += 1;
-                    let k = i * 31 % 60_000 + 1;
-                    let sql = match i % 5 {
-                        0 => format!("UPDATE t SET g = (g + 1) % 97, v = v + 1 WHERE k = {k}"),
-                        1 => format!("DELETE FROM t WHERE k = {k}"),
-                        2 => format!("INSERT INTO t VALUES ({}, {}, {i})", 100_000 + i, i % 97),
-                        3 => format!("INSERT INTO log VALUES ({})", i % 11),
-                        _ => format!("UPDATE d SET name = name || 'x' WHERE g = {}", i % 97),
-                    };
-                    run(&mut s, &sql).await;
-                }
-                i
+        let writer = Writer::start(&engine, |i| {
+            let k = i * 31 % 60_000 + 1;
+            match i % 5 {
+                0 => format!("UPDATE t SET g = (g + 1) % 97, v = v + 1 WHERE k = {k}"),
+                1 => format!("DELETE FROM t WHERE k = {k}"),
+                2 => format!("INSERT INTO t VALUES ({}, {}, {i})", 100_000 + i, i % 97),
+                3 => format!("INSERT INTO log VALUES ({})", i % 11),
+                _ => format!("UPDATE d SET name = name || 'x' WHERE g = {}", i % 97),
             }
         });
         let views = [
@@ -56,8 +46,7 @@ async fn a_view_made_during_writes_is_right() {
             run(&mut s, &format!("CREATE MATERIALIZED VIEW {name} AS {query}")).await;
             assert_is_its_query(&mut s, name, query).await;
         }
-        done.store(true, Ordering::Relaxed);
-        assert!(writer.await.expect("the writer ends") > 0);
+        assert!(writer.stop().await > 0);
         for (name, query) in views {
             assert_is_its_query(&mut s, name, query).await;
         }
@@ -213,6 +202,31 @@ async fn a_view_that_explodes_fails_at_its_limit() {
     let error = s.query("SELECT count(*) FROM (SELECT DISTINCT a.k, b.k AS l FROM t a CROSS JOIN t b) d").await;
     assert_eq!(error.expect_err("it does not fit").state(), SqlState::OUT_OF_MEMORY);
     assert_eq!(number(&mut s, "SELECT count(*) FROM t").await, 30_001);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_warns_of_rows_that_its_views_leave_out() {
+    let engine = start(config(2));
+    let mut s = session(&engine);
+    run(
+        &mut s,
+        "CREATE TABLE t (k bigint PRIMARY KEY, d bigint);
+         CREATE MATERIALIZED VIEW low AS SELECT k, 10 / d AS q FROM t;
+         CREATE MATERIALIZED VIEW high AS SELECT k, q FROM low WHERE q > 0;
+         INSERT INTO t VALUES (1, 1), (2, 0), (3, 0)",
+    )
+    .await;
+    let mut warnings = async |sql: &str| {
+        run(&mut s, sql).await;
+        s.take_notices().into_iter().map(|notice| notice.message).collect::<Vec<_>>()
+    };
+    let left_out = "2 rows are left out of materialized view \"low\"";
+    assert_eq!(warnings("SELECT k FROM low").await, [left_out]);
+    assert_eq!(warnings("SELECT h.k FROM high h JOIN low l ON h.k = l.k JOIN high g ON g.k = h.k").await, [left_out]);
+    assert_eq!(warnings("SELECT * FROM t").await, [""; 0]);
+    assert_eq!(warnings("UPDATE t SET d = 5 WHERE k = 2; SELECT k FROM high").await.len(), 1);
+    assert_eq!(warnings("DELETE FROM t WHERE k = 3; SELECT k FROM high").await, [""; 0]);
     engine.shutdown().await;
 }
 
