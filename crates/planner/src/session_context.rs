@@ -25,7 +25,6 @@ use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::optimize_unions::OptimizeUnions;
 use datafusion::optimizer::propagate_empty_relation::PropagateEmptyRelation;
-use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::push_down_limit::PushDownLimit;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
@@ -42,8 +41,8 @@ use crate::completed_order::{CompleteDistinctOn, CompleteOrders};
 use crate::dependent_join::DependentJoins;
 use crate::equal_keys::EqualKeys;
 use crate::errors::from_datafusion;
-use crate::global_aggregates::GuardGlobalAggregates;
 use crate::outer_join_constants::HideConstants;
+use crate::push_down_conditions::PushDownConditions;
 use crate::series_scan::ScanSeries;
 use crate::typing::PostgresTypes;
 use crate::window_keys::PlainWindowKeys;
@@ -123,7 +122,7 @@ pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + S
         // DataFusion executes DISTINCT as an aggregate; a dataflow has an operator for it.
         rules.push(Arc::new(ReplaceDistinctWithAggregate::new()));
     }
-    rules.extend::<[Arc<dyn OptimizerRule + Send + Sync>; 15]>([
+    rules.extend::<[Arc<dyn OptimizerRule + Send + Sync>; 14]>([
         // Joins on a false condition are empty.
         Arc::new(EliminateJoin::new()),
         // Correlated subqueries that the next three rules are not made for become joins with the outer values ...
@@ -150,10 +149,8 @@ pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + S
         Arc::new(PropagateEmptyRelation::new()),
         // A left join whose right side a filter needs not null is an inner join, which is cheaper to maintain.
         Arc::new(EliminateOuterJoin::new()),
-        // A condition on nothing but a subquery stays above an aggregate without a key ...
-        Arc::new(GuardGlobalAggregates),
-        // ... others go below joins and aggregates, and to the scans.
-        Arc::new(PushDownFilter::new()),
+        // Conditions go below joins and aggregates, and to the scans.
+        Arc::new(PushDownConditions::default()),
     ]);
     if ad_hoc {
         // Stops scans early. In a view a limit is a top-n over all rows, so nothing below it may stop.
