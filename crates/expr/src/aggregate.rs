@@ -225,9 +225,10 @@ pub fn accumulator(
         (F::BitAnd, Some(argument)) => bits::accumulator(bits::BitOp::And, argument, append_only),
         (F::BitOr, Some(argument)) => bits::accumulator(bits::BitOp::Or, argument, append_only),
         (F::BitXor, Some(argument)) => bits::accumulator(bits::BitOp::Xor, argument, append_only),
-        (F::VarPop | F::VarSamp | F::StddevPop | F::StddevSamp, _) => {
+        (F::VarPop | F::VarSamp | F::StddevPop | F::StddevSamp, Some(argument)) => {
             let is_sample = matches!(function, F::VarSamp | F::StddevSamp);
-            Box::new(variance::Variance::new(is_sample, matches!(function, F::StddevPop | F::StddevSamp), result))
+            let is_root = matches!(function, F::StddevPop | F::StddevSamp);
+            Box::new(variance::Variance::new(is_sample, is_root, argument, result))
         }
         _ => return Err(unsupported()),
     })

@@ -3,6 +3,7 @@
 //! Bottom up: a node's subqueries and expressions are resolved over the final types of its inputs, then its schema is made
 //! anew, so each node sees final types. Every expression comes out with a type that [`millstream_types::SqlType`] has.
 
+mod averages;
 pub(crate) mod calls;
 pub(crate) mod cast;
 pub(crate) mod deferred;

@@ -241,6 +241,11 @@ impl FloatState {
         self.low += error;
     }
 
+    /// Whether some value is not finite.
+    fn is_wild(&self) -> bool {
+        self.n_nan > 0 || self.n_inf[0] > 0 || self.n_inf[1] > 0
+    }
+
     fn sum(&self) -> f64 {
         match (self.n_nan > 0, self.n_inf[0] > 0, self.n_inf[1] > 0) {
             (true, _, _) | (_, true, true) => f64::NAN,
@@ -318,11 +323,25 @@ impl GroupAccumulator for FloatSum {
         let value = |group: u32| {
             let state = self.states.get(group);
             let sum = state.sum();
-            (state.n > 0).then_some(if self.is_avg { sum / state.n as f64 } else { sum })
+            let value = if self.is_avg { sum / state.n as f64 } else { sum };
+            (state.n > 0).then_some((value, state.is_wild()))
         };
+        // What is not finite although all values are does not fit.
+        let overflow = || Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range: overflow");
         Ok(match self.result {
-            DataType::Float32 => Arc::new(groups.iter().map(|&g| value(g).map(|v| v as f32)).collect::<Float32Array>()),
-            _ => Arc::new(groups.iter().map(|&g| value(g)).collect::<Float64Array>()),
+            DataType::Float32 => {
+                let real = |(v, is_wild): (f64, bool)| {
+                    let real = v as f32;
+                    if real.is_finite() || is_wild { Ok(real) } else { Err(overflow()) }
+                };
+                let values = groups.iter().map(|&g| value(g).map(real).transpose());
+                Arc::new(values.collect::<Result<Float32Array>>()?)
+            }
+            _ => {
+                let double = |(v, is_wild): (f64, bool)| if v.is_finite() || is_wild { Ok(v) } else { Err(overflow()) };
+                let values = groups.iter().map(|&g| value(g).map(double).transpose());
+                Arc::new(values.collect::<Result<Float64Array>>()?)
+            }
         })
     }
 

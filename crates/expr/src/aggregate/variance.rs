@@ -1,15 +1,17 @@
 //! `var_pop`, `var_samp`, `stddev_pop` and `stddev_samp`: doubles over floats, numerics over exact numbers.
 //!
+//! Decimals and bigints are added as whole numbers of their last digits, each in two doubles, which is exact up to 2^106.
+//!
 //! A state is the sum of the values and the sum of their squares, in three and four doubles, the squares multiplied exactly.
 //! So what was taken back leaves no trace, were it 10^20 times what stays; states add up in any order; and the difference
-//! in `sum(x²) - sum(x)²/n` is still exact to 1e-9 where the mean is 10^11 times the deviation. NaN and the infinities, whose
+//! in `sum(x²) - sum(x)²/n` is still exact to 1e-9 where the mean is 10^16 times the deviation. NaN and the infinities, whose
 //! variance is NaN, are counted apart.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64Type};
 use millstream_state::PagedVec;
 use millstream_types::{Error, Result, SqlState};
 
@@ -70,6 +72,18 @@ impl Wide {
         Wide::sum_of(root, rest / (2.0 * root))
     }
 
+    /// A whole number, to as many digits as there are.
+    fn of_whole(value: i128) -> Wide {
+        let high = value as f64;
+        Wide { high, low: value.saturating_sub(high as i128) as f64 }
+    }
+
+    /// Over a power of ten.
+    fn over_ten_to(self, exponent: u32) -> Wide {
+        // Up to 10^22 such powers are doubles.
+        (0..exponent).step_by(16).fold(self, |value, done| value.over(10f64.powi((exponent - done).min(16) as i32)))
+    }
+
     /// As a numeric of a scale.
     fn to_numeric(self, scale: i8) -> Result<i128> {
         let scaled = self.scaled(10f64.powi(i32::from(scale)));
@@ -127,16 +141,30 @@ struct State {
 
 impl State {
     fn add(&mut self, value: f64, weight: i64) {
-        self.n += weight;
-        if !value.is_finite() {
+        if value.is_finite() {
+            self.add_wide(Wide { high: value, low: 0.0 }, weight);
+        } else {
+            self.n += weight;
             self.n_wild += weight;
-            return;
         }
+    }
+
+    fn add_wide(&mut self, value: Wide, weight: i64) {
+        self.n += weight;
         let weight = weight as f64;
-        self.sum.add_wide(Wide::product_of(value, weight));
-        let square = Wide::product_of(value, value);
-        self.sum_of_squares.add_wide(Wide::product_of(square.high, weight));
-        self.sum_of_squares.add_wide(Wide::product_of(square.low, weight));
+        self.sum.add_wide(Wide::product_of(value.high, weight));
+        let squares: &[(f64, f64)] = match value.low {
+            0.0 => &[(value.high, value.high)],
+            low => &[(value.high, value.high), (2.0 * value.high, low), (low, low)],
+        };
+        if value.low != 0.0 {
+            self.sum.add_wide(Wide::product_of(value.low, weight));
+        }
+        for (a, b) in squares {
+            let product = Wide::product_of(*a, *b);
+            self.sum_of_squares.add_wide(Wide::product_of(product.high, weight));
+            self.sum_of_squares.add_wide(Wide::product_of(product.low, weight));
+        }
     }
 }
 
@@ -148,12 +176,18 @@ pub(super) struct Variance {
     is_sample: bool,
     is_root: bool,
     result: DataType,
+    /// Digits of the argument after the point.
+    scale: u32,
     states: PagedVec<State>,
 }
 
 impl Variance {
-    pub(super) fn new(is_sample: bool, is_root: bool, result: DataType) -> Self {
-        Variance { is_sample, is_root, result, states: PagedVec::new(State::default()) }
+    pub(super) fn new(is_sample: bool, is_root: bool, argument: &DataType, result: DataType) -> Self {
+        let scale = match argument {
+            DataType::Decimal128(_, scale) => u32::try_from(*scale).unwrap_or(0),
+            _ => 0,
+        };
+        Variance { is_sample, is_root, result, scale, states: PagedVec::new(State::default()) }
     }
 
     fn result(&self, state: State) -> Option<Wide> {
@@ -164,19 +198,39 @@ impl Variance {
         if state.n_wild > 0 {
             return Some(Wide { high: f64::NAN, low: 0.0 });
         }
-        let (sum, sum_of_squares) = (state.sum.value(), state.sum_of_squares.value());
-        let square_of_sum = sum.times(sum).over(state.n as f64);
-        let deviation = sum_of_squares.plus(square_of_sum.scaled(-1.0));
+        // `n sum(x²) - sum(x)²`, product by product, so that nothing is lost where the two are nearly equal.
+        let n = state.n as f64;
+        let mut spread = Sum::<6>::default();
+        state.sum_of_squares.0.iter().for_each(|&part| spread.add_wide(Wide::product_of(part, n)));
+        for &a in &state.sum.0 {
+            state.sum.0.iter().for_each(|&b| spread.add_wide(Wide::product_of(-a, b)));
+        }
+        let spread = spread.value();
         // What is below the precision of the sums is nothing.
-        let noise = sum_of_squares.value() * 1e-30;
-        let variance = if deviation.value() <= noise { Wide::default() } else { deviation.over(divisor as f64) };
-        Some(if self.is_root { variance.root() } else { variance })
+        let noise = state.sum_of_squares.value().value() * n * 1e-40;
+        let is_noise = spread.value() <= noise;
+        let variance = if is_noise { Wide::default() } else { spread.over(n).over(divisor as f64) };
+        // Decimals were added as the whole numbers of their last digits.
+        Some(match self.is_root {
+            true => variance.root().over_ten_to(self.scale),
+            false => variance.over_ten_to(2 * self.scale),
+        })
     }
 }
 
 impl GroupAccumulator for Variance {
     fn update(&mut self, input: Input<'_>) -> Result<()> {
         let argument = input.argument.expect("variances have an argument");
+        let whole = match argument.data_type() {
+            DataType::Decimal128(..) => Some(Arc::clone(argument)),
+            DataType::Int64 => Some(cast(argument, &DataType::Decimal128(19, 0))?),
+            _ => None,
+        };
+        if let Some(whole) = whole {
+            let values = whole.as_primitive::<Decimal128Type>().values();
+            input.for_each(|i, group, weight| self.states.get_mut(group).add_wide(Wide::of_whole(values[i]), weight));
+            return Ok(());
+        }
         let values = cast(argument, &DataType::Float64)?;
         let values = values.as_primitive::<Float64Type>().values();
         input.for_each(|i, group, weight| self.states.get_mut(group).add(values[i], weight));
@@ -243,7 +297,7 @@ mod tests {
     fn variance(values: &[(f64, i64)]) -> Option<f64> {
         let mut state = State::default();
         values.iter().for_each(|&(v, w)| state.add(v, w));
-        Variance::new(true, false, DataType::Float64).result(state).map(Wide::value)
+        Variance::new(true, false, &DataType::Float64, DataType::Float64).result(state).map(Wide::value)
     }
 
     #[test]
@@ -253,7 +307,8 @@ mod tests {
         [0.1, 0.2, 0.4].iter().for_each(|&v| state.add(v, 1));
         noise.iter().for_each(|&v| state.add(v, 1));
         state.add(f64::NAN, 1);
-        let variance_of = |state| Variance::new(true, false, DataType::Float64).result(state).map(Wide::value);
+        let variance_of =
+            |state| Variance::new(true, false, &DataType::Float64, DataType::Float64).result(state).map(Wide::value);
         assert!(variance_of(state).is_some_and(f64::is_nan));
         noise.iter().rev().for_each(|&v| state.add(v, -1));
         state.add(f64::NAN, -1);
@@ -268,13 +323,28 @@ mod tests {
         let mut state = State::default();
         [1.0, 2.0, 4.0, 5.0].iter().for_each(|&v| state.add(v, 1));
         let result = |is_sample, is_root| {
-            let variance = Variance::new(is_sample, is_root, DataType::Decimal128(38, 16)).result(state);
+            let variance =
+                Variance::new(is_sample, is_root, &DataType::Int32, DataType::Decimal128(38, 16)).result(state);
             variance.expect("four values").to_numeric(16).expect("in range")
         };
         assert_eq!(result(true, false), 33_333_333_333_333_333);
         assert_eq!(result(false, false), 25_000_000_000_000_000);
         assert_eq!(result(true, true), 18_257_418_583_505_537);
         assert_eq!(result(false, true), 15_811_388_300_841_897);
+    }
+
+    #[test]
+    fn decimals_are_added_digit_by_digit() {
+        let variance = |digits: &[i128], scale: i8| {
+            let mut state = State::default();
+            digits.iter().for_each(|&v| state.add_wide(Wide::of_whole(v), 1));
+            let argument = DataType::Decimal128(38, scale);
+            let result = Variance::new(true, false, &argument, DataType::Decimal128(38, 16)).result(state);
+            result.expect("several values").to_numeric(16).expect("in range")
+        };
+        assert_eq!(variance(&[1, 2, 4], 1), 233_333_333_333_333);
+        assert_eq!(variance(&[10i128.pow(17) + 1, 10i128.pow(17) + 2, 10i128.pow(17) + 4], 1), 233_333_333_333_333);
+        assert_eq!(variance(&[10i128.pow(36), 2 * 10i128.pow(36)], 30), 5 * 10i128.pow(27));
     }
 
     #[test]

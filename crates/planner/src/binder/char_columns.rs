@@ -12,6 +12,7 @@ use datafusion::logical_expr::{Between, BinaryExpr, Case, Distinct, Expr, Like, 
 use millstream_types::SqlType;
 
 use super::RelationSource;
+use crate::functions::overloads::VARCHAR;
 use crate::typing::deferred::{Call, Deferred};
 use crate::typing::types::Result;
 
@@ -63,6 +64,10 @@ fn declared_of(expr: &Expr, inputs: &[&LogicalPlan]) -> Option<SqlType> {
         Expr::ScalarFunction(function) if function.name() == "cut_char" => {
             length(function.args.get(1)?).map(SqlType::Char)
         }
+        Expr::ScalarFunction(function) => match Deferred::of(function).map(|d| &d.call) {
+            Some(Call::Function(name)) if name == VARCHAR => Some(SqlType::Varchar(None)),
+            _ => None,
+        },
         Expr::AggregateFunction(f) if matches!(f.func.name(), "min" | "max") => match f.params.args.as_slice() {
             [arg] => declared_of(arg, inputs),
             _ => None,
@@ -214,7 +219,7 @@ fn without_blanks(expr: Expr, inputs: &[&LogicalPlan]) -> Expr {
     }
 }
 
-/// Whether it is a `varchar`, of any length; a cast to one is a cut of a text.
+/// Whether it is a `varchar`, of any length.
 fn is_varchar(expr: &Expr, inputs: &[&LogicalPlan]) -> bool {
     matches!(declared_of(expr, inputs), Some(SqlType::Varchar(_)))
 }

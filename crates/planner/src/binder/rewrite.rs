@@ -13,16 +13,16 @@ mod table_oids;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, CharacterLength, DataType, DateTimeField, Expr, Fetch, Function, FunctionArg,
+    AccessExpr, BinaryOperator, CastKind, CharacterLength, DataType, DateTimeField, Expr, Fetch, Function, FunctionArg,
     FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Interval, LimitClause, NamedWindowExpr, ObjectName, Query,
-    Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, UnaryOperator, Value, ValueWithSpan,
-    VisitorMut, WindowFrameBound, WindowSpec, WindowType,
+    Select, SelectItem, SetExpr, Subscript, TableAlias, TableAliasColumnDef, TableFactor, UnaryOperator, Value,
+    ValueWithSpan, VisitorMut, WindowFrameBound, WindowSpec, WindowType,
 };
 
 use super::full_using::merge_full_joins;
 use super::names::is_current_schema;
 use super::outer_names::tag_outer_relations;
-use crate::functions::overloads::UNKNOWN;
+use crate::functions::overloads::{UNKNOWN, VARCHAR};
 use crate::functions::quantified::{self, Quantifier};
 use crate::parser::{folded, parse_query};
 use crate::sql_exprs::{call_args, change};
@@ -403,6 +403,7 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
         Expr::Cast { expr, data_type, array: false, format: None, .. } if matches!(expr.as_ref(), Expr::Array(a) if a.elem.is_empty()) => {
             cast(text_literal("{}".to_string()), data_type.clone())
         }
+        Expr::CompoundFieldAccess { root, access_chain } => bounded_slices(root, access_chain)?,
         Expr::UnaryOp { op: UnaryOperator::PGSquareRoot, expr } => call("sqrt", vec![double(expr)]),
         Expr::UnaryOp { op: UnaryOperator::PGCubeRoot, expr } => call("cbrt", vec![double(expr)]),
         Expr::UnaryOp { op: UnaryOperator::PGAbs, expr } => call("abs", vec![expr.as_ref().clone()]),
@@ -414,6 +415,30 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
         }
         _ => return None,
     })
+}
+
+/// A slice without a bound goes to the end of the array: `a[:2]`, `a[2:]`, `a[:]`.
+fn bounded_slices(root: &Expr, chain: &[AccessExpr]) -> Option<Expr> {
+    let is_open = |access: &AccessExpr| match access {
+        AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, .. }) => {
+            lower_bound.is_none() || upper_bound.is_none()
+        }
+        _ => false,
+    };
+    if !chain.iter().any(is_open) {
+        return None;
+    }
+    let bounded = |access: &AccessExpr| match access {
+        AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, stride }) => {
+            AccessExpr::Subscript(Subscript::Slice {
+                lower_bound: Some(lower_bound.clone().unwrap_or_else(|| number(1))),
+                upper_bound: Some(upper_bound.clone().unwrap_or_else(|| number(i32::MAX as u64))),
+                stride: stride.clone(),
+            })
+        }
+        other => other.clone(),
+    };
+    Some(Expr::CompoundFieldAccess { root: Box::new(root.clone()), access_chain: chain.iter().map(bounded).collect() })
 }
 
 /// A pattern with backslashes as its escapes.
@@ -473,9 +498,10 @@ fn limited_cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
     };
     let text = || cast(expr.clone(), DataType::Text);
     match data_type {
-        DataType::Varchar(n) | DataType::CharacterVarying(n) | DataType::CharVarying(n) => {
-            Some(call("left", vec![text(), number(length(n)?)]))
-        }
+        DataType::Varchar(n) | DataType::CharacterVarying(n) | DataType::CharVarying(n) => Some(match length(n) {
+            Some(n) => call(VARCHAR, vec![call("left", vec![text(), number(n)])]),
+            None => call(VARCHAR, vec![text()]),
+        }),
         DataType::Char(n) | DataType::Character(n) => {
             Some(call("cut_char", vec![text(), number(length(n).unwrap_or(1))]))
         }

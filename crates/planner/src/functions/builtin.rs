@@ -94,6 +94,7 @@ pub(crate) fn find(name: &str) -> Option<Arc<ScalarUDF>> {
         let specs = specs.chain(super::transcendental::SPECS).chain(super::buckets::SPECS);
         let specs = specs.chain(super::moments::SPECS).chain(super::equal_key::SPECS).chain(super::bytes::SPECS);
         let specs = specs.chain(super::text_forms::SPECS).chain(super::array_elements::SPECS);
+        let specs = specs.chain(super::exact::SPECS).chain(super::not_a_number::SPECS);
         let specs = specs.chain(super::from_char::SPECS).chain(super::single_value::SPECS).chain(super::zoned::SPECS);
         specs.map(|spec| (spec.name, Arc::new(ScalarUDF::new_from_impl(Builtin::new(spec))))).collect()
     });

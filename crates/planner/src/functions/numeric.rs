@@ -14,6 +14,7 @@ use datafusion::physical_expr_common::datum::apply;
 use millstream_types::sql_type::{NUMERIC_PRECISION, NUMERIC_SCALE};
 use millstream_types::{Error, SqlState};
 
+use super::not_a_number::one_nan;
 use crate::binder::external;
 use crate::typing::types::{NUMERIC, Result, type_name};
 
@@ -124,7 +125,7 @@ impl ScalarUDFImpl for Arithmetic {
             };
             let result = result.map_err(|e| arithmetic_error(e, &result_type))?;
             refuse_overflow(l.get().0, r.get().0, &result)?;
-            Ok(result)
+            Ok(one_nan(result))
         })
         .map_err(unwrapped)
     }

@@ -108,7 +108,6 @@ const FIXED: &[(&str, &str, &str)] = &[
     ("ln", "ln", "f"),
     ("log", "log10", "f"),
     ("log10", "log10", "f"),
-    ("log", "log", "ff"),
     ("sqrt", "sqrt", "f"),
     ("cbrt", "cbrt", "f"),
     ("power", "power", "ff"),
@@ -128,9 +127,7 @@ const FIXED: &[(&str, &str, &str)] = &[
     ("radians", "radians", "f"),
     ("pi", "pi", ""),
     ("random", "random", ""),
-    ("gcd", "gcd", "ii"),
-    ("lcm", "lcm", "ii"),
-    ("factorial", "factorial", "i"),
+    ("factorial", "factorial_numeric", "i"),
     ("date_trunc", "date_trunc", "ts"),
     ("date_trunc", "date_trunc", "tz"),
     ("date_trunc", "trunc_interval", "tv"),
@@ -162,10 +159,19 @@ const FIXED: &[(&str, &str, &str)] = &[
 
 /// The function around a constant whose type waits for the others of its column, in VALUES.
 pub(crate) const UNKNOWN: &str = "__unknown";
+/// The function around what `avg` adds up: reals as doubles, as in Postgres.
+pub(crate) const AVERAGED: &str = "__averaged";
+/// The function around what may be another NaN than ours.
+pub(crate) const ONE_NAN: &str = "__one_nan";
+/// The function around a `varchar` without a length, which is a text but for comparisons with a `char(n)`.
+pub(crate) const VARCHAR: &str = "__varchar";
 
 /// Functions that are resolved by rules of their own.
 const SPECIAL: &[&str] = &[
     UNKNOWN,
+    AVERAGED,
+    ONE_NAN,
+    VARCHAR,
     "abs",
     "array",
     "array_append",
@@ -201,8 +207,10 @@ const SPECIAL: &[&str] = &[
     "extract",
     "floor",
     "format",
+    "gcd",
     "generate_series",
     "greatest",
+    "lcm",
     "least",
     "localtime",
     "localtimestamp",
@@ -228,6 +236,22 @@ const SPECIAL: &[&str] = &[
 /// Whether Postgres' overloads are resolved here.
 pub(crate) fn is_known(name: &str) -> bool {
     SPECIAL.contains(&name) || quantified::of_name(name).is_some() || FIXED.iter().any(|(n, _, _)| *n == name)
+}
+
+/// What SQL calls a function of ours or DataFusion's; `None` if it is an operator there.
+pub(crate) fn sql_name(function: &str) -> Option<&str> {
+    if let Some((name, _, _)) = FIXED.iter().find(|(_, f, _)| *f == function) {
+        return Some(name);
+    }
+    let name = match function {
+        "make_array" => "array",
+        "signum" => "sign",
+        other => other,
+    };
+    // One function of SQL is several of ours: `round_whole`, `extract_3`.
+    let base = name.rsplit_once('_').map_or(name, |(base, _)| base);
+    let known = |name: &str| SPECIAL.contains(&name) || FIXED.iter().any(|(n, _, _)| *n == name);
+    [name, base].into_iter().find(|n| known(n) && !n.starts_with("__"))
 }
 
 /// The function over resolved arguments.
@@ -300,7 +324,11 @@ fn fitted(args: &[Expr], types: &[DataType], params: &str, schema: &DFSchema) ->
 fn special(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Option<Expr>> {
     let one = || args.first().cloned().ok_or_else(|| external(Error::internal("arguments were counted")));
     let expr = match (name, args.len()) {
-        (UNKNOWN, 1) => one()?,
+        (UNKNOWN | VARCHAR, 1) => one()?,
+        (AVERAGED, 1) if Class::of(&types[0]) == Class::Real => coerce(one()?, &DataType::Float64, schema)?,
+        (AVERAGED, 1) => one()?,
+        (ONE_NAN, 1) if types[0] == DataType::Float64 => builtin("one_nan").call(args.to_vec()),
+        (ONE_NAN, 1) => one()?,
         ("overlaps", 4) => overlaps::overlaps(args, types, schema)?,
         ("scale" | "min_scale" | "trim_scale", 1) => scales::scale_function(name, &args[0], &types[0], schema)?,
         ("date_trunc", 3) => truncated_in_zone(args, schema)?,
@@ -342,8 +370,11 @@ fn special(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> 
             let now = cast(datafusion_function("now")?.call(vec![]), TIMESTAMP);
             explicit_cast(now, &TIME, schema)?
         }
-        ("abs" | "sign" | "ceil" | "ceiling" | "floor" | "round" | "trunc" | "mod" | "div", _) => {
+        ("abs" | "sign" | "ceil" | "ceiling" | "floor" | "round" | "trunc" | "mod" | "div" | "gcd" | "lcm", _) => {
             return numbers::numeric_function(name, args, types, schema);
+        }
+        ("exp" | "ln" | "log" | "log10" | "sqrt" | "power" | "pow", 1 | 2) => {
+            return numbers::exact_function(name, args, types, schema);
         }
         ("generate_series", 2 | 3) => generate_series(args, types, schema)?,
         _ => return arrays::array_function(name, args, types, schema),

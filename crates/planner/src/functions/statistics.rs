@@ -9,9 +9,9 @@ use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
 use millstream_expr::aggregate::{Input, accumulator};
 use millstream_expr::{AggregateFunction, GroupAccumulator};
-use millstream_types::Error;
 
 use crate::binder::external;
+use crate::typing::calls::no_function;
 use crate::typing::types::Result;
 
 /// The functions under the names that DataFusion has for them.
@@ -85,7 +85,8 @@ impl AggregateUDFImpl for Ours {
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
         let result = self.function.result_type(arg_types.first());
-        result.ok_or_else(|| external(Error::internal(format!("{} over {arg_types:?}", self.name))))
+        let name = if self.name == "var" { "variance" } else { self.name };
+        result.map_or_else(|| no_function(name, arg_types), Ok)
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {

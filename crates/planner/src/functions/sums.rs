@@ -1,4 +1,4 @@
-//! DataFusion's `sum`, but over numerics the accumulator that keeps views: what does not fit is an error, where
+//! DataFusion's `sum`, but over numerics and floats the accumulator that keeps views: what does not fit is an error, where
 //! DataFusion's would wrap.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use datafusion::functions_aggregate::sum::sum_udaf;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF, Signature,
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF, Signature, Volatility,
 };
 use millstream_expr::aggregate::{Input, accumulator};
 use millstream_expr::scalar::truth;
@@ -22,17 +22,27 @@ use crate::typing::types::Result;
 /// The function.
 pub(super) fn sum() -> Arc<AggregateUDF> {
     let ours = Ours::new("sum", AggregateFunction::Sum);
-    Arc::new(AggregateUDF::new_from_impl(Sum { ours, theirs: sum_udaf() }))
+    let theirs = sum_udaf();
+    let signature = Signature::user_defined(Volatility::Immutable);
+    Arc::new(AggregateUDF::new_from_impl(Sum { ours, theirs, signature }))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Sum {
     ours: Ours,
     theirs: Arc<AggregateUDF>,
+    signature: Signature,
 }
 
-fn is_numeric(field: &FieldRef) -> bool {
-    matches!(field.data_type(), DataType::Decimal128(_, _))
+/// Whether ours is the one that adds up: a sum of reals is a real, where DataFusion's is a double, and infinities that
+/// cancel out are our NaN.
+fn is_ours(field: &FieldRef) -> bool {
+    matches!(field.data_type(), DataType::Decimal128(_, _) | DataType::Float32 | DataType::Float64)
+}
+
+fn is_summed(data_type: &DataType) -> bool {
+    use DataType as T;
+    data_type.is_decimal() || matches!(data_type, T::Int64 | T::UInt64 | T::Float64 | T::Duration(_) | T::Interval(_))
 }
 
 impl AggregateUDFImpl for Sum {
@@ -41,34 +51,46 @@ impl AggregateUDFImpl for Sum {
     }
 
     fn signature(&self) -> &Signature {
-        self.theirs.signature()
+        &self.signature
     }
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
-        self.theirs.return_type(arg_types)
+        match arg_types {
+            [DataType::Float32] => Ok(DataType::Float32),
+            [summed] if is_summed(summed) => self.theirs.return_type(arg_types),
+            _ => Ok(DataType::Float64),
+        }
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        self.theirs.coerce_types(arg_types)
+        use DataType as T;
+        // What cannot be added up is found when types are resolved.
+        let summed = |t: &DataType| match t {
+            T::Int8 | T::Int16 | T::Int32 => T::Int64,
+            T::UInt8 | T::UInt16 | T::UInt32 => T::UInt64,
+            T::Float16 | T::Null => T::Float64,
+            other => other.clone(),
+        };
+        Ok(arg_types.iter().map(summed).collect())
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        if is_numeric(&args.expr_fields[0]) { self.ours.accumulator(args) } else { self.theirs.accumulator(args) }
+        if is_ours(&args.expr_fields[0]) { self.ours.accumulator(args) } else { self.theirs.accumulator(args) }
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
-        if is_numeric(&args.input_fields[0]) { self.ours.state_fields(args) } else { self.theirs.state_fields(args) }
+        if is_ours(&args.input_fields[0]) { self.ours.state_fields(args) } else { self.theirs.state_fields(args) }
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs<'_>) -> bool {
-        if is_numeric(&args.expr_fields[0]) {
+        if is_ours(&args.expr_fields[0]) {
             return !args.is_distinct;
         }
         self.theirs.groups_accumulator_supported(args)
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
-        if !is_numeric(&args.expr_fields[0]) {
+        if !is_ours(&args.expr_fields[0]) {
             return self.theirs.create_groups_accumulator(args);
         }
         let argument = args.expr_fields[0].data_type().clone();
@@ -77,7 +99,7 @@ impl AggregateUDFImpl for Sum {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        if is_numeric(&args.expr_fields[0]) {
+        if is_ours(&args.expr_fields[0]) {
             return self.ours.sliding(&args);
         }
         self.theirs.create_sliding_accumulator(args)

@@ -1,7 +1,7 @@
 //! Which operator or function a call means, as Postgres resolves it by the types of its arguments.
 
 use arrow::datatypes::DataType;
-use datafusion::common::DFSchema;
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{BinaryExpr, Expr, Like, Operator, cast, lit, not};
 use millstream_types::{Error, SqlState};
 
@@ -272,9 +272,10 @@ pub(crate) fn negative(expr: Expr, schema: &DFSchema) -> Result<Expr> {
             let zero = coerce(lit(0i32), &data_type, schema)?;
             Ok(Arithmetic::of(Operator::Minus).call(vec![zero, expr]))
         }
-        Class::Numeric | Class::Real | Class::Double => Ok(Expr::Negative(Box::new(expr))),
+        Class::Numeric => Ok(Expr::Negative(Box::new(expr))),
+        Class::Real | Class::Double => Ok(negative_float(expr)),
         Class::Interval => Ok(builtin("interval_multiply").call(vec![expr, lit(-1.0f64)])),
-        Class::Unknown => coerce(expr, &DataType::Float64, schema).map(|e| Expr::Negative(Box::new(e))),
+        Class::Unknown => coerce(expr, &DataType::Float64, schema).map(negative_float),
         _ => {
             let message = format!("operator does not exist: - {}", type_name(&data_type));
             Err(external(Error::user(SqlState::UNDEFINED_FUNCTION, message).with_hint(
@@ -282,6 +283,18 @@ pub(crate) fn negative(expr: Expr, schema: &DFSchema) -> Result<Expr> {
             )))
         }
     }
+}
+
+/// Of a NaN, that itself; a constant stays one.
+fn negative_float(expr: Expr) -> Expr {
+    if let Expr::Literal(value, metadata) = &expr
+        && let Ok(negative) = value.arithmetic_negate()
+        && !matches!(value, ScalarValue::Float64(Some(v)) if v.is_nan())
+        && !matches!(value, ScalarValue::Float32(Some(v)) if v.is_nan())
+    {
+        return Expr::Literal(negative, metadata.clone());
+    }
+    builtin("negative_float").call(vec![expr])
 }
 
 /// `x LIKE y` and its kind.

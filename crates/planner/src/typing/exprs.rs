@@ -29,6 +29,7 @@ use super::types::{
 use crate::binder::external;
 use crate::equal_keys::comparable;
 use crate::functions::builtin;
+use crate::functions::by_row::ByRow;
 use crate::functions::equal_key;
 use crate::functions::excluding::Excluding;
 use crate::interrupt;
@@ -288,6 +289,9 @@ fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {
         }
         WindowFunctionDefinition::WindowUDF(_) => {
             let mut args = params.args;
+            if matches!(&fun, WindowFunctionDefinition::WindowUDF(udwf) if ByRow::is(udwf)) {
+                args = by_row_args(fun.name(), args, schema)?;
+            }
             // The default of lag and lead is of the value's type.
             if matches!(fun.name(), "lag" | "lead")
                 && args.len() == 3
@@ -309,6 +313,36 @@ fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {
     };
     let params = interval_range(WindowFunctionParams { args, filter, ..params }, schema)?;
     Ok(Expr::WindowFunction(Box::new(WindowFunction { fun, params })))
+}
+
+/// Numbers as bigint, and the default of `lag` and `lead` of one type with the value.
+fn by_row_args(name: &str, mut args: Vec<Expr>, schema: &DFSchema) -> Result<Vec<Expr>> {
+    let types = types_of(&args, schema)?;
+    let most = match name {
+        "ntile" => 1,
+        "nth_value" => 2,
+        _ => 3,
+    };
+    let number = usize::from(name != "ntile");
+    let fits = types.get(number).is_some_and(|t| {
+        matches!(Class::of(t), Class::Unknown | Class::Int) && *t != DataType::Int64 && types.len() <= most
+    });
+    if !fits {
+        return no_function(name, &types);
+    }
+    args[number] = coerce(args[number].clone(), &DataType::Int64, schema)?;
+    if let Some(value) = types.first().filter(|_| name != "ntile") {
+        let common = match types.get(2) {
+            None => super::types::common_pair(value, &DataType::Null),
+            Some(default) => super::types::common_pair(value, default),
+        };
+        let Some(common) = common else { return no_function(name, &types) };
+        let common = if common == DataType::Null { TEXT } else { common };
+        for i in [0, 2].into_iter().filter(|i| *i < types.len()) {
+            args[i] = coerce(args[i].clone(), &common, schema)?;
+        }
+    }
+    Ok(args)
 }
 
 /// RANGE over intervals is one over the numbers that order them; DataFusion has none over intervals.

@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
 };
 use millstream_types::SqlState;
 
+use super::averages;
 use super::calls::condition;
 use super::exprs::resolve;
 use super::input_order::{order_below, with_order};
@@ -95,7 +96,7 @@ fn check_node(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
             if is_multiset_operation(&join) { count_occurrences(join)? } else { unnest_left_side(join)? }
         }
         LogicalPlan::Limit(limit) => LogicalPlan::Limit(resolve_limit(limit)?),
-        other => other,
+        other => averages::merged(other)?,
     })
 }
 

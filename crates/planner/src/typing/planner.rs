@@ -5,9 +5,7 @@ use datafusion::logical_expr::expr::{AggregateFunction, WindowFunction, WindowFu
 use datafusion::logical_expr::planner::{
     ExprPlanner, PlannerResult, RawAggregateExpr, RawBinaryExpr, RawFieldAccessExpr, RawWindowExpr,
 };
-use datafusion::logical_expr::{
-    AggregateUDF, Expr, GetFieldAccess, Operator, WindowFunctionDefinition, cast, lit, when,
-};
+use datafusion::logical_expr::{AggregateUDF, Expr, GetFieldAccess, Operator, WindowFunctionDefinition, cast};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use millstream_types::Error;
 use std::sync::Arc;
@@ -18,11 +16,19 @@ use super::deferred::{Call, Deferred};
 use super::types::{Result, TEXT};
 use crate::binder::external;
 use crate::functions::Registry;
+use crate::functions::by_row::ByRow;
 use crate::functions::excluding::{Excluding, Exclusion};
+use crate::functions::overloads::{AVERAGED, ONE_NAN};
 
 /// Postgres' operators, ARRAY, EXTRACT, SUBSTRING, POSITION, OVERLAY, aggregates.
 #[derive(Debug)]
 pub(crate) struct PostgresPlanner;
+
+/// Whether a statistic of DataFusion's may be a NaN that is none of ours.
+fn gives_nan(name: &str) -> bool {
+    let is_regression = name.starts_with("regr_") && !matches!(name, "regr_count" | "regr_r2");
+    is_regression || matches!(name, "corr" | "covar_pop" | "covar_samp" | "percentile_cont")
+}
 
 fn planned<T>(name: &str, args: Vec<Expr>) -> Result<PlannerResult<T>> {
     Ok(PlannerResult::Planned(Call::function(name).defer(args)))
@@ -126,8 +132,9 @@ impl ExprPlanner for PostgresPlanner {
         match expr.func.name() {
             // Sums and counts can be kept up to date; their quotient is the average.
             "avg" if expr.args.len() == 1 => {
-                let sum = with(aggregate("sum")?, expr.args.clone());
-                let count = with(aggregate("count")?, expr.args.clone());
+                let args = vec![Call::function(AVERAGED).defer(expr.args.clone())];
+                let sum = with(aggregate("sum")?, args.clone());
+                let count = with(aggregate("count")?, args);
                 planned("average", vec![sum, count])
             }
             "regr_r2" if expr.args.len() == 2 => {
@@ -135,6 +142,7 @@ impl ExprPlanner for PostgresPlanner {
                 planned("determination", vec![of("regr_r2")?, of("regr_sxx")?, of("regr_syy")?])
             }
             "string_agg" => Ok(PlannerResult::Planned(cast(with(expr.func.clone(), expr.args.clone()), TEXT))),
+            name if gives_nan(name) => planned(ONE_NAN, vec![with(expr.func.clone(), expr.args.clone())]),
             "regr_count" | "approx_distinct" => {
                 Ok(PlannerResult::Planned(cast(with(expr.func.clone(), expr.args.clone()), DataType::Int64)))
             }
@@ -152,7 +160,8 @@ impl ExprPlanner for PostgresPlanner {
         match expr.func_def.name() {
             "avg" if args.len() == 1 => {
                 let of = |name: &str| aggregate(name).map(WindowFunctionDefinition::AggregateUDF);
-                let (sum, count) = (with(of("sum")?, args.clone())?, with(of("count")?, args.clone())?);
+                let args = vec![Call::function(AVERAGED).defer(args)];
+                let (sum, count) = (with(of("sum")?, args.clone())?, with(of("count")?, args)?);
                 planned("average", vec![sum, count])
             }
             "regr_r2" if args.len() == 2 => {
@@ -160,19 +169,29 @@ impl ExprPlanner for PostgresPlanner {
                 planned("determination", vec![of("regr_r2")?, of("regr_sxx")?, of("regr_syy")?])
             }
             "row_number" | "rank" | "dense_rank" => Ok(PlannerResult::Planned(cast(itself()?, DataType::Int64))),
-            // DataFusion's default is the same for all rows.
-            "lag" | "lead" if args.len() == 3 && args[2].any_column_refs() => {
-                let is_missing = with(expr.func_def.clone(), vec![lit(1i64), args[1].clone()])?.is_null();
-                let value = with(expr.func_def.clone(), args[..2].to_vec())?;
-                Ok(PlannerResult::Planned(when(is_missing, args[2].clone()).otherwise(value)?))
+            name @ ("lag" | "lead" | "ntile" | "nth_value") if exclusion.is_none() && !knows_numbers(name, &args) => {
+                let by_row = ByRow::of_name(name).map(WindowFunctionDefinition::WindowUDF);
+                let by_row = by_row.ok_or_else(|| external(Error::internal("a function of numbers by row")))?;
+                Ok(PlannerResult::Planned(with(by_row, args)?))
             }
             "ntile" => Ok(PlannerResult::Planned(cast(itself()?, DataType::Int32))),
             "string_agg" => Ok(PlannerResult::Planned(cast(itself()?, TEXT))),
+            name if gives_nan(name) => planned(ONE_NAN, vec![itself()?]),
             "regr_count" | "approx_distinct" => Ok(PlannerResult::Planned(cast(itself()?, DataType::Int64))),
             _ if exclusion.is_some() => Ok(PlannerResult::Planned(itself()?)),
             _ => Ok(PlannerResult::Original(expr)),
         }
     }
+}
+
+/// Whether all arguments of `lag` and its kind that DataFusion wants to know beforehand are constants.
+fn knows_numbers(name: &str, args: &[Expr]) -> bool {
+    let numbers = if name == "ntile" { args } else { args.get(1..).unwrap_or_default() };
+    numbers.iter().all(|arg| match arg {
+        Expr::Literal(..) => true,
+        Expr::Negative(inner) => matches!(inner.as_ref(), Expr::Literal(..)),
+        _ => false,
+    })
 }
 
 /// The arguments of a function, and what its frames leave out, which is marked around the first.

@@ -68,7 +68,12 @@ pub(super) fn array_function(name: &str, args: &[Expr], types: &[DataType], sche
             }
         },
         ("array_slice", 3) if element_first.is_some() => {
-            let at_least = |i: usize, least: i64| Ok(datafusion_function("greatest")?.call(vec![int(i)?, lit(least)]));
+            // Of a bound that is null nothing is known.
+            let at_least = |i: usize, least: i64| {
+                let bound = int(i)?;
+                let when_then_expr = vec![(Box::new(bound.clone().lt(lit(least))), Box::new(lit(least)))];
+                Ok(Expr::Case(Case { expr: None, when_then_expr, else_expr: Some(Box::new(bound)) }))
+            };
             let (from, to): (Result<Expr>, Result<Expr>) = (at_least(1, 1), at_least(2, 0));
             call("array_slice", vec![args[0].clone(), from?, to?])
         }

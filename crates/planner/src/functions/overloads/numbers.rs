@@ -9,7 +9,7 @@ use crate::functions::builtin;
 use crate::typing::calls::{no_function, resolve_call};
 use crate::typing::cast::explicit_cast;
 use crate::typing::deferred::Call;
-use crate::typing::types::{Class, NUMERIC, Result, coerce, coerce_operand};
+use crate::typing::types::{Class, NUMERIC, Result, coerce, coerce_operand, common_pair};
 
 /// Functions over numbers whose result depends on the argument's type.
 pub(super) fn numeric_function(
@@ -24,6 +24,10 @@ pub(super) fn numeric_function(
     let arg = |i: usize| args[i].clone();
     let float = |i: usize| coerce(arg(i), &DataType::Float64, schema);
     let expr = match (name, args.len()) {
+        ("mod" | "div", 2) if types.iter().any(|t| matches!(Class::of(t), Class::Real | Class::Double)) => {
+            return no_function(name, types);
+        }
+        ("gcd" | "lcm", 2) => return of_divisors(name, args, types, schema).map(Some),
         ("mod", 2) => resolve_call(&Call::Operator(Operator::Modulo), args.to_vec(), schema)?,
         ("div", 2) => {
             let quotient = resolve_call(&Call::Operator(Operator::Divide), args.to_vec(), schema)?;
@@ -33,7 +37,7 @@ pub(super) fn numeric_function(
         ("abs", 1) if class.is_number() => datafusion_function("abs")?.call(args.to_vec()),
         ("abs", 1) if class == Class::Unknown => datafusion_function("abs")?.call(vec![float(0)?]),
         ("sign", 1) if class.is_number() => {
-            let sign = datafusion_function("signum")?.call(vec![float(0)?]);
+            let sign = builtin("sign_float").call(vec![float(0)?]);
             if is_numeric { explicit_cast(sign, &DataType::Decimal128(38, 0), schema)? } else { sign }
         }
         ("round", 1) if is_numeric => builtin("round_whole").call(args.to_vec()),
@@ -50,6 +54,51 @@ pub(super) fn numeric_function(
         _ => return Ok(None),
     };
     Ok(Some(expr))
+}
+
+/// Functions that are exact over a numeric, unless a float stands beside it, and over doubles else.
+pub(super) fn exact_function(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Option<Expr>> {
+    let classes: Vec<Class> = types.iter().map(Class::of).collect();
+    let has = |c: &[Class]| classes.iter().any(|class| c.contains(class));
+    let has_float = has(&[Class::Real, Class::Double]);
+    if !classes.iter().all(|c| c.is_number() || *c == Class::Unknown) {
+        return Ok(None);
+    }
+    let function = match (name, args.len()) {
+        // There is no other logarithm to a base.
+        ("log", 2) if has_float => return no_function(name, types),
+        ("log", 2) => "log_numeric",
+        _ if has_float || !has(&[Class::Numeric]) => return Ok(None),
+        ("exp", 1) => "exp_numeric",
+        ("ln", 1) => "ln_numeric",
+        ("log" | "log10", 1) => "log10_numeric",
+        ("sqrt", 1) => "sqrt_numeric",
+        ("power" | "pow", 2) => "power_numeric",
+        _ => return Ok(None),
+    };
+    let number = |arg: &Expr| coerce_operand(as_decimal(arg.clone(), schema)?, &NUMERIC, schema);
+    let number = |(arg, class): (&Expr, &Class)| match class {
+        Class::Numeric => Ok(arg.clone()),
+        _ => number(arg),
+    };
+    let args = args.iter().zip(&classes).map(number).collect::<Result<Vec<_>>>()?;
+    Ok(Some(builtin(function).call(args)))
+}
+
+/// `gcd` and `lcm`, of the type that both arguments have in common.
+fn of_divisors(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> Result<Expr> {
+    let common = match common_pair(&types[0], &types[1]) {
+        Some(common) if matches!(Class::of(&common), Class::Int | Class::Numeric) => common,
+        _ => return no_function(name, types),
+    };
+    // There is none over smallint.
+    let common = if common == DataType::Int16 { DataType::Int32 } else { common };
+    let is_whole = Class::of(&common) == Class::Int;
+    let decimal = if is_whole { DataType::Decimal128(38, 0) } else { common.clone() };
+    let args = args.iter().map(|a| explicit_cast(coerce(a.clone(), &common, schema)?, &decimal, schema));
+    let function = if name == "gcd" { "gcd_numeric" } else { "lcm_numeric" };
+    let found = builtin(function).call(args.collect::<Result<Vec<_>>>()?);
+    if is_whole { explicit_cast(found, &common, schema) } else { Ok(found) }
 }
 
 /// `round(numeric, digits)`: with constant digits the result prints that many.
