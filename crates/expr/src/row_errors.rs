@@ -4,6 +4,10 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use millstream_types::Error;
 
+/// The key, in a field's metadata, of the name under which a failed row shows the column, if it is not the field's own; the
+/// column is left out if that name is empty.
+pub const SHOWN_AS: &str = "millstream.shown_as";
+
 /// One failed row, with the weight it came with: taking the row back takes the error back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowError {
@@ -46,7 +50,9 @@ impl RowErrors {
 /// A row as `column=value` pairs, for people.
 pub fn row_text(batch: &RecordBatch, row_idx: usize) -> String {
     let schema = batch.schema();
-    let pairs = schema.fields().iter().zip(values_text(batch, row_idx)).map(|(f, v)| format!("{}={v}", f.name()));
+    let names = schema.fields().iter().map(|f| f.metadata().get(SHOWN_AS).unwrap_or(f.name()));
+    let pairs = names.zip(values_text(batch, row_idx)).filter(|(name, _)| !name.is_empty());
+    let pairs = pairs.map(|(name, value)| format!("{name}={value}"));
     pairs.collect::<Vec<_>>().join(" ")
 }
 

@@ -12,6 +12,7 @@ mod grouping_sets;
 mod inline;
 mod join;
 mod shared;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod top_n;
@@ -203,7 +204,9 @@ impl Planner<'_> {
             LogicalPlan::SubqueryAlias(alias) => {
                 let input = self.lower(&alias.input, needed)?;
                 let kept = kept_columns(alias.input.schema(), &input.schema)?;
-                Ok(Lowered { schema: restrict(&alias.schema, &kept)?, ..input })
+                let schema = restrict(&alias.schema, &kept)?;
+                let schema = shown::of_columns(schema, |i| input.schema.fields().get(i))?;
+                Ok(Lowered { schema, ..input })
             }
             LogicalPlan::Filter(filter) => {
                 self.note_row_limits(filter);
@@ -287,6 +290,7 @@ impl Planner<'_> {
     /// Adds a stage that computes expressions over the input's columns.
     fn project(&mut self, mut input: Lowered, exprs: &[Expr], schema: DFSchema) -> Result<Lowered> {
         let scalars = exprs.iter().map(|e| physical(e, &input.schema)).collect::<Result<Vec<_>>>()?;
+        let schema = shown::of_exprs(schema, exprs.iter(), &input.schema)?;
         let origin: Vec<Option<usize>> = scalars.iter().map(Scalar::as_column).collect();
         let is_identity =
             origin.iter().enumerate().all(|(i, o)| *o == Some(i)) && origin.len() == input.schema.fields().len();
@@ -310,18 +314,21 @@ impl Planner<'_> {
     }
 
     fn lower_union(&mut self, union: &Union) -> Result<Lowered> {
-        let schema = arrow_schema(&union.schema);
+        let all = union.inputs.iter().map(|input| self.lower(input, None)).collect::<Result<Vec<_>>>()?;
+        let first = all.first().map(|lowered| lowered.schema.clone());
+        let names = |i: usize| first.as_ref().and_then(|f| f.fields().get(i));
+        let planned = shown::of_columns(union.schema.as_ref().clone(), names)?;
+        let schema = arrow_schema(&planned);
         let mut inputs = Vec::new();
         let mut append_only = true;
-        for input in &union.inputs {
-            let lowered = self.lower(input, None)?;
+        for lowered in all {
             append_only &= lowered.facts.append_only;
             let lowered = self.under_schema(lowered, &schema)?;
             inputs.push(Edge { from: self.emit(lowered), exchange: Exchange::Local });
         }
         let node = self.add(UnionSpec { schema }, inputs);
         let facts = Facts { append_only, ..Facts::default() };
-        Ok(Lowered { node, stages: vec![], schema: union.schema.as_ref().clone(), facts })
+        Ok(Lowered { node, stages: vec![], schema: planned, facts })
     }
 
     /// Casts and renames columns where they differ from a schema.
@@ -374,9 +381,7 @@ impl Planner<'_> {
 
 /// The columns of a plan schema as Arrow's, all of them nullable: what is known of nulls is the plan's business.
 fn arrow_schema(schema: &DFSchema) -> SchemaRef {
-    let fields: Vec<Field> =
-        schema.fields().iter().map(|f| Field::new(f.name(), f.data_type().clone(), true)).collect();
-    Arc::new(Schema::new(fields))
+    Arc::new(Schema::new(shown::arrow_fields(schema)))
 }
 
 /// The positions in `all` of the columns of a restricted schema.

@@ -16,7 +16,7 @@ use millstream_operators::{Edge, Exchange, NodeId};
 use millstream_types::{Error, Result};
 
 use super::exprs::{columns_of, physical};
-use super::{Facts, Lowered, Planner, arrow_schema};
+use super::{Facts, Lowered, Planner, arrow_schema, shown};
 
 impl Planner<'_> {
     pub(super) fn lower_aggregate(&mut self, aggregate: &Aggregate) -> Result<Lowered> {
@@ -32,11 +32,12 @@ impl Planner<'_> {
         let exprs = || aggregate.group_expr.iter().chain(&aggregate.aggr_expr);
         let needed = columns_of(exprs(), aggregate.input.schema());
         let input = self.lower(&aggregate.input, Some(&needed))?;
+        let schema = shown::of_exprs(aggregate.schema.as_ref().clone(), exprs(), &input.schema)?;
         let mut columns = InputColumns::new(&input);
         let keys = aggregate.group_expr.iter().map(|e| columns.add(e)).collect::<Result<Vec<_>>>()?;
         let calls = aggregate.aggr_expr.iter().map(|e| columns.call(e)).collect::<Result<Vec<_>>>()?;
         let prepared = columns.into_stage(input);
-        self.aggregate(prepared, keys, calls, aggregate.schema.as_ref().clone())
+        self.aggregate(prepared, keys, calls, schema)
     }
 
     /// Aggregates over plain columns. `schema` has the keys, then the calls.
@@ -125,11 +126,10 @@ impl Planner<'_> {
         let input = self.dataflow.schema(from);
         let n_keys = keys.len();
         let key_fields =
-            keys.iter().enumerate().map(|(i, &k)| (schema.field(i).name(), input.field(k).data_type().clone()));
+            keys.iter().enumerate().map(|(i, &k)| shown::like(schema.field(i), input.field(k).data_type().clone()));
         let call_fields =
-            calls.iter().enumerate().map(|(i, c)| (schema.field(n_keys + i).name(), c.data_type().clone()));
-        let fields: Vec<Field> =
-            key_fields.chain(call_fields).map(|(name, data_type)| Field::new(name, data_type, true)).collect();
+            calls.iter().enumerate().map(|(i, c)| shown::like(schema.field(n_keys + i), c.data_type().clone()));
+        let fields: Vec<Field> = key_fields.chain(call_fields).collect();
         // Without a key the one group is where the hash of no columns says.
         let is_local = n_keys > 0 && facts.partitioned_by.as_ref().is_some_and(|p| p.iter().all(|c| keys.contains(c)));
         let exchange = facts.exchange(is_local, &keys);
@@ -232,7 +232,7 @@ pub(super) fn output_schema(
 ) -> Result<SchemaRef> {
     let mut fields = Vec::new();
     for (i, &key) in keys.iter().enumerate() {
-        fields.push(Field::new(names.field(i).name(), input.field(key).data_type().clone(), true));
+        fields.push(shown::like(names.field(i), input.field(key).data_type().clone()));
     }
     for (i, call) in calls.iter().enumerate() {
         let argument = call.argument.map(|a| input.field(a).data_type());
@@ -240,7 +240,7 @@ pub(super) fn output_schema(
             .function
             .result_type(argument)
             .ok_or_else(|| Error::not_supported(format!("{call} over {argument:?} cannot be kept up to date yet")))?;
-        fields.push(Field::new(names.field(keys.len() + i).name(), result, true));
+        fields.push(shown::like(names.field(keys.len() + i), result));
     }
     Ok(Arc::new(Schema::new(fields)))
 }
@@ -249,25 +249,26 @@ pub(super) fn output_schema(
 pub(super) struct InputColumns {
     schema: DFSchema,
     exprs: Vec<Expr>,
-    names: Vec<String>,
+    /// As the query has them: under the names that they have there.
+    named: Vec<Expr>,
     scalars: Vec<Scalar>,
 }
 
 impl InputColumns {
     pub(super) fn new(input: &Lowered) -> Self {
-        InputColumns { schema: input.schema.clone(), exprs: Vec::new(), names: Vec::new(), scalars: Vec::new() }
+        InputColumns { schema: input.schema.clone(), exprs: Vec::new(), named: Vec::new(), scalars: Vec::new() }
     }
 
     /// The position of an expression, which is added if it is not there yet.
     pub(super) fn add(&mut self, expr: &Expr) -> Result<usize> {
-        let name = expr.schema_name().to_string();
+        let named = expr;
         let expr = expr.clone().unalias();
         if let Some(at) = self.exprs.iter().position(|e| *e == expr) {
             return Ok(at);
         }
         self.scalars.push(physical(&expr, &self.schema)?);
         self.exprs.push(expr);
-        self.names.push(name);
+        self.named.push(named.clone());
         Ok(self.exprs.len() - 1)
     }
 
@@ -309,9 +310,9 @@ impl InputColumns {
     /// The columns, under the names or texts of their expressions.
     pub(super) fn arrow_schema(&self) -> SchemaRef {
         let present = arrow_schema(&self.schema);
-        let fields = self.scalars.iter().zip(&self.names).map(|(s, name)| {
+        let fields = self.scalars.iter().zip(&self.named).map(|(s, named)| {
             let data_type = s.data_type(&present).expect("bound to this schema");
-            Field::new(name, data_type, true)
+            shown::field_of(&named.schema_name().to_string(), data_type, named, &self.schema)
         });
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }

@@ -14,7 +14,7 @@ use datafusion::physical_expr::expressions::CastExpr;
 use millstream_expr::{MapStage, Scalar};
 use millstream_types::{Error, Result};
 
-use super::{Lowered, arrow_schema};
+use super::{Lowered, arrow_schema, shown};
 use crate::errors::from_datafusion;
 
 /// Binds an expression to the columns of a schema.
@@ -103,8 +103,9 @@ pub(super) fn with_columns<'a>(input: Lowered, exprs: impl Iterator<Item = &'a E
             None => {
                 let data_type = scalar.data_type(&present)?;
                 let name = expr.schema_name().to_string();
-                schema = with_field(&schema, &name, data_type.clone())?;
-                fields.push(Arc::new(Field::new(name, data_type, true)));
+                let field = shown::field_of(&name, data_type, expr, &input.schema);
+                schema = with_field(&schema, &field)?;
+                fields.push(Arc::new(field));
                 scalars.push(scalar);
                 scalars.len() - 1
             }
@@ -122,14 +123,14 @@ pub(super) fn with_columns<'a>(input: Lowered, exprs: impl Iterator<Item = &'a E
     Ok((input, positions))
 }
 
-/// A schema with one more column, of a name that no other column has.
-pub(super) fn with_field(schema: &DFSchema, name: &str, data_type: DataType) -> Result<DFSchema> {
+/// A schema with one more column, under a name that no other column has.
+pub(super) fn with_field(schema: &DFSchema, field: &Field) -> Result<DFSchema> {
     let is_taken = |name: &str| schema.fields().iter().any(|f| f.name() == name);
-    let mut name = name.to_owned();
+    let mut name = field.name().clone();
     while is_taken(&name) {
         name.push('\'');
     }
     let mut fields: Vec<_> = schema.iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
-    fields.push((None, Arc::new(Field::new(name, data_type, true))));
+    fields.push((None, Arc::new(field.clone().with_name(name))));
     DFSchema::new_with_metadata(fields, schema.metadata().clone()).map_err(from_datafusion)
 }

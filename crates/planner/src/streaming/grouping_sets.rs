@@ -17,7 +17,7 @@ use millstream_types::{Error, Result};
 
 use super::aggregate::{Call, InputColumns};
 use super::exprs::columns_of;
-use super::{Facts, Lowered, Planner, arrow_schema, restrict};
+use super::{Facts, Lowered, Planner, arrow_schema, restrict, shown};
 use crate::errors::from_datafusion;
 
 /// Sets that one query may have.
@@ -30,6 +30,11 @@ impl Planner<'_> {
         let sets = sets_of(set, &exprs)?;
         let needed = columns_of(exprs.iter().copied().chain(&aggregate.aggr_expr), aggregate.input.schema());
         let input = self.lower(&aggregate.input, Some(&needed))?;
+        let shown = {
+            let id = Expr::Literal(ScalarValue::Null, None);
+            let exprs = exprs.iter().copied().chain([&id]).chain(&aggregate.aggr_expr);
+            shown::of_exprs(aggregate.schema.as_ref().clone(), exprs, &input.schema)?
+        };
         let mut columns = InputColumns::new(&input);
         let keys = exprs.iter().map(|e| columns.add(e)).collect::<Result<Vec<_>>>()?;
         let calls = aggregate.aggr_expr.iter().map(|e| columns.call(e)).collect::<Result<Vec<_>>>()?;
@@ -37,10 +42,10 @@ impl Planner<'_> {
         let (schema, facts) = (prepared.schema.clone(), prepared.facts.clone());
         let node = self.emit(prepared);
         let mut inputs = Vec::new();
-        let out = arrow_schema(&aggregate.schema);
+        let out = arrow_schema(&shown);
         for (i, set) in sets.iter().enumerate() {
             let rows = Lowered { node, stages: vec![], schema: schema.clone(), facts: facts.clone() };
-            let one = self.aggregate_set(aggregate, rows, set, &keys, &calls)?;
+            let one = self.aggregate_set(&shown, rows, set, &keys, &calls)?;
             let id = grouping_id(&sets, i, keys.len());
             let stage = under_all_keys(&one.schema, set, keys.len(), id, &out)?;
             let mut one = one;
@@ -50,13 +55,13 @@ impl Planner<'_> {
         let node = self.add(UnionSpec { schema: out }, inputs);
         // The grouping id tells equal keys of different sets apart.
         let facts = Facts { key: Some((0..=keys.len()).collect()), consolidated: true, ..Facts::default() };
-        Ok(Lowered { node, stages: vec![], schema: aggregate.schema.as_ref().clone(), facts })
+        Ok(Lowered { node, stages: vec![], schema: shown, facts })
     }
 
     /// The aggregate of one set: the set's keys, then the calls.
     fn aggregate_set(
         &mut self,
-        aggregate: &Aggregate,
+        all_sets: &DFSchema,
         rows: Lowered,
         set: &[usize],
         keys: &[usize],
@@ -64,7 +69,7 @@ impl Planner<'_> {
     ) -> Result<Lowered> {
         let n_keys = keys.len();
         let kept: Vec<usize> = set.iter().copied().chain(n_keys + 1..n_keys + 1 + calls.len()).collect();
-        let schema: DFSchema = restrict(&aggregate.schema, &kept)?;
+        let schema: DFSchema = restrict(all_sets, &kept)?;
         self.aggregate(rows, set.iter().map(|&k| keys[k]).collect(), calls.to_vec(), schema)
     }
 }

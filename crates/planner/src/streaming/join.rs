@@ -9,7 +9,7 @@ use millstream_operators::{Edge, Exchange};
 use millstream_types::{Error, Result};
 
 use super::exprs::{columns_of, physical, with_columns};
-use super::{Facts, Lowered, Planner, arrow_schema, kept_columns, restrict};
+use super::{Facts, Lowered, Planner, arrow_schema, kept_columns, restrict, shown};
 use crate::errors::from_datafusion;
 
 impl Planner<'_> {
@@ -51,12 +51,19 @@ impl Planner<'_> {
             let at = kept.iter().position(|k| *k == c);
             at.map(|at| JoinColumn::Of(side, at)).ok_or_else(|| Error::internal("a join lacks a column that it needs"))
         };
+        let field_of = |c: usize| match column_of(c) {
+            Ok(JoinColumn::Of(Side::Left, at)) => left.schema.fields().get(at),
+            Ok(JoinColumn::Of(Side::Right, at)) => right.schema.fields().get(at),
+            _ => None,
+        };
         let column_at = |&i: &usize| places[i].map_or(Ok(JoinColumn::Mark), &column_of);
         let columns = kept.iter().map(column_at).collect::<Result<Vec<_>>>()?;
         let schema = restrict(&join.schema, &kept)?;
+        let schema = shown::of_columns(schema, |i| places[kept[i]].and_then(field_of))?;
         let residual = join.filter.as_ref().map(|filter| -> Result<Residual> {
             let used: Vec<usize> = in_filter.iter().copied().collect();
             let filter_schema = restrict(&both, &used)?;
+            let filter_schema = shown::of_columns(filter_schema, |i| field_of(used[i]))?;
             Ok(Residual {
                 columns: used.iter().map(|&c| column_of(c)).collect::<Result<_>>()?,
                 condition: physical(filter, &filter_schema)?,

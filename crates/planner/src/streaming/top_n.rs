@@ -120,7 +120,7 @@ impl Planner<'_> {
         let partitioned_by = if is_local { facts.partitioned_by } else { Some(partition_by) };
         let facts = Facts { append_only: false, key, partitioned_by, consolidated: false };
         let schema = match row_number {
-            Some(field) => super::exprs::with_field(&schema, field.name(), DataType::Int64)?,
+            Some(field) => super::exprs::with_field(&schema, &Field::new(field.name(), DataType::Int64, true))?,
             None => schema,
         };
         Ok(Lowered { node, stages: vec![], schema, facts })
@@ -133,12 +133,12 @@ impl Planner<'_> {
         let (Some(function), Some(limit)) = (row_number(expr), limit) else { return Ok(None) };
         let lowered = self.lower(&window.input, None)?;
         let n_columns = lowered.schema.fields().len();
+        let schema = super::window::of_window(window, &lowered.schema)?;
         let params = &function.params;
         let (lowered, partition, order) = ordered_input(lowered, &params.partition_by, &params.order_by)?;
         let n_helpers = lowered.schema.fields().len() - n_columns;
         let field = window.schema.field(window.schema.fields().len() - 1);
         let numbered = self.top_n(lowered, partition, order, 0, Some(limit), Some(field))?;
-        let schema = window.schema.as_ref().clone();
         let planned = arrow_schema(&schema);
         if n_helpers == 0 {
             let casted = self.under_schema(numbered, &planned)?;

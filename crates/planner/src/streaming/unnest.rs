@@ -2,12 +2,12 @@
 
 use arrow::datatypes::DataType;
 use datafusion::common::NullHandling;
-use datafusion::logical_expr::Unnest;
+use datafusion::logical_expr::{Expr, Unnest};
 use millstream_operators::flat_map::{FlatColumn, FlatMapSpec, Keeps};
 use millstream_operators::{Edge, Exchange};
 use millstream_types::{Error, Result};
 
-use super::{Facts, Lowered, Planner, arrow_schema};
+use super::{Facts, Lowered, Planner, arrow_schema, shown};
 
 impl Planner<'_> {
     pub(super) fn lower_unnest(&mut self, unnest: &Unnest) -> Result<Lowered> {
@@ -35,11 +35,17 @@ impl Planner<'_> {
             ..Facts::default()
         };
         let keeps = keeps_of(unnest);
-        let schema = arrow_schema(&unnest.schema);
+        let kept = |column: &FlatColumn| match column {
+            FlatColumn::Kept(c) => Expr::from(input.schema.qualified_field(*c)),
+            FlatColumn::Elements(c) => Expr::from(input.schema.qualified_field(*c)).alias("unnest"),
+        };
+        let exprs: Vec<Expr> = columns.iter().map(kept).collect();
+        let planned = shown::of_exprs(unnest.schema.as_ref().clone(), exprs.iter(), &input.schema)?;
+        let schema = arrow_schema(&planned);
         let spec = FlatMapSpec { columns, keeps, schema };
         let from = self.emit(input);
         let node = self.add(spec, vec![Edge { from, exchange: Exchange::Local }]);
-        Ok(Lowered { node, stages: vec![], schema: unnest.schema.as_ref().clone(), facts })
+        Ok(Lowered { node, stages: vec![], schema: planned, facts })
     }
 }
 

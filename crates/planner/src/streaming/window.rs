@@ -18,7 +18,7 @@ use millstream_types::{Error, Result};
 
 use super::aggregate::{function_of, widened_from};
 use super::exprs::with_columns;
-use super::{Facts, Lowered, Planner, arrow_schema};
+use super::{Facts, Lowered, Planner, arrow_schema, shown};
 use crate::errors::from_datafusion;
 
 /// A window function over columns.
@@ -36,6 +36,7 @@ impl Planner<'_> {
         let functions = window.window_expr.iter().map(function_in).collect::<Result<Vec<_>>>()?;
         let input = self.lower(&window.input, None)?;
         let n_columns = input.schema.fields().len();
+        let shown = of_window(window, &input.schema)?;
         let exprs: Vec<&Expr> = functions.iter().flat_map(|f| operands(f)).collect();
         let (input, positions) = with_columns(input, exprs.into_iter())?;
         let schema = input.stages.last().map_or_else(|| self.dataflow.schema(input.node), |s| s.schema.clone());
@@ -66,9 +67,8 @@ impl Planner<'_> {
         let named = named.map_err(from_datafusion)?;
         let lowered = Lowered { node, stages: vec![], schema: named, facts };
         let lowered = if is_identity { lowered } else { self.only_columns(lowered, &kept)? };
-        let planned = arrow_schema(&window.schema);
-        let casted = self.under_schema(lowered, &planned)?;
-        Ok(Lowered { schema: window.schema.as_ref().clone(), ..casted })
+        let casted = self.under_schema(lowered, &arrow_schema(&shown))?;
+        Ok(Lowered { schema: shown, ..casted })
     }
 
     /// Adds an operator that appends the values of functions of one partitioning and order.
@@ -100,6 +100,12 @@ impl Planner<'_> {
         let schema = super::restrict(&input.schema, kept)?;
         self.project(input, &exprs, schema)
     }
+}
+
+/// A window's schema: the input's columns, then the functions.
+pub(super) fn of_window(window: &Window, input: &DFSchema) -> Result<DFSchema> {
+    let columns: Vec<Expr> = input.iter().map(Expr::from).collect();
+    shown::of_exprs(window.schema.as_ref().clone(), columns.iter().chain(&window.window_expr), input)
 }
 
 /// Fields under names that tell them apart.
@@ -227,14 +233,14 @@ fn of_rows(
     let schema = schema.map_err(from_datafusion)?;
     let mut props = ExecutionProps::new();
     props.config_options = Some(crate::session_context::options().clone());
-    let name = shown(function, arguments, input);
+    let name = text_of(function, arguments, input);
     let expr = Expr::WindowFunction(Box::new(bound));
     create_window_expr_with_name(&expr, name, &schema, &props, &PhysicalPlanningContext::default())
         .map_err(from_datafusion)
 }
 
 /// The function for EXPLAIN.
-fn shown(function: &WindowFunction, arguments: &[Argument], input: &SchemaRef) -> String {
+fn text_of(function: &WindowFunction, arguments: &[Argument], input: &SchemaRef) -> String {
     let argument = |a: &Argument| match a {
         Argument::Column(c) => input.field(*c).name().clone(),
         Argument::Constant(value) => value.to_string(),

@@ -22,7 +22,7 @@ use super::aggregate::{InputColumns, is_splittable, output_schema};
 use super::exprs::{columns_of, physical};
 use super::inline::{below_projections, substitute};
 use super::unnest::keeps_of;
-use super::{Facts, Lowered, Planner};
+use super::{Facts, Lowered, Planner, shown};
 use crate::errors::from_datafusion;
 use crate::functions::hopping::WINDOW_STARTS;
 
@@ -103,7 +103,8 @@ impl Planner<'_> {
         let Some(parts) = WindowedAggregate::of(aggregate)? else { return Ok(None) };
         // What the columns between are called makes no difference, nor which of them are left out.
         let lowered = self.lower_once(&parts.plan()?, |planner| planner.lower_over_windows(aggregate, &parts))?;
-        Ok(Some(Lowered { schema: aggregate.schema.as_ref().clone(), ..lowered }))
+        let schema = shown::of_columns(aggregate.schema.as_ref().clone(), |i| lowered.schema.fields().get(i))?;
+        Ok(Some(Lowered { schema, ..lowered }))
     }
 
     fn lower_over_windows(&mut self, aggregate: &Aggregate, parts: &WindowedAggregate<'_>) -> Result<Lowered> {
@@ -112,6 +113,11 @@ impl Planner<'_> {
         let needed = columns_of(of_rows.chain([last]).chain(&parts.calls), parts.input.schema());
         let input = self.lower(parts.input, Some(&needed))?;
         let append_only = input.facts.append_only;
+        let planned = {
+            let window = Expr::ScalarFunction(parts.windows.clone()).alias("window_start");
+            let keys = parts.keys.iter().map(|key| if let Key::OfRow(e) = key { e } else { &window });
+            shown::of_exprs(aggregate.schema.as_ref().clone(), keys.chain(&parts.calls), &input.schema)?
+        };
         let mut columns = InputColumns::new(&input);
         let mut keys = Vec::new();
         for key in &parts.keys {
@@ -129,7 +135,7 @@ impl Planner<'_> {
             let rows = columns.into_stage(input);
             let repeated = self.repeat_rows(rows, windows, keeps_of(parts.unnest));
             let keys = keys.into_iter().map(|k| k.unwrap_or(windows)).collect();
-            return self.aggregate(repeated, keys, calls, aggregate.schema.as_ref().clone());
+            return self.aggregate(repeated, keys, calls, planned);
         };
         let last = columns.add(last)?;
         let rows = columns.into_stage(input);
@@ -145,7 +151,7 @@ impl Planner<'_> {
         let partial = self.add(partial, vec![Edge { from, exchange: Exchange::Local }]);
         let states = self.repeat_states(partial, parts)?;
         let spec = AggregateSpec {
-            schema: output_schema(&input, &group_by, &incremental, &aggregate.schema)?,
+            schema: output_schema(&input, &group_by, &incremental, &planned)?,
             input,
             ports: vec![AggregateInput::States { counts_rows: true, calls: (0..incremental.len()).collect() }],
             calls: incremental,
@@ -155,7 +161,7 @@ impl Planner<'_> {
         let key: Vec<usize> = (0..group_by.len()).collect();
         let node = self.add(spec, vec![Edge { from: states, exchange: Exchange::Hash(key.clone()) }]);
         let facts = Facts { append_only: false, key: Some(key.clone()), partitioned_by: Some(key), consolidated: true };
-        self.under_planned_types(node, facts, aggregate.schema.as_ref().clone())
+        self.under_planned_types(node, facts, planned)
     }
 
     /// Each row once for each of its windows, whose start takes the place of their array.
