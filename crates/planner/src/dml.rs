@@ -7,6 +7,7 @@ mod constraints;
 mod copy;
 mod insert;
 mod literals;
+pub(crate) mod returning;
 mod update;
 
 #[cfg(test)]
@@ -23,7 +24,7 @@ use datafusion::sql::sqlparser::ast as sql;
 use millstream_types::{Error, Result, SqlState, SqlType};
 
 use crate::ast::{ColumnName, CreateRelation, Name};
-use crate::binder::{PlanContext, bind, rewrite_expr};
+use crate::binder::{PlanContext, rewrite_expr};
 use crate::catalog::{Catalog, Column, Kind, Relation};
 use crate::errors::from_datafusion;
 use crate::functions::moments;
@@ -38,6 +39,8 @@ pub use constraints::check_constraints;
 pub use copy::{BoundCopy, bind_copy};
 pub use insert::{BoundConflict, BoundInsert, ConflictUpdate, InsertRows, bind_copy_columns, bind_insert};
 pub use literals::InsertTemplate;
+pub use returning::BoundReturning;
+use returning::bind_returning;
 pub use update::{BoundDelete, BoundUpdate, bind_delete, bind_update};
 
 /// A scan of rows that the engine has at hand: those written, or those in conflict.
@@ -57,15 +60,6 @@ impl TableSource for RowsSource {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
-}
-
-/// `RETURNING ...`
-#[derive(Clone, Debug)]
-pub struct BoundReturning {
-    /// Scans one [`RowsSource`] with the relation's visible columns.
-    pub plan: LogicalPlan,
-    /// The names and types of its output.
-    pub columns: Vec<(String, SqlType)>,
 }
 
 /// The relation that a statement writes.
@@ -245,24 +239,6 @@ fn assign_all(plan: LogicalPlan, exprs: Vec<(Expr, &Column)>) -> Result<LogicalP
 fn project(plan: LogicalPlan, exprs: Vec<Expr>) -> Result<LogicalPlan> {
     let plan = LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build);
     plan.and_then(in_session_zone).map_err(from_datafusion)
-}
-
-/// Binds `RETURNING` over the relation's visible columns, under the relation's name or alias.
-fn bind_returning(
-    catalog: &Catalog,
-    relation: &Arc<Relation>,
-    alias: Option<&str>,
-    items: Option<&Vec<sql::SelectItem>>,
-    params: &mut Params<'_>,
-) -> Result<Option<BoundReturning>> {
-    let Some(items) = items else { return Ok(None) };
-    let mut query = template(relation, alias)?;
-    let select = select_of(&mut query)?;
-    select.projection = items.clone();
-    let context = PlanContext::new(catalog, Purpose::AdHoc).with_rows(rows_source(relation.visible_schema()));
-    let bound = bind(&context, &query, &params.known())?;
-    params.types = bound.param_types;
-    Ok(Some(BoundReturning { plan: bound.plan, columns: bound.columns }))
 }
 
 /// The parameters of a statement whose parts are bound one after another.

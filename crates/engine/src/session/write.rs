@@ -313,19 +313,25 @@ async fn run(
     returning: Option<&Returning>,
 ) -> Result<Outcome> {
     let mut written = Written::default();
+    // Columns of other relations beside the rows that were written.
+    let mut beside = Vec::new();
     for write in writes {
-        written.rows.extend(run_one(engine, transaction, write).await?.rows);
+        let (rows, of_others) = run_one(engine, transaction, write).await?;
+        written.rows.extend(rows.rows);
+        beside = of_others;
     }
     let (Some(Returning { plan, bound }), [write, ..]) = (returning, writes) else {
         return Ok(Outcome::Count(written.n_rows()));
     };
-    let schema = write.relation().visible_schema();
+    let n_visible = write.relation().visible_columns().len();
+    let schema = &bound.rows;
     let visible = |batch: &RecordBatch| {
-        let columns = batch.columns()[..schema.fields().len()].to_vec();
+        let mut columns = batch.columns()[..n_visible].to_vec();
+        columns.extend_from_slice(&beside);
         batch_of(schema.clone(), columns, batch.num_rows())
     };
     let rows = written.rows.iter().map(visible).collect::<Result<Vec<_>>>()?;
-    let rows = RowsAtHand(concat_batches(&schema, &rows)?);
+    let rows = RowsAtHand(concat_batches(schema, &rows)?);
     transaction.reads.add_plan(plan)?;
     let point = transaction.point(engine, &stored_relations(plan)?).await?;
     let mut batches = execute_over(engine, plan.clone(), &rows, &point)?;
@@ -336,11 +342,17 @@ async fn run(
     Ok(Outcome::Rows(bound.columns.clone(), all))
 }
 
-async fn run_one(engine: &Arc<EngineState>, transaction: &mut Transaction, write: &Write) -> Result<Written> {
+/// What a statement writes, and the columns of other relations that stand beside the rows, in one batch with them.
+async fn run_one(
+    engine: &Arc<EngineState>,
+    transaction: &mut Transaction,
+    write: &Write,
+) -> Result<(Written, Vec<ArrayRef>)> {
+    let alone = |written| (written, Vec::new());
     match write {
         Write::Rows { relation, rows, conflict } => {
             let since = transaction.statement(relation);
-            transaction.insert(engine, relation, rows, conflict, since).await
+            transaction.insert(engine, relation, rows, conflict, since).await.map(alone)
         }
         Write::Query { relation, plan, conflict } => {
             let mut batches = read_plan(engine, transaction, plan).await?;
@@ -351,16 +363,18 @@ async fn run_one(engine: &Arc<EngineState>, transaction: &mut Transaction, write
                 let rows = fit(relation, &batch?)?;
                 written.rows.extend(transaction.insert(engine, relation, &rows, conflict, since).await?.rows);
             }
-            Ok(written)
+            Ok(alone(written))
         }
         Write::Update { relation, reading, keys_change } => {
-            let (old, new) = read_rows(engine, transaction, relation, reading).await?;
+            let (old, mut new) = read_rows(engine, transaction, relation, reading).await?;
+            let beside = new.split_off(relation.columns.len());
             let new = checked(relation, new, old.num_rows())?;
-            transaction.change(engine, relation, &old, Some(&new), *keys_change).await
+            let written = transaction.change(engine, relation, &old, Some(&new), *keys_change).await?;
+            Ok((written, beside))
         }
         Write::Delete { relation, reading } => {
-            let (old, _) = read_rows(engine, transaction, relation, reading).await?;
-            transaction.change(engine, relation, &old, None, false).await
+            let (old, beside) = read_rows(engine, transaction, relation, reading).await?;
+            Ok((transaction.change(engine, relation, &old, None, false).await?, beside))
         }
     }
 }

@@ -16,6 +16,7 @@ use millstream_types::{Error, SqlState};
 use super::source::{RelationSource, ViewSource};
 use crate::catalog::{Catalog, Kind, Relation, RelationId};
 use crate::dml::TARGET_SCHEMA;
+use crate::dml::returning::OTHERS_SCHEMA;
 use crate::functions::Registry;
 use crate::session_context::{Purpose, options};
 
@@ -32,6 +33,8 @@ pub(crate) struct PlanContext<'a> {
     pub(super) relation_planners: Vec<Arc<dyn RelationPlanner>>,
     /// What a statement that changes rows scans under the name of its target.
     pub(super) target: Option<Arc<dyn TableSource>>,
+    /// What it scans under the numbers of the relations beside its target.
+    pub(super) others: Vec<Arc<dyn TableSource>>,
 }
 
 impl<'a> PlanContext<'a> {
@@ -43,12 +46,18 @@ impl<'a> PlanContext<'a> {
             used: RefCell::default(),
             relation_planners: vec![Arc::new(super::windows::WindowTables)],
             target: None,
+            others: Vec::new(),
         }
     }
 
     /// The same with a source for the target of a statement that changes rows.
     pub(crate) fn with_rows(self, source: Arc<dyn TableSource>) -> Self {
         PlanContext { target: Some(source), ..self }
+    }
+
+    /// The same with sources for the relations beside the target.
+    pub(crate) fn with_others(self, others: Vec<Arc<dyn TableSource>>) -> Self {
+        PlanContext { others, ..self }
     }
 
     fn source_of(&self, relation: &Arc<Relation>) -> Result<Arc<dyn TableSource>, DataFusionError> {
@@ -81,6 +90,11 @@ impl ContextProvider for PlanContext<'_> {
             && name.schema() == Some(TARGET_SCHEMA)
         {
             return Ok(target.clone());
+        }
+        if name.schema() == Some(OTHERS_SCHEMA)
+            && let Some(other) = name.table().parse::<usize>().ok().and_then(|i| self.others.get(i))
+        {
+            return Ok(other.clone());
         }
         let relation = self.catalog.find(name.schema(), name.table()).ok_or_else(|| {
             let shown = match name.schema() {

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::ast as sql;
-use millstream_types::{Error, Result, SqlState, SqlType};
+use millstream_types::{Result, SqlType};
 
-use super::{
-    BoundReturning, Params, all_of, assigned, assignments, bind_returning, project, select_of, target, template,
-};
+use super::returning::{Beside, OtherColumn, bind_returning_beside};
+use super::{BoundReturning, Params, all_of, assigned, assignments, project, select_of, target, template};
 use crate::ast::{Delete, Update};
-use crate::binder::{PlanContext, RelationSource, bind};
+use crate::binder::{BoundQuery, PlanContext, RelationSource, bind};
 use crate::catalog::{Catalog, Relation, RelationId};
 use crate::reading;
 use crate::session_context::Purpose;
@@ -20,8 +19,9 @@ use crate::session_context::Purpose;
 pub struct BoundUpdate {
     /// The target.
     pub relation: Arc<Relation>,
-    /// A typed plan: all columns of the old row, a hidden one included, then all columns of the new row. With `FROM` a
-    /// row may come more than once; any one of them counts. Constraints are not yet checked.
+    /// A typed plan: all columns of the old row, a hidden one included, then all columns of the new row, then what
+    /// `RETURNING` wants of other relations. With `FROM` a row may come more than once; any one of them counts.
+    /// Constraints are not yet checked.
     pub plan: LogicalPlan,
     /// Positions of the columns that are set.
     pub set_columns: Vec<usize>,
@@ -38,7 +38,8 @@ pub struct BoundUpdate {
 pub struct BoundDelete {
     /// The target.
     pub relation: Arc<Relation>,
-    /// A typed plan: all columns of the old row, a hidden one included. With `USING` a row may come more than once.
+    /// A typed plan: all columns of the old row, a hidden one included, then what `RETURNING` wants of other relations. With
+    /// `USING` a row may come more than once.
     pub plan: LogicalPlan,
     /// `RETURNING`
     pub returning: Option<BoundReturning>,
@@ -74,7 +75,14 @@ fn update_under(catalog: &Catalog, update: &Update, param_types: &[Option<SqlTyp
     select.from.extend(update.from.iter().cloned());
     select.selection = update.filter.clone();
     let context = target_context(catalog, &relation);
-    let bound = bind(&context, &query, param_types)?;
+    let mut bound = bind(&context, &query, param_types)?;
+    let mut params = Params { given: param_types, types: bound.param_types.clone() };
+    let beside = Beside { with: update.with.as_ref(), from: &update.from };
+    let items = update.returning.as_ref();
+    let (returning, others) = bind_returning_beside(catalog, &relation, alias, items, &beside, &mut params)?;
+    if !others.is_empty() {
+        bound = bind_with_others(&context, query, &others, &mut params)?;
+    }
     let n = relation.columns.len();
     let fields: Vec<Expr> = bound.plan.schema().iter().map(Expr::from).collect();
     let mut exprs: Vec<Expr> =
@@ -86,9 +94,8 @@ fn update_under(catalog: &Catalog, update: &Update, param_types: &[Option<SqlTyp
         };
         exprs.push(expr.alias(format!("new.{}", column.name)));
     }
-    let mut params = Params { given: param_types, types: bound.param_types };
-    let returning = bind_returning(catalog, &relation, Some(alias), update.returning.as_ref(), &mut params)
-        .map_err(|e| of_another_relation(e, &update.from))?;
+    let of_others = fields[n + set.len()..].iter().enumerate();
+    exprs.extend(of_others.map(|(i, field)| field.clone().alias(other_name(i))));
     Ok(BoundUpdate {
         set_columns: set.iter().map(|(p, _, _)| *p).collect(),
         plan: project(bound.plan, exprs)?,
@@ -117,26 +124,38 @@ fn delete_under(catalog: &Catalog, delete: &Delete, param_types: &[Option<SqlTyp
     select.from.extend(delete.using.iter().cloned());
     select.selection = delete.filter.clone();
     let context = target_context(catalog, &relation);
-    let bound = bind(&context, &query, param_types)?;
-    let mut params = Params { given: param_types, types: bound.param_types };
-    let returning = bind_returning(catalog, &relation, Some(alias), delete.returning.as_ref(), &mut params)
-        .map_err(|e| of_another_relation(e, &delete.using))?;
+    let mut bound = bind(&context, &query, param_types)?;
+    let mut params = Params { given: param_types, types: bound.param_types.clone() };
+    let beside = Beside { with: delete.with.as_ref(), from: &delete.using };
+    let items = delete.returning.as_ref();
+    let (returning, others) = bind_returning_beside(catalog, &relation, alias, items, &beside, &mut params)?;
+    if !others.is_empty() {
+        bound = bind_with_others(&context, query, &others, &mut params)?;
+    }
     Ok(BoundDelete { plan: bound.plan, returning, param_types: params.types, relations: bound.relations, relation })
 }
 
-/// A name that RETURNING does not know may be one of FROM or USING.
-fn of_another_relation(error: Error, others: &[sql::TableWithJoins]) -> Error {
-    if others.is_empty() || !matches!(error.state(), SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN) {
-        return error;
-    }
-    let position = error.fields().position.unwrap_or(1);
-    Error::not_supported("RETURNING gives columns of the target only, not of FROM or USING")
-        .with_detail(error.message().to_owned())
-        .with_position(position)
+/// What a column of another relation is called in the plan.
+fn other_name(i: usize) -> String {
+    format!("__other_{i}")
+}
+
+/// Binds what is read once more, with columns of other relations at the end.
+fn bind_with_others(
+    context: &PlanContext<'_>,
+    mut query: Box<sql::Query>,
+    others: &[OtherColumn],
+    params: &mut Params<'_>,
+) -> Result<BoundQuery> {
+    let items = others.iter().enumerate().map(|(i, column)| column.item(&other_name(i)));
+    select_of(&mut query)?.projection.extend(items);
+    let bound = bind(context, &query, &params.known())?;
+    params.types.clone_from(&bound.param_types);
+    Ok(bound)
 }
 
 /// A context in which the target is scanned with its hidden column.
-fn target_context<'a>(catalog: &'a Catalog, relation: &Arc<Relation>) -> PlanContext<'a> {
+pub(super) fn target_context<'a>(catalog: &'a Catalog, relation: &Arc<Relation>) -> PlanContext<'a> {
     let context =
         PlanContext::new(catalog, Purpose::AdHoc).with_rows(Arc::new(RelationSource::full(catalog, relation)));
     context.used.borrow_mut().insert(relation.id);
