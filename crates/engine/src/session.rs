@@ -139,12 +139,13 @@ impl Session {
     /// Splits and parses a query string.
     ///
     /// # Errors
-    /// 42601 with a position in the whole string; 0A000 for what is known and cannot be done.
+    /// 42601 with a position in the whole string; 0A000 for what is known and cannot be done; 57014 if it was cancelled.
     pub fn parse(&self, sql: &str) -> Result<Vec<ParsedStatement>> {
         if let Some(statement) = self.engine.statements.get(sql) {
             return Ok(vec![statement]);
         }
-        let planning = Planning::new(sql, &CancelHandle::default(), None);
+        self.cancel.clear();
+        let planning = Planning::new(sql, &self.cancel, self.deadline());
         let statements: Vec<ParsedStatement> =
             planning.work(|| parse(sql))?.into_iter().map(ParsedStatement::new).collect();
         if let [statement] = statements.as_slice()

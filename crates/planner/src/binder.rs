@@ -23,7 +23,6 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, FieldRef};
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
-use datafusion::optimizer::Optimizer;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{ObjectName, Statement};
 use millstream_types::{Error, Result, SqlState, SqlType};
@@ -31,13 +30,14 @@ use millstream_types::{Error, Result, SqlState, SqlType};
 use crate::ast::Query;
 use crate::catalog::{Catalog, Relation, RelationId};
 use crate::errors::from_datafusion;
-use crate::interrupt;
 use crate::parser::{folded, parse_query};
-use crate::reading;
-use crate::session_context::{Purpose, RuleContext, analyzer, optimizer_rules, options};
+use crate::session_context::{Purpose, RuleContext, analyzer_rules, optimizer_rules, options};
 use crate::short_circuit::make_lazy;
 use crate::sliding_frames::recompute_frames;
+use crate::typing::chains::unrolled_plan;
+use crate::typing::planner::Chains;
 use crate::typing::zoned::in_session_zone;
+use crate::{reading, rules};
 pub(crate) use checks::located;
 pub(crate) use clauses::check_row_condition;
 pub(crate) use context::{PlanContext, external};
@@ -127,7 +127,13 @@ fn plan_query(context: &PlanContext<'_>, query: &Query, param_types: &[Option<Sq
         };
         match conflicting_name(&error) {
             Some(name) if conflicts.len() < MAX_NAME_CONFLICTS && conflicts.insert(name.clone()) => {}
-            _ => return Err(from_datafusion(error)),
+            _ => {
+                let error = from_datafusion(error);
+                // What is grouped by may be the beginning of a longer expression.
+                if error.state() != SqlState::GROUPING_ERROR || context.chains.replace(Chains::Nest) == Chains::Nest {
+                    return Err(error);
+                }
+            }
         }
     }
 }
@@ -173,7 +179,7 @@ fn conflicting_name(error: &DataFusionError) -> Option<String> {
 }
 
 fn analyze(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let plan = analyzer().execute_and_check(plan, options(), |_, _| {}).map_err(from_datafusion)?;
+    let plan = rules::analyze(plan, &analyzer_rules(), options()).map_err(from_datafusion)?;
     in_session_zone(plan).map_err(from_datafusion)
 }
 
@@ -247,13 +253,11 @@ fn without_position(error: Error, view: &Relation) -> Error {
 /// What a rule finds wrong with the plan, such as a subquery that cannot be decorrelated (0A000).
 pub fn optimize(plan: LogicalPlan, purpose: Purpose, now_us: Option<i64>) -> Result<LogicalPlan> {
     let context = RuleContext::new(purpose, now_us);
-    let rules = optimizer_rules(purpose).into_iter();
-    let rules = rules.flat_map(|rule| [Arc::new(interrupt::CheckInterrupts) as _, rule]);
-    let optimizer = Optimizer::with_rules(rules.collect());
-    let plan = reading::folding(|| optimizer.optimize(plan, &context, |_, _| {})).map_err(from_datafusion)?;
+    let rules = optimizer_rules(purpose);
+    let plan = reading::folding(|| rules::optimize(plan, &rules, &context)).map_err(from_datafusion)?;
     checks::check_decorrelated(&plan)?;
     match purpose {
-        Purpose::AdHoc => make_lazy(plan).and_then(recompute_frames).map_err(from_datafusion),
+        Purpose::AdHoc => make_lazy(plan).and_then(unrolled_plan).and_then(recompute_frames).map_err(from_datafusion),
         Purpose::View => Ok(plan),
     }
 }

@@ -48,7 +48,7 @@ use datafusion::sql::sqlparser::ast::DataType as SqlDataType;
 use crate::binder::external;
 use crate::parser::sql_type_of;
 use crate::typing::deferred::Call;
-use crate::typing::planner::PostgresPlanner;
+use crate::typing::planner::{Chains, PostgresPlanner};
 pub(crate) use builtin::builtin;
 
 /// Postgres' other names of aggregates.
@@ -61,6 +61,7 @@ pub(crate) struct Registry {
     aggregates: HashMap<String, Arc<AggregateUDF>>,
     windows: HashMap<String, Arc<WindowUDF>>,
     expr_planners: Vec<Arc<dyn ExprPlanner>>,
+    nesting_expr_planners: Vec<Arc<dyn ExprPlanner>>,
     type_planner: Arc<dyn TypePlanner>,
 }
 
@@ -113,7 +114,8 @@ impl Registry {
             scalars,
             aggregates,
             windows,
-            expr_planners: expr_planners(),
+            expr_planners: expr_planners(Chains::AreOneCall),
+            nesting_expr_planners: expr_planners(Chains::Nest),
             type_planner: Arc::new(PostgresTypeNames),
         }
     }
@@ -145,8 +147,11 @@ impl Registry {
         self.windows.get(unqualified(name)).cloned()
     }
 
-    pub(crate) fn expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
-        &self.expr_planners
+    pub(crate) fn expr_planners(&self, chains: Chains) -> &[Arc<dyn ExprPlanner>] {
+        match chains {
+            Chains::AreOneCall => &self.expr_planners,
+            Chains::Nest => &self.nesting_expr_planners,
+        }
     }
 
     pub(crate) fn type_planner(&self) -> Arc<dyn TypePlanner> {
@@ -155,8 +160,8 @@ impl Registry {
 }
 
 /// Ours first: what it does not plan, DataFusion's do.
-fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
-    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(PostgresPlanner)];
+fn expr_planners(chains: Chains) -> Vec<Arc<dyn ExprPlanner>> {
+    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(PostgresPlanner { chains })];
     planners.extend(SessionStateDefaults::default_expr_planners());
     planners
 }

@@ -4,9 +4,6 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use datafusion::common::DataFusionError;
-use datafusion::common::tree_node::Transformed;
-use datafusion::logical_expr::LogicalPlan;
-use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use millstream_types::Result;
 
 use crate::binder::external;
@@ -34,23 +31,4 @@ pub fn under<T>(stop: &Stop, plan: impl FnOnce() -> T) -> T {
 /// Fails if the statement that this thread plans is to stop.
 pub(crate) fn check() -> std::result::Result<(), DataFusionError> {
     STOP.with_borrow(|stop| stop.as_ref().map_or(Ok(()), |stop| stop())).map_err(external)
-}
-
-/// A rule that changes nothing and stops the optimizer; it comes before each of the others.
-#[derive(Debug)]
-pub(crate) struct CheckInterrupts;
-
-impl OptimizerRule for CheckInterrupts {
-    fn name(&self) -> &str {
-        "check_interrupts"
-    }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _: &dyn OptimizerConfig,
-    ) -> std::result::Result<Transformed<LogicalPlan>, DataFusionError> {
-        check()?;
-        Ok(Transformed::no(plan))
-    }
 }

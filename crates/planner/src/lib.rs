@@ -17,6 +17,7 @@ pub mod parser;
 mod push_down_conditions;
 mod reading;
 pub mod row_expr;
+mod rules;
 mod series_scan;
 pub mod session_context;
 mod short_circuit;

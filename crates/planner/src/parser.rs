@@ -50,13 +50,13 @@ pub struct Parsed {
 ///
 /// # Errors
 /// 42601 with a position that counts from the beginning of the whole string; 0A000 for what is SQL that Millstream
-/// knows and cannot do.
+/// knows and cannot do; that of [`interrupt`](crate::interrupt) if the statement is to stop.
 pub fn parse(sql: &str) -> Result<Vec<Parsed>> {
     let mut statements = Vec::new();
     for piece in tokens::split(sql)? {
         let offset = piece.offset;
         let text = piece.text.to_string();
-        let statement = parse_piece(piece).map_err(|e| shifted(e, offset))?;
+        let statement = parse_piece(piece).map_err(|e| stopped().unwrap_or_else(|| shifted(e, offset)))?;
         statements.push(Parsed { statement, text, offset });
     }
     Ok(statements)
@@ -82,6 +82,11 @@ pub fn parse_query(sql: &str) -> Result<Box<crate::ast::Query>> {
     let query = cursor.query()?;
     cursor.expect_end()?;
     Ok(query)
+}
+
+/// The error of a statement that is to stop, which the parser takes for one of syntax.
+fn stopped() -> Option<Error> {
+    crate::interrupt::check().err().map(crate::errors::from_datafusion)
 }
 
 /// The error with its position counted from the beginning of a larger text.

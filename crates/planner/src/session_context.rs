@@ -30,7 +30,7 @@ use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggreg
 use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerConfig, OptimizerRule};
+use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
@@ -85,8 +85,8 @@ pub(crate) fn options() -> &'static Arc<ConfigOptions> {
 }
 
 /// Rules that give every expression its Postgres type, in order.
-pub(crate) fn analyzer() -> Analyzer {
-    let rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
+pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    vec![
         // GROUPING(...) becomes bits of the grouping id; must see aggregates before their types change.
         Arc::new(ResolveGroupingFunction::new()),
         // Postgres' types, operators and functions. After it, nothing is left for DataFusion to decide ...
@@ -95,8 +95,7 @@ pub(crate) fn analyzer() -> Analyzer {
         Arc::new(EqualKeys),
         // ... but the inputs of unions and joins, and casts between widths of one class of types.
         Arc::new(TypeCoercion::new()),
-    ];
-    Analyzer::with_rules(rules)
+    ]
 }
 
 /// The logical optimizer's rules in order.

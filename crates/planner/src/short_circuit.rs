@@ -7,7 +7,7 @@
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::split_conjunction_owned;
+use datafusion::logical_expr::utils::{split_binary_owned, split_conjunction_owned};
 use datafusion::logical_expr::{BinaryExpr, Case, Expr, LogicalPlan, Operator, lit};
 
 use crate::typing::calls::binary;
@@ -62,13 +62,32 @@ fn condition(predicate: Expr) -> Result<Expr> {
 
 /// The expression with every AND and OR lazy whose right side may fail.
 fn value(expr: Expr) -> Result<Expr> {
-    expr.transform_up(|expr| match expr {
-        Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) if may_fail(&right) => {
-            Ok(Transformed::yes(lazy(*left, op, *right)))
+    expr.transform_down(|expr| Ok(in_written_order(expr)))
+        .data()?
+        .transform_up(|expr| match expr {
+            Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right })
+                if may_fail(&right) =>
+            {
+                Ok(Transformed::yes(lazy(*left, op, *right)))
+            }
+            other => Ok(Transformed::no(other)),
+        })
+        .data()
+}
+
+/// `a OR (b OR c)` as `(a OR b) OR c`: what is on the right is written twice below.
+fn in_written_order(expr: Expr) -> Transformed<Expr> {
+    let is_of = |e: &Expr, op: Operator| matches!(e, Expr::BinaryExpr(b) if b.op == op);
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right })
+            if is_of(&right, op) && may_fail(&right) =>
+        {
+            let all = split_binary_owned(binary(*left, op, *right), op).into_iter();
+            let chain = all.reduce(|left, right| binary(left, op, right));
+            Transformed::yes(chain.unwrap_or_else(|| lit(true)))
         }
-        other => Ok(Transformed::no(other)),
-    })
-    .data()
+        other => Transformed::no(other),
+    }
 }
 
 /// `CASE left WHEN decisive THEN decisive WHEN NOT decisive THEN right ELSE NULL op right END`

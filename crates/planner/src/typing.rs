@@ -6,6 +6,7 @@
 mod averages;
 pub(crate) mod calls;
 pub(crate) mod cast;
+pub(crate) mod chains;
 pub(crate) mod deferred;
 pub(crate) mod exprs;
 mod input_order;

@@ -63,8 +63,8 @@ async fn deep_statements_work_up_to_a_limit() {
 async fn a_statement_is_stopped_while_it_is_planned() {
     let engine = start(config(1));
     let (mut s, mut other) = (session(&engine), session(&engine));
-    // Planning a sum takes time in proportion to the cube of its length, or more.
-    let endless = format!("SELECT {}", chain(|i| i.to_string(), " + ", 500));
+    // Planning what nests to the right takes time in proportion to the cube of its depth, or more.
+    let endless = format!("SELECT {}", nested("1 + (", "1", ")", 700));
     run(&mut s, "SET statement_timeout = '100ms'").await;
     let error = s.query(&endless).await.expect_err("it is stopped");
     assert_eq!(error.state(), SqlState::QUERY_CANCELED, "{error}");

@@ -1,6 +1,6 @@
 //! What DataFusion's SQL planner asks us: relations, functions, options.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::dml::TARGET_SCHEMA;
 use crate::dml::returning::OTHERS_SCHEMA;
 use crate::functions::Registry;
 use crate::session_context::{Purpose, options};
+use crate::typing::planner::Chains;
 
 /// How deep views may stand on views.
 const MAX_VIEW_DEPTH: usize = 64;
@@ -28,6 +29,7 @@ pub(crate) struct PlanContext<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) purpose: Purpose,
     pub(super) view_depth: usize,
+    pub(super) chains: Cell<Chains>,
     /// The relations named by the query itself, not by views that it names.
     pub(crate) used: RefCell<BTreeSet<RelationId>>,
     pub(super) relation_planners: Vec<Arc<dyn RelationPlanner>>,
@@ -43,6 +45,7 @@ impl<'a> PlanContext<'a> {
             catalog,
             purpose,
             view_depth: 0,
+            chains: Cell::new(Chains::AreOneCall),
             used: RefCell::default(),
             relation_planners: vec![Arc::new(super::windows::WindowTables)],
             target: None,
@@ -112,7 +115,7 @@ impl ContextProvider for PlanContext<'_> {
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
-        Registry::get().expr_planners()
+        Registry::get().expr_planners(self.chains.get())
     }
 
     fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {

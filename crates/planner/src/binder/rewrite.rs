@@ -1,5 +1,6 @@
 //! Rewrites of a query's tree into forms that DataFusion's planner leads to our functions.
 
+mod conditions;
 mod from_items;
 mod grouping;
 mod lookups;
@@ -131,6 +132,11 @@ impl VisitorMut for Rewriter<'_> {
                 restore_frame(spec);
             }
         }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        conditions::balance(expr);
         ControlFlow::Continue(())
     }
 

@@ -1,12 +1,14 @@
 //! Arithmetic over numbers as Postgres does it: overflow and division by zero are errors, decimals keep their digits.
 
+use std::fmt::Write;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, Datum, Decimal128Array, Float32Array, Float64Array};
 use arrow::compute::kernels::numeric;
 use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, i256};
 use arrow::error::ArrowError;
-use datafusion::common::{DataFusionError, internal_err};
+use datafusion::common::{DataFusionError, exec_datafusion_err, internal_err};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -54,6 +56,27 @@ impl Arithmetic {
         ALL[index].clone()
     }
 
+    /// The operator that a function is.
+    pub(crate) fn operator(function: &ScalarFunction) -> Option<Operator> {
+        Arithmetic::behind(function).map(|arithmetic| match arithmetic.op {
+            Op::Add => Operator::Plus,
+            Op::Subtract => Operator::Minus,
+            Op::Multiply => Operator::Multiply,
+            Op::Divide => Operator::Divide,
+            Op::Modulo => Operator::Modulo,
+        })
+    }
+
+    fn behind(function: &ScalarFunction) -> Option<&Arithmetic> {
+        let inner: &dyn std::any::Any = function.func.inner().as_ref();
+        inner.downcast_ref::<Arithmetic>().filter(|_| function.args.len() == 2)
+    }
+
+    /// The type of an operator's result.
+    pub(crate) fn type_of(op: Operator, left: &DataType, right: &DataType) -> Result<DataType> {
+        Arithmetic::of(op).return_type(&[left.clone(), right.clone()])
+    }
+
     fn symbol(&self) -> &'static str {
         match self.op {
             Op::Add => "+",
@@ -77,10 +100,21 @@ impl ScalarUDFImpl for Arithmetic {
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        match args {
-            [left, right] => Ok(format!("({} {} {})", left.schema_name(), self.symbol(), right.schema_name())),
-            _ => internal_err!("{} takes two arguments", self.name()),
+        let [left, right] = args else { return internal_err!("{} takes two arguments", self.name()) };
+        // The left operand may nest deeply: a name within a name is not made by itself.
+        let mut left = left;
+        let mut rest = vec![(self.symbol(), right)];
+        while let Expr::ScalarFunction(function) = left
+            && let (Some(inner), [l, r]) = (Arithmetic::behind(function), function.args.as_slice())
+        {
+            rest.push((inner.symbol(), r));
+            left = l;
         }
+        let mut name = format!("{}{}", "(".repeat(rest.len()), left.schema_name());
+        for (symbol, right) in rest.into_iter().rev() {
+            write!(name, " {symbol} {})", right.schema_name()).map_err(|e| exec_datafusion_err!("{e}"))?;
+        }
+        Ok(name)
     }
 
     fn signature(&self) -> &Signature {

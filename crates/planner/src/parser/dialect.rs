@@ -2,9 +2,12 @@
 
 use std::any::TypeId;
 
+use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+
+use crate::interrupt;
 
 static POSTGRES: PostgreSqlDialect = PostgreSqlDialect {};
 
@@ -47,8 +50,17 @@ impl Dialect for MillstreamDialect {
         POSTGRES.is_identifier_part(ch)
     }
 
+    /// What stands in the brackets of these words is not parsed once more, as arguments of a function, where it is wrong:
+    /// what was wrong n levels deep took time in proportion to 2^n.
     fn is_reserved_for_identifier(&self, keyword: Keyword) -> bool {
-        POSTGRES.is_reserved_for_identifier(keyword)
+        matches!(keyword, Keyword::ARRAY | Keyword::CASE | Keyword::CAST | Keyword::NOT)
+            || POSTGRES.is_reserved_for_identifier(keyword)
+    }
+
+    /// Parsing ends where the statement is to stop. Whatever the parser tries instead ends here too.
+    fn parse_prefix(&self, _: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        let stopped = interrupt::check().err()?;
+        Some(Err(ParserError::ParserError(stopped.to_string())))
     }
 
     fn is_custom_operator_part(&self, ch: char) -> bool {

@@ -1,7 +1,7 @@
 //! What is parsed, what is refused, and where errors point.
 
 use millstream_types::copy::CopyHeader;
-use millstream_types::{SqlState, SqlType};
+use millstream_types::{Error, SqlState, SqlType};
 
 use super::*;
 use crate::ast::*;
@@ -251,4 +251,22 @@ fn session_statements() {
     let Statement::Prepare(p) = one("prepare p (int, text) as select $1, $2") else { panic!() };
     assert_eq!((p.param_types.len(), p.text.as_str()), (2, "select $1, $2"));
     assert_eq!(one("discard all"), Statement::Discard(Discard::All));
+}
+
+#[test]
+fn what_is_wrong_deep_within_brackets_is_found_at_once() {
+    for (open, close) in [("CAST(", " AS int)"), ("CASE WHEN a THEN ", " END"), ("ARRAY[", "]"), ("NOT (", ")")] {
+        let sql = format!("SELECT {}a b c{}", open.repeat(60), close.repeat(60));
+        let error = parse(&sql).expect_err("three words in a row");
+        assert_eq!(error.state(), SqlState::SYNTAX_ERROR, "{sql}");
+        assert_eq!(error.fields().position, Some(sql.find("b c").unwrap_or(0) + 1), "{sql}");
+    }
+}
+
+#[test]
+fn a_statement_that_is_to_stop_is_not_parsed_to_its_end() {
+    let stop: crate::interrupt::Stop = std::sync::Arc::new(|| Err(Error::cancelled()));
+    let parsed = crate::interrupt::under(&stop, || parse("SELECT a, b FROM t WHERE a IN (SELECT 1 + 2)"));
+    assert_eq!(parsed.expect_err("it was cancelled").state(), SqlState::QUERY_CANCELED);
+    assert!(parse("SELECT a, b FROM t WHERE a IN (SELECT 1 + 2)").is_ok());
 }

@@ -16,13 +16,15 @@ use millstream_types::{Error, Result};
 
 use super::{Lowered, arrow_schema, shown};
 use crate::errors::from_datafusion;
+use crate::typing::chains::unrolled;
 
 /// Binds an expression to the columns of a schema.
 pub(crate) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Scalar> {
     let mut props = ExecutionProps::new();
     props.config_options = Some(crate::session_context::options().clone());
     let context = PhysicalPlanningContext::default();
-    let expr = with_durations(expr.clone(), schema)?;
+    let expr = unrolled(expr.clone()).map_err(from_datafusion)?;
+    let expr = with_durations(expr, schema)?;
     create_physical_expr(&expr, schema, &props, &context).map(Scalar::new).map_err(from_datafusion)
 }
 

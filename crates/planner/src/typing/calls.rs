@@ -6,10 +6,11 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Like, Operator, cast, lit, not}
 use millstream_types::{Error, SqlState};
 
 use super::cast::explicit_cast;
+use super::chains;
 use super::deferred::Call;
 use super::types::{
-    Class, INTERVAL, Result, TEXT, TIMESTAMP, coerce, coerce_operand, common_number, common_pair, decimal_of_int,
-    type_name, type_of, types_of, wider_int,
+    Class, INTERVAL, Result, TEXT, TIMESTAMP, canonical, coerce, coerce_operand, common_number, common_pair,
+    data_type_of, decimal_of_int, type_name, type_of, types_of, wider_int,
 };
 use crate::binder::external;
 use crate::equal_keys::comparable;
@@ -24,8 +25,25 @@ pub(crate) fn resolve_call(call: &Call, args: Vec<Expr>, schema: &DFSchema) -> R
                 args.try_into().map_err(|_| external(Error::internal("an operator without two operands")))?;
             resolve_operator(*op, left, right, schema)
         }
+        Call::Operators(ops) => {
+            let mut operands = args.into_iter();
+            let Some(first) = operands.next() else {
+                return Err(external(Error::internal("a chain of operators without operands")));
+            };
+            ops.iter().zip(operands).try_fold(first, |left, (op, right)| {
+                crate::interrupt::check()?;
+                canonically_typed(resolve_operator(*op, left, right, schema)?, schema)
+            })
+        }
         Call::Function(name) => overloads::resolve(name, args, schema),
     }
+}
+
+/// The expression, cast if its type is one that flows nowhere.
+pub(super) fn canonically_typed(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let data_type = data_type_of(&expr, schema)?;
+    let wanted = canonical(&data_type);
+    Ok(if wanted == data_type { expr } else { cast(expr, wanted) })
 }
 
 /// `operator does not exist: text + integer`
@@ -147,7 +165,7 @@ fn concatenation(left: Expr, right: Expr, schema: &DFSchema) -> Result<Expr> {
                 Class::Text | Class::Unknown => coerce(e, &TEXT, schema),
                 _ => explicit_cast(e, &TEXT, schema),
             };
-            Ok(binary(text(left, &lt)?, Operator::StringConcat, text(right, &rt)?))
+            Ok(chains::applied(text(left, &lt)?, Operator::StringConcat, text(right, &rt)?))
         }
         _ => no_operator(Operator::StringConcat, &lt, &rt),
     }
@@ -211,7 +229,7 @@ fn numbers(op: Operator, left: Expr, right: Expr, types: (&DataType, &DataType),
     } else {
         (coerce(left, &common, schema)?, coerce(right, &common, schema)?)
     };
-    Ok(Arithmetic::of(op).call(vec![left, right]))
+    Ok(chains::applied(left, op, right))
 }
 
 fn as_decimal(expr: Expr, data_type: &DataType, schema: &DFSchema) -> Result<Expr> {

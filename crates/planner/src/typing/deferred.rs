@@ -5,10 +5,11 @@
 //! types below are final. In between it only guesses its type, by resolving a copy over typed dummies; a guess that fails
 //! is `Null`, and the real error comes from the analyzer.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::{DFSchema, ScalarValue, internal_err};
+use datafusion::common::{DFSchema, ScalarValue, exec_datafusion_err, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     Cast, ColumnarValue, Expr, ExprSchemable, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
@@ -23,6 +24,8 @@ use crate::functions::overloads::UNKNOWN;
 pub(crate) enum Call {
     /// An operator that DataFusion has too.
     Operator(Operator),
+    /// A chain of them, evaluated from left to right: one operand more than operators.
+    Operators(Vec<Operator>),
     /// A function, or what stands for one in the grammar, by Postgres' name.
     Function(String),
 }
@@ -55,6 +58,7 @@ impl Deferred {
     fn new(call: Call) -> Self {
         let name = match &call {
             Call::Operator(op) => op.to_string(),
+            Call::Operators(_) => "operators".to_string(),
             Call::Function(name) => name.clone(),
         };
         let any = vec![TypeSignature::Nullary, TypeSignature::VariadicAny];
@@ -74,6 +78,41 @@ impl ScalarUDFImpl for Deferred {
         &self.name
     }
 
+    /// As of nested calls. The first argument may be such a call again, and so on: a name within a name is not made by itself.
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        let (mut name, mut rests) = (String::new(), Vec::new());
+        let (mut call, mut args) = (self, args);
+        loop {
+            match (&call.call, args.split_first()) {
+                (Call::Operators(ops), Some((_, rest))) => {
+                    ops.iter().rev().for_each(|op| name.extend([&op.to_string(), "("]));
+                    rests.extend(rest.chunks(1).rev());
+                }
+                (_, rest) => {
+                    name.extend([&call.name, "("]);
+                    rests.push(rest.map_or(&[] as &[Expr], |(_, rest)| rest));
+                }
+            }
+            match args.first() {
+                Some(Expr::ScalarFunction(function)) if let Some(inner) = Deferred::of(function) => {
+                    (call, args) = (inner, &function.args);
+                }
+                Some(first) => {
+                    write!(name, "{}", first.schema_name()).map_err(|e| exec_datafusion_err!("{e}"))?;
+                    break;
+                }
+                None => break,
+            }
+        }
+        for rest in rests.into_iter().rev() {
+            for arg in rest {
+                write!(name, ",{}", arg.schema_name()).map_err(|e| exec_datafusion_err!("{e}"))?;
+            }
+            name.push(')');
+        }
+        Ok(name)
+    }
+
     fn signature(&self) -> &Signature {
         &self.signature
     }
@@ -83,20 +122,37 @@ impl ScalarUDFImpl for Deferred {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        crate::interrupt::check()?;
         if self.name == UNKNOWN {
             return Ok(Arc::new(Field::new(self.name(), DataType::Null, true)));
         }
         let dummies = args.arg_fields.iter().zip(args.scalar_arguments).map(|(field, value)| dummy(field, *value));
-        let schema = DFSchema::empty();
-        let guess = super::calls::resolve_call(&self.call, dummies.collect(), &schema)
-            .and_then(|expr| expr.get_type(&schema))
-            .unwrap_or(DataType::Null);
+        let guess = match &self.call {
+            Call::Operators(ops) => guessed_type_of_chain(ops, dummies.collect()),
+            call => guessed_type(call, dummies.collect()),
+        };
         Ok(Arc::new(Field::new(self.name(), guess, true)))
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
         internal_err!("{} was not resolved", self.name)
     }
+}
+
+fn guessed_type(call: &Call, dummies: Vec<Expr>) -> DataType {
+    let schema = DFSchema::empty();
+    let resolved = super::calls::resolve_call(call, dummies, &schema);
+    resolved.and_then(|expr| expr.get_type(&schema)).unwrap_or(DataType::Null)
+}
+
+fn guessed_type_of_chain(ops: &[Operator], dummies: Vec<Expr>) -> DataType {
+    let mut dummies = dummies.into_iter();
+    let (Some(mut left), mut guess) = (dummies.next(), DataType::Null) else { return DataType::Null };
+    for (op, right) in ops.iter().zip(dummies) {
+        guess = guessed_type(&Call::Operator(*op), vec![left, right]);
+        left = null_of(&guess);
+    }
+    guess
 }
 
 /// An expression of an argument's type: itself if it is a constant, else a null of the type.
@@ -107,10 +163,14 @@ fn dummy(field: &FieldRef, value: Option<&ScalarValue>) -> Expr {
             Expr::Literal(ScalarValue::Int32(i32::try_from(*n).ok()), None)
         }
         Some(value) => Expr::Literal(value.clone(), None),
-        None if field.data_type().is_null() => Expr::Literal(ScalarValue::Null, None),
-        None => {
-            let null = Expr::Literal(ScalarValue::Boolean(None), None);
-            Expr::Cast(Cast::new(Box::new(null), field.data_type().clone()))
-        }
+        None => null_of(field.data_type()),
     }
+}
+
+fn null_of(data_type: &DataType) -> Expr {
+    if data_type.is_null() {
+        return Expr::Literal(ScalarValue::Null, None);
+    }
+    let null = Expr::Literal(ScalarValue::Boolean(None), None);
+    Expr::Cast(Cast::new(Box::new(null), data_type.clone()))
 }

@@ -11,13 +11,13 @@ use datafusion::logical_expr::expr::{
 };
 use datafusion::logical_expr::utils::COUNT_STAR_EXPANSION;
 use datafusion::logical_expr::{
-    BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlanBuilder, Operator, WindowFrameBound, WindowFrameUnits,
+    BinaryExpr, Case, Cast, Expr, LogicalPlanBuilder, Operator, WindowFrameBound, WindowFrameUnits,
     WindowFunctionDefinition, WindowUDF, cast, not,
 };
 use millstream_types::SqlState;
 use millstream_types::sql_type::NUMERIC_PRECISION;
 
-use super::calls::{between, condition, like, negative, no_function, resolve_call};
+use super::calls::{between, canonically_typed, condition, like, negative, no_function, resolve_call};
 use super::cast::explicit_cast;
 use super::deferred::{Call, Deferred};
 use super::input_order::is_order_sensitive;
@@ -111,26 +111,12 @@ fn narrowed(value: i256, scale: i8) -> Result<ScalarValue> {
 fn scalar_function(function: ScalarFunction, schema: &DFSchema) -> Result<Expr> {
     if let Some(deferred) = Deferred::of(&function) {
         let call = deferred.call.clone();
-        return with_canonical_type(resolve_call(&call, function.args, schema)?, schema, || Ok(String::new()));
+        return canonically_typed(resolve_call(&call, function.args, schema)?, schema);
     }
     let name = function.func.name().to_string();
     let types = types_of(&function.args, schema)?;
-    with_canonical_type(Expr::ScalarFunction(function), schema, move || no_function::<String>(&name, &types))
-}
-
-/// The expression, cast if its type is one that flows nowhere. `mismatch` is the error if its arguments do not fit.
-fn with_canonical_type(expr: Expr, schema: &DFSchema, mismatch: impl FnOnce() -> Result<String>) -> Result<Expr> {
-    let data_type = match expr.get_type(schema) {
-        Ok(data_type) => data_type,
-        Err(error) => {
-            if is_signature_error(&error) {
-                mismatch()?;
-            }
-            return Err(error);
-        }
-    };
-    let wanted = canonical(&data_type);
-    Ok(if wanted == data_type { expr } else { cast(expr, wanted) })
+    canonically_typed(Expr::ScalarFunction(function), schema)
+        .or_else(|error| if is_signature_error(&error) { no_function(&name, &types) } else { Err(error) })
 }
 
 /// Whether DataFusion says that a function has no such arguments.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 
+use super::chains;
 use super::deferred::{Call, Deferred};
 use super::types::{Result, TEXT};
 use crate::binder::external;
@@ -22,7 +23,18 @@ use crate::functions::overloads::{AVERAGED, ONE_NAN};
 
 /// Postgres' operators, ARRAY, EXTRACT, SUBSTRING, POSITION, OVERLAY, aggregates.
 #[derive(Debug)]
-pub(crate) struct PostgresPlanner;
+pub(crate) struct PostgresPlanner {
+    pub(crate) chains: Chains,
+}
+
+/// How long chains of operators are planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chains {
+    /// See [`super::chains`].
+    AreOneCall,
+    /// As they are read: so the beginning of a chain is found in it, which `GROUP BY` may name.
+    Nest,
+}
 
 /// Whether a statistic of DataFusion's may be a NaN that is none of ours.
 fn gives_nan(name: &str) -> bool {
@@ -69,21 +81,23 @@ pub(crate) fn operator_of(op: &BinaryOperator) -> Option<Operator> {
 
 impl ExprPlanner for PostgresPlanner {
     fn plan_binary_op(&self, expr: RawBinaryExpr, _: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
-        let RawBinaryExpr { op, left, right } = &expr;
-        let args = || vec![left.clone(), right.clone()];
-        match op {
-            // Conditions keep their form: DataFusion's planner splits them.
-            BinaryOperator::And | BinaryOperator::Or => Ok(PlannerResult::Original(expr)),
-            BinaryOperator::PGExp => planned("power", args()),
-            BinaryOperator::PGOverlap => planned("array_has_any", args()),
-            BinaryOperator::PGCustomBinaryOperator(path) => match custom_operator(path) {
-                Some(op) => Ok(PlannerResult::Planned(Call::Operator(op).defer(args()))),
-                None => Err(external(Error::not_supported(format!("operator {op} is not supported yet")))),
-            },
-            op => match operator_of(op) {
-                Some(op) => Ok(PlannerResult::Planned(Call::Operator(op).defer(args()))),
-                None => Err(external(Error::not_supported(format!("operator {op} is not supported yet")))),
-            },
+        // Conditions keep their form: DataFusion's planner splits them.
+        if matches!(expr.op, BinaryOperator::And | BinaryOperator::Or) {
+            return Ok(PlannerResult::Original(expr));
+        }
+        let RawBinaryExpr { op, left, right } = expr;
+        let call = match &op {
+            BinaryOperator::PGExp => Some(Call::function("power")),
+            BinaryOperator::PGOverlap => Some(Call::function("array_has_any")),
+            BinaryOperator::PGCustomBinaryOperator(path) => custom_operator(path).map(Call::Operator),
+            op => operator_of(op).map(Call::Operator),
+        };
+        match call {
+            Some(Call::Operator(op)) if self.chains == Chains::AreOneCall => {
+                Ok(PlannerResult::Planned(chains::deferred(left, op, right)))
+            }
+            Some(call) => Ok(PlannerResult::Planned(call.defer(vec![left, right]))),
+            None => Err(external(Error::not_supported(format!("operator {op} is not supported yet")))),
         }
     }
 

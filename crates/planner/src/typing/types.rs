@@ -6,11 +6,12 @@ use arrow::array::StringViewArray;
 use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue};
 use datafusion::logical_expr::expr::{FieldMetadata, Placeholder};
-use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
+use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator};
 use millstream_types::pg::parse_column;
 use millstream_types::sql_type::{NUMERIC_PRECISION, NUMERIC_SCALE};
 use millstream_types::{Error, SqlState, SqlType};
 
+use super::chains::Chain;
 use crate::binder::external;
 use crate::functions::casts::CastFunction;
 
@@ -121,7 +122,20 @@ pub(crate) fn is_unknown(expr: &Expr) -> bool {
 
 /// The expression's type; `Null` for an unknown one.
 pub(crate) fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
-    if is_unknown(expr) { Ok(DataType::Null) } else { expr.get_type(schema) }
+    if is_unknown(expr) { Ok(DataType::Null) } else { data_type_of(expr, schema) }
+}
+
+/// The type of an expression that is resolved. What a chain of operators may nest is not derived through all of its levels.
+pub(crate) fn data_type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { op: Operator::And | Operator::Or, .. }) => Ok(DataType::Boolean),
+        Expr::BinaryExpr(BinaryExpr { op: Operator::StringConcat, .. }) => Ok(TEXT),
+        Expr::ScalarFunction(function) => match Chain::of(function) {
+            Some(chain) => chain.type_over(&function.args, schema),
+            None => expr.get_type(schema),
+        },
+        _ => expr.get_type(schema),
+    }
 }
 
 /// The types of several expressions.
@@ -194,7 +208,7 @@ pub(crate) fn coerce(expr: Expr, to: &DataType, schema: &DFSchema) -> Result<Exp
             Ok(Expr::Literal(value.cast_to(to)?, metadata))
         }
         other => {
-            let from = other.get_type(schema)?;
+            let from = data_type_of(&other, schema)?;
             if from == *to {
                 return Ok(other);
             }
