@@ -94,6 +94,8 @@ pub(crate) struct EngineState {
     pub(crate) memory: Arc<Account>,
     /// Queries that were sent as texts.
     pub(crate) statements: StatementCache,
+    /// What queries have in common that look up rows by different constants.
+    pub(crate) templates: StatementCache,
     /// Who is connected.
     pub(crate) activity: Activity,
     /// When the engine started, in microseconds since 1970 UTC.
@@ -145,6 +147,7 @@ impl Engine {
             query_memory,
             memory,
             statements: StatementCache::default(),
+            templates: StatementCache::default(),
             activity: Activity::default(),
             started_us: crate::session::now_us(),
             coordinator: Mutex::new(Some(coordinator)),

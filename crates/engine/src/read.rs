@@ -17,6 +17,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use hashbrown::HashMap;
@@ -347,11 +348,17 @@ async fn start(
     memory: Arc<RuntimeEnv>,
 ) -> Result<(Arc<dyn ExecutionPlan>, SendableRecordBatchStream)> {
     let state = session_context::session_state_for(&plan)?;
-    let context = TaskContext::from(&state).with_runtime(memory);
-    let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(from_datafusion)?;
+    let context = task_context(state.config().clone(), memory);
+    let physical = state.query_planner().create_physical_plan(&plan, state).await.map_err(from_datafusion)?;
     let physical = cooperative(physical)?;
     let stream = datafusion::physical_plan::execute_stream(Arc::clone(&physical), Arc::new(context));
     Ok((physical, stream.map_err(from_datafusion)?))
+}
+
+/// What a plan runs under. It has the functions that it calls, so none need to be known by name.
+fn task_context(config: SessionConfig, memory: Arc<RuntimeEnv>) -> TaskContext {
+    let (scalars, higher_order, aggregates, windows) = Default::default();
+    TaskContext::new(None, String::new(), config, scalars, higher_order, aggregates, windows, memory)
 }
 
 /// What an optimized plan did that was run to its end at a point: its physical plan, whose nodes have their figures.

@@ -14,6 +14,7 @@ mod prepared;
 mod query;
 mod settings;
 mod show;
+mod template;
 mod timeout;
 mod transaction;
 mod write;

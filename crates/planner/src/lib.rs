@@ -6,6 +6,7 @@ pub mod binder;
 pub mod catalog;
 mod column_projections;
 mod completed_order;
+pub mod constants;
 mod dependent_join;
 pub mod dml;
 mod equal_keys;

@@ -223,27 +223,30 @@ pub fn session_state() -> SessionState {
     session_state_with(config())
 }
 
-/// The state under which an optimized plan is executed.
+/// The state under which an optimized plan is executed. It is made once: it knows all functions by name, which takes longer
+/// than most queries.
 ///
 /// DataFusion stops an aggregate at the groups that a LIMIT wants, through whatever lies between that keeps the number of
 /// rows. A window function does, but is about all groups.
 ///
 /// # Errors
 /// None that a plan can cause.
-pub fn session_state_for(plan: &LogicalPlan) -> Result<SessionState> {
+pub fn session_state_for(plan: &LogicalPlan) -> Result<&'static SessionState> {
+    static STATE: LazyLock<SessionState> = LazyLock::new(session_state);
+    static STATE_FOR_WINDOWS: LazyLock<SessionState> = LazyLock::new(|| {
+        let mut config = config();
+        let options = &mut config.options_mut().optimizer;
+        options.enable_topk_aggregation = false;
+        options.enable_distinct_aggregation_soft_limit = false;
+        session_state_with(config)
+    });
     let mut has_window = false;
     plan.apply_with_subqueries(|node| {
         has_window |= matches!(node, LogicalPlan::Window(_));
         Ok(if has_window { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })
     .map_err(from_datafusion)?;
-    let mut config = config();
-    if has_window {
-        let options = &mut config.options_mut().optimizer;
-        options.enable_topk_aggregation = false;
-        options.enable_distinct_aggregation_soft_limit = false;
-    }
-    Ok(session_state_with(config))
+    Ok(if has_window { &STATE_FOR_WINDOWS } else { &STATE })
 }
 
 /// As [`session_state`], with options changed by the caller, such as the number of partitions.

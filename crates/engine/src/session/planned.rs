@@ -1,6 +1,6 @@
 //! What has been planned of a statement, kept with it for its next execution.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::ArrayRef;
 use datafusion::logical_expr::LogicalPlan;
@@ -16,7 +16,9 @@ use millstream_types::{Result, SqlType};
 use parking_lot::Mutex;
 
 use super::query::columns_of;
+use super::template::Template;
 use crate::api::ResultColumn;
+use crate::statement_cache::StatementCache;
 
 /// A statement that has been parsed. Its copies share what has been planned of it.
 #[derive(Clone)]
@@ -24,17 +26,24 @@ pub struct ParsedStatement(Arc<Deep<Contents>>);
 
 struct Contents {
     parsed: Parsed,
+    template: OnceLock<Option<Template>>,
     query: Mutex<Option<Arc<PlannedQuery>>>,
     write: Mutex<Option<Arc<PlannedWrite>>>,
 }
 
 impl ParsedStatement {
     pub(super) fn new(parsed: Parsed) -> Self {
-        ParsedStatement(Arc::new(Deep::new(Contents { parsed, query: Mutex::default(), write: Mutex::default() })))
+        let (template, query, write) = (OnceLock::new(), Mutex::default(), Mutex::default());
+        ParsedStatement(Arc::new(Deep::new(Contents { parsed, template, query, write })))
     }
 
     pub(super) fn parsed(&self) -> &Parsed {
         &self.0.parsed
+    }
+
+    /// What a query has in common with those that look up other rows; `None` of other statements.
+    pub(super) fn template(&self, known: &StatementCache) -> Option<&Template> {
+        self.0.template.get_or_init(|| Template::of(self.parsed(), known)).as_ref()
     }
 
     /// The plan of the statement's query. With `keep` all sessions see the catalog so.

@@ -12,8 +12,10 @@ use tokio::time::Instant;
 use super::timeout;
 use crate::api::CancelHandle;
 
-/// The text of a statement that may take long to plan is longer. Others are planned before they could be in the way.
-const SHORT_TEXT_BYTES: usize = 160;
+/// The text of a statement that may take long to plan is longer, or nests more brackets. Others are planned before they could
+/// be in the way.
+const SHORT_TEXT_BYTES: usize = 1_024;
+const FEW_BRACKETS: usize = 16;
 /// The text of a statement that nests more deeply than the thread's own stack allows is longer.
 const SHALLOW_TEXT_BYTES: usize = 2_048;
 
@@ -21,6 +23,7 @@ const SHALLOW_TEXT_BYTES: usize = 2_048;
 pub(super) struct Planning {
     stop: Stop,
     text_bytes: usize,
+    may_take_long: bool,
 }
 
 impl Planning {
@@ -35,14 +38,14 @@ impl Planning {
             }
             Ok(())
         };
-        Planning { stop: Arc::new(stop), text_bytes: text.len() }
+        Planning { stop: Arc::new(stop), text_bytes: text.len(), may_take_long: may_take_long(text) }
     }
 
     /// Does a part of the statement's work, which may take its time.
     pub(super) fn work<T>(&self, work: impl FnOnce() -> T) -> T {
         let work = || interrupt::under(&self.stop, work);
         let work = || if self.text_bytes > SHALLOW_TEXT_BYTES { on_own_stack(work) } else { on_deep_stack(work) };
-        if self.text_bytes <= SHORT_TEXT_BYTES {
+        if !self.may_take_long {
             return work();
         }
         // Other connections of this thread are served by another one meanwhile.
@@ -51,4 +54,9 @@ impl Planning {
             _ => work(),
         }
     }
+}
+
+fn may_take_long(text: &str) -> bool {
+    let n_brackets = || text.bytes().filter(|byte| *byte == b'(').count();
+    text.len() > SHORT_TEXT_BYTES || n_brackets() > FEW_BRACKETS
 }

@@ -35,6 +35,11 @@ impl Session {
         let fixed = || param_types.iter().map(|t| t.clone().unwrap_or(SqlType::Text)).collect();
         Ok(match &statement.parsed().statement {
             Statement::Query(query) => {
+                if param_types.is_empty()
+                    && let Some((planned, _)) = self.planned_lookup(statement)
+                {
+                    return Ok((vec![], Some(planned.columns.clone())));
+                }
                 let planned = self.planned(statement, query, param_types)?;
                 (planned.param_types().to_vec(), Some(planned.columns.clone()))
             }
@@ -107,8 +112,22 @@ impl Session {
         query: &Query,
         params: &[ArrayRef],
     ) -> Result<Response> {
+        if params.is_empty()
+            && let Some((planned, constants)) = self.planned_lookup(statement)
+        {
+            return self.run_planned(&planned, &constants).await;
+        }
         let planned = self.planned(statement, query, &fixed_types(params))?;
         self.run_planned(&planned, params).await
+    }
+
+    /// The plan of a query that looks rows up by constants, with these as parameters; it serves all that look up others.
+    fn planned_lookup(&self, statement: &ParsedStatement) -> Option<(Arc<PlannedQuery>, Vec<ArrayRef>)> {
+        if !self.sees_published_catalog() {
+            return None;
+        }
+        let template = statement.template(&self.engine.templates)?;
+        template.planned(Seen { catalog: &self.catalog(), param_types: &[] })
     }
 
     async fn run_planned(&mut self, planned: &PlannedQuery, params: &[ArrayRef]) -> Result<Response> {
