@@ -1,1 +1,4 @@
-//! The log, checkpoint objects and manifests.
+//! What outlives the process: the log, and the disk under it. `docs/storage.md` describes the bytes.
+
+pub mod disk;
+pub mod log;

@@ -172,6 +172,8 @@ states! {
     IO_ERROR = "58030";
     /// XX000
     INTERNAL_ERROR = "XX000";
+    /// XX001
+    DATA_CORRUPTED = "XX001";
 }
 
 /// An error as it reaches a user.
