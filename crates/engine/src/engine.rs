@@ -94,7 +94,7 @@ pub(crate) struct EngineState {
     pub(crate) memory: Arc<Account>,
     /// Queries that were sent as texts.
     pub(crate) statements: StatementCache,
-    /// What queries have in common that look up rows by different constants.
+    /// What statements have in common that look up rows by different constants.
     pub(crate) templates: StatementCache,
     /// Who is connected.
     pub(crate) activity: Activity,

@@ -67,10 +67,7 @@ pub fn parse(sql: &str) -> Result<Vec<Parsed>> {
 /// # Errors
 /// 42601 if the text is not one expression.
 pub fn parse_expr(sql: &str) -> Result<crate::ast::Expr> {
-    let mut cursor = Cursor::new(tokens::single(sql)?);
-    let expr = cursor.expr()?;
-    cursor.expect_end()?;
-    Ok(expr)
+    parse_all(sql, Cursor::expr)
 }
 
 /// Parses one query, such as a view's.
@@ -78,10 +75,14 @@ pub fn parse_expr(sql: &str) -> Result<crate::ast::Expr> {
 /// # Errors
 /// 42601 if the text is not one query.
 pub fn parse_query(sql: &str) -> Result<Box<crate::ast::Query>> {
+    parse_all(sql, Cursor::query)
+}
+
+/// Parses a text that is one thing.
+fn parse_all<'a, T>(sql: &'a str, rule: fn(&mut Cursor<'a>) -> Result<T>) -> Result<T> {
     let mut cursor = Cursor::new(tokens::single(sql)?);
-    let query = cursor.query()?;
-    cursor.expect_end()?;
-    Ok(query)
+    let parsed = rule(&mut cursor).and_then(|parsed| cursor.expect_end().map(|()| parsed));
+    parsed.map_err(|error| stopped().unwrap_or(error))
 }
 
 /// The error of a statement that is to stop, which the parser takes for one of syntax.

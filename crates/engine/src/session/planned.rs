@@ -41,7 +41,7 @@ impl ParsedStatement {
         &self.0.parsed
     }
 
-    /// What a query has in common with those that look up other rows; `None` of other statements.
+    /// What the statement has in common with those that look up other rows, if it is one that looks up rows.
     pub(super) fn template(&self, known: &StatementCache) -> Option<&Template> {
         self.0.template.get_or_init(|| Template::of(self.parsed(), known)).as_ref()
     }

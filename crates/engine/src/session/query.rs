@@ -127,7 +127,19 @@ impl Session {
             return None;
         }
         let template = statement.template(&self.engine.templates)?;
-        template.planned(Seen { catalog: &self.catalog(), param_types: &[] })
+        template.query(Seen { catalog: &self.catalog(), param_types: &[] })
+    }
+
+    /// As [`Session::planned_lookup`], of an `UPDATE` or `DELETE`.
+    pub(super) fn planned_write_lookup(
+        &self,
+        statement: &ParsedStatement,
+    ) -> Option<(Arc<PlannedWrite>, Vec<ArrayRef>)> {
+        if !self.sees_published_catalog() {
+            return None;
+        }
+        let template = statement.template(&self.engine.templates)?;
+        template.write(Seen { catalog: &self.catalog(), param_types: &[] })
     }
 
     async fn run_planned(&mut self, planned: &PlannedQuery, params: &[ArrayRef]) -> Result<Response> {

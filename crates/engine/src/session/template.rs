@@ -1,51 +1,61 @@
-//! Queries that differ only in the constants by which they look rows up: one plan serves them all.
+//! Statements that differ only in the constants by which they look rows up: one plan serves them all.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, StringViewArray};
 use millstream_planner::ast::Statement;
 use millstream_planner::constants::{Constant, without_constants};
-use millstream_planner::parser::Parsed;
+use millstream_planner::parser::{Parsed, parse};
 use millstream_types::SqlType;
 
-use super::planned::{ParsedStatement, PlannedQuery, Seen};
+use super::planned::{ParsedStatement, PlannedQuery, PlannedWrite, Seen};
 use crate::statement_cache::StatementCache;
 
-/// A query with parameters for its constants.
+/// A statement with parameters for its constants.
 pub(super) struct Template {
     statement: ParsedStatement,
     constants: Vec<Constant>,
 }
 
 impl Template {
-    /// That of a statement; `None` if it has none. Equal queries share one statement, which is kept among the known ones.
+    /// That of a statement; `None` if it has none. Those that are the same share one, which is kept among the known ones.
     pub(super) fn of(parsed: &Parsed, known: &StatementCache) -> Option<Template> {
-        let Statement::Query(query) = &parsed.statement else { return None };
-        if parsed.text.contains('$') {
-            return None;
+        let (text, constants) = without_constants(&parsed.statement, &parsed.text)?;
+        if let Some(statement) = known.get(&text) {
+            return Some(Template { statement, constants });
         }
-        let (query, constants) = without_constants(query)?;
-        let text = query.to_string();
-        let statement = known.get(&text).unwrap_or_else(|| {
-            let statement =
-                ParsedStatement::new(Parsed { statement: Statement::Query(query), text: text.clone(), offset: 0 });
-            known.put(&text, statement.clone());
-            statement
-        });
+        let mut parsed = parse(&text).ok()?.into_iter();
+        let statement = ParsedStatement::new(parsed.next()?);
+        known.put(&text, statement.clone());
         Some(Template { statement, constants })
     }
 
-    /// The plan, and the constants as values of its parameters; `None` if it looks no rows up, or a constant means something
-    /// else there than a parameter.
-    pub(super) fn planned(&self, seen: Seen<'_>) -> Option<(Arc<PlannedQuery>, Vec<ArrayRef>)> {
+    /// The plan of a query, and the constants as values of its parameters; `None` if it looks no rows up, or a constant means
+    /// something else there than a parameter.
+    pub(super) fn query(&self, seen: Seen<'_>) -> Option<(Arc<PlannedQuery>, Vec<ArrayRef>)> {
         let Statement::Query(query) = &self.statement.parsed().statement else { return None };
-        // What is wrong with the query is found once more without parameters.
+        // What is wrong with the statement is found once more without parameters.
         let planned = self.statement.query(query, seen, true).ok()?;
-        let types = planned.param_types();
-        let values = self.constants.iter().zip(types).map(|(constant, sql_type)| value(constant, sql_type));
-        let values = values.collect::<Option<Vec<ArrayRef>>>()?;
+        let values = self.values(planned.param_types())?;
         planned.point(&values)?;
         Some((planned, values))
+    }
+
+    /// As [`Template::query`], of an `UPDATE` or `DELETE`.
+    pub(super) fn write(&self, seen: Seen<'_>) -> Option<(Arc<PlannedWrite>, Vec<ArrayRef>)> {
+        let planned = match &self.statement.parsed().statement {
+            Statement::Update(update) => self.statement.update(update, seen, true),
+            Statement::Delete(delete) => self.statement.delete(delete, seen, true),
+            _ => return None,
+        };
+        let planned = planned.ok()?;
+        let values = self.values(planned.param_types())?;
+        planned.point(&values)?;
+        Some((planned, values))
+    }
+
+    fn values(&self, types: &[SqlType]) -> Option<Vec<ArrayRef>> {
+        self.constants.iter().zip(types).map(|(constant, sql_type)| value(constant, sql_type)).collect()
     }
 }
 

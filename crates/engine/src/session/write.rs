@@ -122,17 +122,32 @@ impl Session {
 
     pub(super) async fn update(&mut self, statement: &ParsedStatement, params: &[ArrayRef]) -> Result<Response> {
         self.check_writable("UPDATE")?;
-        let planned = self.planned_write(statement, &fixed_types(params))?;
-        let (relation, reading) = (Arc::clone(&planned.relation), self.reading(&planned, params)?);
+        let (planned, params) = self.planned_with_params(statement, params)?;
+        let (relation, reading) = (Arc::clone(&planned.relation), self.reading(&planned, &params)?);
         let write = Write::Update { relation, reading, keys_change: planned.keys_change };
-        self.write(RowsTag::Update, vec![write], planned.returning.clone(), params).await
+        self.write(RowsTag::Update, vec![write], planned.returning.clone(), &params).await
     }
 
     pub(super) async fn delete(&mut self, statement: &ParsedStatement, params: &[ArrayRef]) -> Result<Response> {
         self.check_writable("DELETE")?;
-        let planned = self.planned_write(statement, &fixed_types(params))?;
-        let write = Write::Delete { relation: Arc::clone(&planned.relation), reading: self.reading(&planned, params)? };
-        self.write(RowsTag::Delete, vec![write], planned.returning.clone(), params).await
+        let (planned, params) = self.planned_with_params(statement, params)?;
+        let write =
+            Write::Delete { relation: Arc::clone(&planned.relation), reading: self.reading(&planned, &params)? };
+        self.write(RowsTag::Delete, vec![write], planned.returning.clone(), &params).await
+    }
+
+    /// The plan of an `UPDATE` or `DELETE`, and the values of its parameters: constants of the statement if there are no others.
+    fn planned_with_params(
+        &self,
+        statement: &ParsedStatement,
+        params: &[ArrayRef],
+    ) -> Result<(Arc<PlannedWrite>, Vec<ArrayRef>)> {
+        if params.is_empty()
+            && let Some(lookup) = self.planned_write_lookup(statement)
+        {
+            return Ok(lookup);
+        }
+        Ok((self.planned_write(statement, &fixed_types(params))?, params.to_vec()))
     }
 
     fn reading(&self, planned: &PlannedWrite, params: &[ArrayRef]) -> Result<Reading> {
