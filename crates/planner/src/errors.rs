@@ -26,8 +26,8 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::Collection(mut errors) if !errors.is_empty() => from_datafusion(errors.swap_remove(0)),
         DataFusionError::SchemaError(inner, _) => schema_error(&inner),
         DataFusionError::Plan(message) => plan_error(&message),
-        DataFusionError::NotImplemented(message) if message.starts_with("There is only support Literal types") => {
-            Error::not_supported("the number of buckets of ntile and the distance of lag and lead must be constants")
+        DataFusionError::NotImplemented(message) if message.starts_with("nth_value not supported for n") => {
+            Error::not_supported("the number of nth_value must be a constant beside EXCLUDE")
         }
         DataFusionError::NotImplemented(message) => Error::not_supported(sentence(&message)),
         DataFusionError::Execution(message) => execution_error(&message),

@@ -7,7 +7,7 @@
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
-    IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
+    IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, UInt32Type,
 };
 use arrow::row::{RowConverter, SortField};
 
@@ -88,6 +88,7 @@ pub fn is_exact(data_type: &DataType) -> bool {
         DataType::Int16
             | DataType::Int32
             | DataType::Int64
+            | DataType::UInt32
             | DataType::Date32
             | DataType::Boolean
             | DataType::Time64(TimeUnit::Microsecond)
@@ -156,6 +157,7 @@ fn hash_column(array: &ArrayRef, mut put: impl FnMut(u64)) {
         DataType::Int16 => primitive!(Int16Type, |v: i16| v as i64 as u64),
         DataType::Int32 => primitive!(Int32Type, |v: i32| v as i64 as u64),
         DataType::Int64 => primitive!(Int64Type, |v: i64| v as u64),
+        DataType::UInt32 => primitive!(UInt32Type, u64::from),
         DataType::Date32 => primitive!(Date32Type, |v: i32| v as i64 as u64),
         DataType::Time64(TimeUnit::Microsecond) => primitive!(Time64MicrosecondType, |v: i64| v as u64),
         DataType::Timestamp(TimeUnit::Microsecond, _) => primitive!(TimestampMicrosecondType, |v: i64| v as u64),

@@ -24,6 +24,8 @@ pub enum SqlType {
     Integer,
     /// `bigint`
     BigInt,
+    /// `oid`, the identifier of an object in the catalogs
+    Oid,
     /// `real`
     Real,
     /// `double precision`
@@ -60,6 +62,7 @@ impl SqlType {
             SqlType::SmallInt => DataType::Int16,
             SqlType::Integer => DataType::Int32,
             SqlType::BigInt => DataType::Int64,
+            SqlType::Oid => DataType::UInt32,
             SqlType::Real => DataType::Float32,
             SqlType::Double => DataType::Float64,
             SqlType::Numeric(Some((p, s))) => DataType::Decimal128(*p, *s),
@@ -81,7 +84,8 @@ impl SqlType {
             DataType::Boolean => SqlType::Boolean,
             DataType::Int8 | DataType::UInt8 | DataType::Int16 => SqlType::SmallInt,
             DataType::UInt16 | DataType::Int32 => SqlType::Integer,
-            DataType::UInt32 | DataType::Int64 => SqlType::BigInt,
+            DataType::UInt32 => SqlType::Oid,
+            DataType::Int64 => SqlType::BigInt,
             DataType::UInt64 => SqlType::Numeric(Some((20, 0))),
             DataType::Float16 | DataType::Float32 => SqlType::Real,
             DataType::Float64 => SqlType::Double,
@@ -113,6 +117,7 @@ impl fmt::Display for SqlType {
             SqlType::SmallInt => f.write_str("smallint"),
             SqlType::Integer => f.write_str("integer"),
             SqlType::BigInt => f.write_str("bigint"),
+            SqlType::Oid => f.write_str("oid"),
             SqlType::Real => f.write_str("real"),
             SqlType::Double => f.write_str("double precision"),
             SqlType::Numeric(None) => f.write_str("numeric"),

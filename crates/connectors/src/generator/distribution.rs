@@ -30,7 +30,7 @@ pub(super) trait Distribution: Send + Sync {
 pub(super) fn names(sql_type: &SqlType) -> &'static [&'static str] {
     match sql_type {
         SqlType::Boolean => &["bernoulli", "choice", "null"],
-        SqlType::SmallInt | SqlType::Integer | SqlType::BigInt | SqlType::Numeric(_) => {
+        SqlType::SmallInt | SqlType::Integer | SqlType::BigInt | SqlType::Oid | SqlType::Numeric(_) => {
             &["sequence", "uniform", "zipf", "normal", "choice", "null"]
         }
         SqlType::Real | SqlType::Double => &["sequence", "uniform", "zipf", "normal", "choice", "null"],
@@ -49,7 +49,7 @@ pub(super) fn default_text(sql_type: &SqlType, step_us: u64) -> String {
     match sql_type {
         SqlType::Boolean => "bernoulli(0.5)".to_owned(),
         SqlType::SmallInt => "uniform(0, 1000)".to_owned(),
-        SqlType::Integer | SqlType::BigInt => "uniform(0, 1000000)".to_owned(),
+        SqlType::Integer | SqlType::BigInt | SqlType::Oid => "uniform(0, 1000000)".to_owned(),
         SqlType::Real | SqlType::Double => "uniform(0, 1)".to_owned(),
         SqlType::Numeric(Some((precision, scale))) if i16::from(*precision) - i16::from(*scale) < 4 => {
             let digits = "9".repeat(usize::from(*precision));

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Date32Array, Decimal128Array, Int16Array, Int32Array, Int64Array,
-    IntervalMonthDayNanoArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    IntervalMonthDayNanoArray, Time64MicrosecondArray, TimestampMicrosecondArray, UInt32Array,
 };
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano,
-    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
+    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType, UInt32Type,
 };
 use millstream_types::SqlType;
 
@@ -32,6 +32,7 @@ impl Line {
             SqlType::SmallInt => (i16::MIN.into(), i16::MAX.into()),
             SqlType::Integer | SqlType::Date => (i32::MIN.into(), i32::MAX.into()),
             SqlType::BigInt | SqlType::Timestamp | SqlType::Timestamptz => (i64::MIN.into(), i64::MAX.into()),
+            SqlType::Oid => (0, u32::MAX.into()),
             SqlType::Time => (0, DAY_US - 1),
             SqlType::Interval => ((i64::MIN / 1000).into(), (i64::MAX / 1000).into()),
             SqlType::Numeric(_) => {
@@ -64,6 +65,7 @@ impl Line {
             DataType::Int16 => value.as_primitive::<Int16Type>().value(0).into(),
             DataType::Int32 => value.as_primitive::<Int32Type>().value(0).into(),
             DataType::Int64 => value.as_primitive::<Int64Type>().value(0).into(),
+            DataType::UInt32 => value.as_primitive::<UInt32Type>().value(0).into(),
             DataType::Date32 => value.as_primitive::<Date32Type>().value(0).into(),
             DataType::Time64(_) => value.as_primitive::<Time64MicrosecondType>().value(0).into(),
             DataType::Timestamp(_, _) => value.as_primitive::<TimestampMicrosecondType>().value(0).into(),
@@ -86,6 +88,7 @@ impl Line {
             SqlType::SmallInt => Arc::new(Int16Array::from_iter_values(values.map(|v| v as i16))),
             SqlType::Integer => Arc::new(Int32Array::from_iter_values(values.map(|v| v as i32))),
             SqlType::BigInt => Arc::new(Int64Array::from_iter_values(values.map(|v| v as i64))),
+            SqlType::Oid => Arc::new(UInt32Array::from_iter_values(values.map(|v| v as u32))),
             SqlType::Date => Arc::new(Date32Array::from_iter_values(values.map(|v| v as i32))),
             SqlType::Time => Arc::new(Time64MicrosecondArray::from_iter_values(values.map(|v| v as i64))),
             SqlType::Interval => {

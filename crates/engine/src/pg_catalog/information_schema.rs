@@ -125,7 +125,7 @@ fn type_cells(column: &Column, index: usize) -> Vec<(&'static str, Cell)> {
         SqlType::Time | SqlType::Timestamp | SqlType::Timestamptz | SqlType::Interval => {
             cells.push(("datetime_precision", int(6)));
         }
-        SqlType::Boolean | SqlType::Bytea | SqlType::Array(_) => {}
+        SqlType::Boolean | SqlType::Oid | SqlType::Bytea | SqlType::Array(_) => {}
     }
     cells
 }

@@ -119,7 +119,7 @@ impl Rows<'_> {
 fn default_of(name: &str, kind: CellType) -> Cell {
     match kind {
         CellType::Bool => Cell::Bool(false),
-        CellType::SmallInt | CellType::Integer | CellType::BigInt => Cell::Int(0),
+        CellType::SmallInt | CellType::Integer | CellType::BigInt | CellType::Oid => Cell::Int(0),
         CellType::Real => Cell::Float(0.0),
         // Single characters that say what a thing is not.
         CellType::Text if matches!(name, "attidentity" | "attgenerated" | "attcompression") => {

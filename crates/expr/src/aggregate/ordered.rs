@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Prim
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type,
-    Int64Type, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
+    Int64Type, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, UInt32Type,
 };
 
 const SIGN: u64 = 1 << 63;
@@ -19,6 +19,7 @@ pub(super) fn fits_u64(data_type: &DataType) -> bool {
             | DataType::Int16
             | DataType::Int32
             | DataType::Int64
+            | DataType::UInt32
             | DataType::Float32
             | DataType::Float64
             | DataType::Date32
@@ -50,6 +51,7 @@ pub(super) fn keys_u64(array: &ArrayRef) -> Vec<u64> {
         DataType::Int16 => ints::<Int16Type>(array, i64::from),
         DataType::Int32 => ints::<Int32Type>(array, i64::from),
         DataType::Int64 => ints::<Int64Type>(array, |v| v),
+        DataType::UInt32 => ints::<UInt32Type>(array, i64::from),
         DataType::Date32 => ints::<Date32Type>(array, i64::from),
         DataType::Time64(_) => ints::<Time64MicrosecondType>(array, |v| v),
         DataType::Timestamp(_, _) => ints::<TimestampMicrosecondType>(array, |v| v),
@@ -76,6 +78,7 @@ pub(super) fn values_of_u64(data_type: &DataType, keys: Vec<u64>, nulls: Option<
         DataType::Int16 => ints::<Int16Type>(data_type, &keys, nulls, |v| v as i16),
         DataType::Int32 => ints::<Int32Type>(data_type, &keys, nulls, |v| v as i32),
         DataType::Int64 => ints::<Int64Type>(data_type, &keys, nulls, |v| v),
+        DataType::UInt32 => ints::<UInt32Type>(data_type, &keys, nulls, |v| v as u32),
         DataType::Date32 => ints::<Date32Type>(data_type, &keys, nulls, |v| v as i32),
         DataType::Time64(_) => ints::<Time64MicrosecondType>(data_type, &keys, nulls, |v| v),
         DataType::Timestamp(_, _) => ints::<TimestampMicrosecondType>(data_type, &keys, nulls, |v| v),

@@ -157,6 +157,7 @@ fn type_name(data_type: &datafusion::sql::sqlparser::ast::DataType) -> String {
         SqlType::SmallInt => "int2",
         SqlType::Integer => "int4",
         SqlType::BigInt => "int8",
+        SqlType::Oid => "oid",
         SqlType::Real => "float4",
         SqlType::Double => "float8",
         SqlType::Numeric(_) => "numeric",

@@ -58,6 +58,7 @@ impl VisitorMut for Rewriter<'_> {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        lookups::end_at_base_types(query);
         recursion::type_constants(query);
         replace_tables(&mut query.body);
         from_items::union_of_values(query);

@@ -242,7 +242,7 @@ fn constant<'a>(expr: &'a sql::Expr, sql_type: &SqlType) -> Option<Constant<'a>>
 fn number_fits(text: &str, sql_type: &SqlType) -> bool {
     let is_integer = text.bytes().all(|b| b.is_ascii_digit());
     match sql_type {
-        SqlType::SmallInt | SqlType::Integer | SqlType::BigInt => is_integer,
+        SqlType::SmallInt | SqlType::Integer | SqlType::BigInt | SqlType::Oid => is_integer,
         SqlType::Real | SqlType::Double | SqlType::Numeric(_) => true,
         SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_) => is_integer && (text == "0" || !text.starts_with('0')),
         _ => false,

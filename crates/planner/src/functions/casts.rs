@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array, PrimitiveArray};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float64Type, Int64Type, IntervalMonthDayNanoType, Time64MicrosecondType,
-    TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, IntervalMonthDayNanoType,
+    Time64MicrosecondType, TimestampMicrosecondType, UInt32Type,
 };
 use datafusion::common::{ScalarValue, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
@@ -109,6 +109,13 @@ pub(crate) fn cast_column(array: &ArrayRef, to: &SqlType) -> Result<ArrayRef, Er
         (C::Numeric, C::Int) => int_of_decimal(array, &target),
         (C::Numeric, C::Numeric) => decimal_of_decimal(array, &target),
         (C::Numeric, C::Real | C::Double) => Ok(cast(&doubles_of_decimal(array), &target)?),
+        // The same four bytes.
+        (C::Int, C::Int) if *from == DataType::Int32 && target == DataType::UInt32 => {
+            Ok(Arc::new(array.as_primitive::<Int32Type>().unary::<_, UInt32Type>(|v| v as u32)))
+        }
+        (C::Int, C::Int) if *from == DataType::UInt32 && target == DataType::Int32 => {
+            Ok(Arc::new(array.as_primitive::<UInt32Type>().unary::<_, Int32Type>(|v| v as i32)))
+        }
         (C::Bool, C::Int) => Ok(cast(array, &target)?),
         (C::Timestamp | C::Timestamptz, C::Date) => {
             timestamps(array, date_of).map(|a: PrimitiveArray<Date32Type>| Arc::new(a) as ArrayRef)

@@ -194,6 +194,7 @@ pub(crate) fn out_of_range(data_type: &DataType) -> Error {
             return Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range: overflow")
                 .with_detail("numeric holds at most 38 digits, 16 of them after the point where none are declared");
         }
+        DataType::UInt32 => "OID out of range".to_string(),
         other => format!("{} out of range", type_name(other)),
     };
     Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, message)

@@ -138,9 +138,8 @@ fn custom(name: &ObjectName, modifiers: &[String]) -> Result<SqlType> {
         "bool" => SqlType::Boolean,
         "int2" => SqlType::SmallInt,
         "int4" | "int" => SqlType::Integer,
-        "int8" | "oid" | "xid" | "regclass" | "regtype" | "regproc" | "regprocedure" | "regnamespace" => {
-            SqlType::BigInt
-        }
+        "oid" => SqlType::Oid,
+        "int8" | "xid" | "regclass" | "regtype" | "regproc" | "regprocedure" | "regnamespace" => SqlType::BigInt,
         "float4" => SqlType::Real,
         "float8" | "double" => SqlType::Double,
         "numeric" => SqlType::Numeric(None),

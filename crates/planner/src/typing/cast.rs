@@ -60,7 +60,10 @@ fn is_exact(from: &DataType, to: &DataType) -> bool {
     use Class as C;
     let width = |d: &DataType| d.primitive_width().unwrap_or(0);
     match (Class::of(from), Class::of(to)) {
-        // Unsigned integers come from DataFusion's own functions: counts and positions, far below their limit.
+        // Of unsigned integers an oid may be any number. Others come from DataFusion's own functions: counts and positions,
+        // far below their limit.
+        (C::Int, C::Int) if *from == DataType::UInt32 => width(from) < width(to),
+        (C::Int, C::Int) if *to == DataType::UInt32 => false,
         (C::Int, C::Int) => width(from) <= width(to),
         (C::Int, C::Double) | (C::Real, C::Double) => true,
         (C::Int, C::Numeric) => {

@@ -268,6 +268,7 @@ fn completed_order(name: &str, args: &[Expr], mut order_by: Vec<Sort>) -> Vec<So
 
 fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {
     let WindowFunction { fun, params } = function;
+    let fun = with_wider_default(fun, &params.args, schema)?;
     let args = match &fun {
         WindowFunctionDefinition::AggregateUDF(udaf) => aggregate_args(udaf.name(), params.args, schema)?,
         WindowFunctionDefinition::WindowUDF(udwf) if Excluding::of(udwf).is_some() => {
@@ -301,6 +302,19 @@ fn window(function: WindowFunction, schema: &DFSchema) -> Result<Expr> {
     Ok(Expr::WindowFunction(Box::new(WindowFunction { fun, params })))
 }
 
+/// `lag` and `lead` whose default is of a wider type than the value give that type; DataFusion's give the value's.
+fn with_wider_default(
+    fun: WindowFunctionDefinition,
+    args: &[Expr],
+    schema: &DFSchema,
+) -> Result<WindowFunctionDefinition> {
+    let [value, _, default] = args else { return Ok(fun) };
+    let Some(by_row) = ByRow::of_name(fun.name()) else { return Ok(fun) };
+    let (value, default) = (type_of(value, schema)?, type_of(default, schema)?);
+    let is_wider = value != DataType::Null && super::types::common_pair(&value, &default).as_ref() != Some(&value);
+    Ok(if is_wider { WindowFunctionDefinition::WindowUDF(by_row) } else { fun })
+}
+
 /// Numbers as bigint, and the default of `lag` and `lead` of one type with the value.
 fn by_row_args(name: &str, mut args: Vec<Expr>, schema: &DFSchema) -> Result<Vec<Expr>> {
     let types = types_of(&args, schema)?;
@@ -323,7 +337,12 @@ fn by_row_args(name: &str, mut args: Vec<Expr>, schema: &DFSchema) -> Result<Vec
             Some(default) => super::types::common_pair(value, default),
         };
         let Some(common) = common else { return no_function(name, &types) };
-        let common = if common == DataType::Null { TEXT } else { common };
+        let common = match (Class::of(value), Class::of(&common)) {
+            (_, Class::Unknown) => TEXT,
+            // An integer beside a constant has no more digits than it had.
+            (Class::Int, Class::Numeric) => NUMERIC,
+            _ => common,
+        };
         for i in [0, 2].into_iter().filter(|i| *i < types.len()) {
             args[i] = coerce(args[i].clone(), &common, schema)?;
         }

@@ -316,6 +316,7 @@ pub(crate) fn common_pair(a: &DataType, b: &DataType) -> Option<DataType> {
         (Class::Unknown, Class::Unknown) => DataType::Null,
         (Class::Unknown, _) => canonical(b),
         (_, Class::Unknown) => canonical(a),
+        _ if a == b && *a == DataType::UInt32 => DataType::UInt32,
         _ if ca.is_number() && cb.is_number() => common_number(a, b)?,
         _ if ca.is_date_or_timestamp() && cb.is_date_or_timestamp() => {
             let has = |c| ca == c || cb == c;

@@ -7,7 +7,7 @@ use arrow::array::NullBufferBuilder;
 use arrow::array::{
     ArrayRef, BinaryViewBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
     Int16Builder, Int32Builder, Int64Builder, IntervalMonthDayNanoBuilder, ListArray, StringViewBuilder,
-    Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
+    Time64MicrosecondBuilder, TimestampMicrosecondBuilder, UInt32Builder,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{Field, IntervalMonthDayNano};
@@ -32,6 +32,7 @@ enum Values {
     SmallInt(Int16Builder),
     Integer(Int32Builder),
     BigInt(Int64Builder),
+    Oid(UInt32Builder),
     Real(Float32Builder),
     Double(Float64Builder),
     Numeric(Decimal128Builder, NumericShape),
@@ -51,6 +52,7 @@ macro_rules! for_each_builder {
             Values::SmallInt($builder) => $run,
             Values::Integer($builder) => $run,
             Values::BigInt($builder) => $run,
+            Values::Oid($builder) => $run,
             Values::Real($builder) => $run,
             Values::Double($builder) => $run,
             Values::Numeric($builder, _) => $run,
@@ -74,6 +76,7 @@ impl BinaryColumnBuilder {
             SqlType::SmallInt => Values::SmallInt(Int16Builder::with_capacity(capacity)),
             SqlType::Integer => Values::Integer(Int32Builder::with_capacity(capacity)),
             SqlType::BigInt => Values::BigInt(Int64Builder::with_capacity(capacity)),
+            SqlType::Oid => Values::Oid(UInt32Builder::with_capacity(capacity)),
             SqlType::Real => Values::Real(Float32Builder::with_capacity(capacity)),
             SqlType::Double => Values::Double(Float64Builder::with_capacity(capacity)),
             SqlType::Numeric(declared) => Values::Numeric(
@@ -132,8 +135,16 @@ impl BinaryColumnBuilder {
             Values::SmallInt(builder) => builder.append_value(i16::from_be_bytes(fixed(bytes, sql_type)?)),
             Values::Integer(builder) => builder.append_value(i32::from_be_bytes(fixed(bytes, sql_type)?)),
             Values::BigInt(builder) => builder.append_value(i64::from_be_bytes(fixed(bytes, sql_type)?)),
-            Values::Real(builder) => builder.append_value(f32::from_be_bytes(fixed(bytes, sql_type)?)),
-            Values::Double(builder) => builder.append_value(f64::from_be_bytes(fixed(bytes, sql_type)?)),
+            Values::Oid(builder) => builder.append_value(u32::from_be_bytes(fixed(bytes, sql_type)?)),
+            // There is one NaN.
+            Values::Real(builder) => {
+                let value = f32::from_be_bytes(fixed(bytes, sql_type)?);
+                builder.append_value(if value.is_nan() { f32::NAN } else { value });
+            }
+            Values::Double(builder) => {
+                let value = f64::from_be_bytes(fixed(bytes, sql_type)?);
+                builder.append_value(if value.is_nan() { f64::NAN } else { value });
+            }
             Values::Numeric(builder, shape) => builder.append_value(shape.parse_binary(bytes)?),
             Values::Text(builder) => builder.append_value(fit_length(utf8(bytes)?, sql_type)?),
             Values::Bytea(builder) => builder.append_value(bytes),

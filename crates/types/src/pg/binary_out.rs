@@ -4,7 +4,7 @@ use arrow::array::{Array, AsArray, BinaryViewArray, BooleanArray, StringViewArra
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{
     Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano,
-    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
+    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType, UInt32Type,
 };
 
 use super::calendar::{PG_EPOCH_DAYS, PG_EPOCH_US};
@@ -24,6 +24,7 @@ enum Values<'a> {
     SmallInt(&'a [i16]),
     Integer(&'a [i32]),
     BigInt(&'a [i64]),
+    Oid(&'a [u32]),
     Real(&'a [f32]),
     Double(&'a [f64]),
     Numeric(&'a [i128], NumericShape),
@@ -54,6 +55,7 @@ impl<'a> BinaryColumn<'a> {
             SqlType::SmallInt => Values::SmallInt(primitive::<Int16Type>(array, sql_type)?),
             SqlType::Integer => Values::Integer(primitive::<Int32Type>(array, sql_type)?),
             SqlType::BigInt => Values::BigInt(primitive::<Int64Type>(array, sql_type)?),
+            SqlType::Oid => Values::Oid(primitive::<UInt32Type>(array, sql_type)?),
             SqlType::Real => Values::Real(primitive::<Float32Type>(array, sql_type)?),
             SqlType::Double => Values::Double(primitive::<Float64Type>(array, sql_type)?),
             SqlType::Numeric(declared) => {
@@ -100,6 +102,7 @@ impl<'a> BinaryColumn<'a> {
             Values::SmallInt(values) => out.extend_from_slice(&values[row_idx].to_be_bytes()),
             Values::Integer(values) => out.extend_from_slice(&values[row_idx].to_be_bytes()),
             Values::BigInt(values) | Values::Time(values) => out.extend_from_slice(&values[row_idx].to_be_bytes()),
+            Values::Oid(values) => out.extend_from_slice(&values[row_idx].to_be_bytes()),
             Values::Real(values) => out.extend_from_slice(&values[row_idx].to_be_bytes()),
             Values::Double(values) => out.extend_from_slice(&values[row_idx].to_be_bytes()),
             Values::Numeric(values, shape) => shape.write_binary(values[row_idx], out),

@@ -7,7 +7,7 @@ use arrow::array::NullBufferBuilder;
 use arrow::array::{
     Array, ArrayRef, BinaryViewBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
     Float64Builder, Int16Builder, Int32Builder, Int64Builder, IntervalMonthDayNanoBuilder, ListArray, StringViewArray,
-    StringViewBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
+    StringViewBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder, UInt32Builder,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
@@ -34,6 +34,7 @@ enum Values {
     SmallInt(Int16Builder),
     Integer(Int32Builder),
     BigInt(Int64Builder),
+    Oid(UInt32Builder),
     Real(Float32Builder),
     Double(Float64Builder),
     Numeric(Decimal128Builder, NumericShape),
@@ -54,6 +55,7 @@ macro_rules! for_each_builder {
             Values::SmallInt($builder) => $run,
             Values::Integer($builder) => $run,
             Values::BigInt($builder) => $run,
+            Values::Oid($builder) => $run,
             Values::Real($builder) => $run,
             Values::Double($builder) => $run,
             Values::Numeric($builder, _) => $run,
@@ -78,6 +80,7 @@ impl TextColumnBuilder {
             SqlType::SmallInt => Values::SmallInt(Int16Builder::with_capacity(capacity)),
             SqlType::Integer => Values::Integer(Int32Builder::with_capacity(capacity)),
             SqlType::BigInt => Values::BigInt(Int64Builder::with_capacity(capacity)),
+            SqlType::Oid => Values::Oid(UInt32Builder::with_capacity(capacity)),
             SqlType::Real => Values::Real(Float32Builder::with_capacity(capacity)),
             SqlType::Double => Values::Double(Float64Builder::with_capacity(capacity)),
             SqlType::Numeric(declared) => Values::Numeric(
@@ -138,6 +141,7 @@ impl TextColumnBuilder {
             Values::SmallInt(builder) => builder.append_value(narrow(parse_integer(text), text, sql_type)?),
             Values::Integer(builder) => builder.append_value(narrow(parse_integer(text), text, sql_type)?),
             Values::BigInt(builder) => builder.append_value(narrow(parse_integer(text), text, sql_type)?),
+            Values::Oid(builder) => builder.append_value(parse_oid(text, sql_type)?),
             Values::Real(builder) => builder.append_value(parse_float::<f32>(text, sql_type)?),
             Values::Double(builder) => builder.append_value(parse_float::<f64>(text, sql_type)?),
             Values::Numeric(builder, shape) => builder.append_value(shape.parse_text(text)?),
@@ -168,6 +172,18 @@ impl TextColumnBuilder {
             Arc::new(ListArray::new(field, OffsetBuffer::new(offsets.into()), values, nulls.finish()))
         })
     }
+}
+
+/// An oid; a negative number is the one of the same four bytes, as in Postgres.
+fn parse_oid(text: &str, sql_type: &SqlType) -> Result<u32> {
+    let number: i64 = narrow(parse_integer(text), text, sql_type)?;
+    let of_bytes = || i32::try_from(number).ok().map(|n| n as u32);
+    u32::try_from(number).ok().or_else(of_bytes).ok_or_else(|| {
+        Error::user(
+            SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+            format!("value \"{}\" is out of range for type oid", text.trim()),
+        )
+    })
 }
 
 /// A whole column of texts as values of a type, nulls kept: what a cast from `text` gives.

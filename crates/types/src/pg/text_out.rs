@@ -8,7 +8,7 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{
     Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano,
-    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
+    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType, UInt32Type,
 };
 
 use super::calendar::{
@@ -31,6 +31,7 @@ enum Values<'a> {
     SmallInt(&'a [i16]),
     Integer(&'a [i32]),
     BigInt(&'a [i64]),
+    Oid(&'a [u32]),
     Real(&'a [f32]),
     Double(&'a [f64]),
     Numeric(&'a [i128], NumericShape),
@@ -60,6 +61,7 @@ impl<'a> TextColumn<'a> {
             SqlType::SmallInt => Values::SmallInt(primitive::<Int16Type>(array, sql_type)?),
             SqlType::Integer => Values::Integer(primitive::<Int32Type>(array, sql_type)?),
             SqlType::BigInt => Values::BigInt(primitive::<Int64Type>(array, sql_type)?),
+            SqlType::Oid => Values::Oid(primitive::<UInt32Type>(array, sql_type)?),
             SqlType::Real => Values::Real(primitive::<Float32Type>(array, sql_type)?),
             SqlType::Double => Values::Double(primitive::<Float64Type>(array, sql_type)?),
             SqlType::Numeric(declared) => {
@@ -101,6 +103,7 @@ impl<'a> TextColumn<'a> {
             Values::SmallInt(values) => write_i64(i64::from(values[row_idx]), out),
             Values::Integer(values) => write_i64(i64::from(values[row_idx]), out),
             Values::BigInt(values) => write_i64(values[row_idx], out),
+            Values::Oid(values) => write_i64(i64::from(values[row_idx]), out),
             Values::Real(values) => write_f32(values[row_idx], out),
             Values::Double(values) => write_f64(values[row_idx], out),
             Values::Numeric(values, shape) => shape.write_text(values[row_idx], out),

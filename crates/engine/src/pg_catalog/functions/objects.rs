@@ -5,7 +5,7 @@ use millstream_types::{Error, Result, SqlState};
 
 use crate::pg_catalog::CatalogView;
 use crate::pg_catalog::access::{role_name, role_names};
-use crate::pg_catalog::cell::CellType::{BigInt, Integer, Text};
+use crate::pg_catalog::cell::CellType::{BigInt, Integer, Oid, Text};
 use crate::pg_catalog::cell::{Cell, int, text};
 use crate::pg_catalog::constraints::{comment, index_definition, indexed, key_definition};
 use crate::pg_catalog::function::Run::{Catalog, Pure, Types};
@@ -20,13 +20,13 @@ use crate::pg_catalog::types;
 pub(super) const SPECS: &[Spec] = &[
     Spec::strict("to_regclass", BigInt, Catalog(to_regclass)),
     Spec { name: "regclass_name", returns: Returns::OtherForm, run: Catalog(regclass), strict: true },
-    Spec::strict("regclass_oid", BigInt, Catalog(regclass_oid)),
+    Spec::strict("regclass_oid", Oid, Catalog(regclass_oid)),
     Spec::strict("to_regtype", BigInt, Pure(to_regtype)),
     Spec { name: "regtype_name", returns: Returns::OtherForm, run: Pure(regtype), strict: true },
     Spec { name: "regnamespace_name", returns: Returns::OtherForm, run: Catalog(regnamespace), strict: true },
     Spec { name: "regrole_name", returns: Returns::OtherForm, run: Catalog(regrole), strict: true },
     Spec::strict("regproc_name", Text, Pure(regproc)),
-    Spec::strict("regproc_oid", BigInt, Pure(regproc_oid)),
+    Spec::strict("regproc_oid", Oid, Pure(regproc_oid)),
     Spec::total("format_type", Text, Pure(format_type)),
     Spec::total("pg_typeof", Text, Types(pg_typeof)),
     Spec::strict("pg_get_userbyid", Text, Catalog(pg_get_userbyid)),

@@ -4,7 +4,7 @@ use millstream_types::{Error, Result, SqlState};
 
 use crate::engine::DATABASE;
 use crate::pg_catalog::CatalogView;
-use crate::pg_catalog::cell::CellType::{BigInt, Bool, Integer, Text, Texts, Timestamptz};
+use crate::pg_catalog::cell::CellType::{BigInt, Bool, Integer, Oid, Text, Texts, Timestamptz};
 use crate::pg_catalog::cell::{Cell, int, text};
 use crate::pg_catalog::function::Run::{Catalog, Pure};
 use crate::pg_catalog::function::Spec;
@@ -30,7 +30,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::total("pg_jit_available", Bool, Pure(no)),
     Spec::total("pg_postmaster_start_time", Timestamptz, Catalog(start_time)),
     Spec::total("pg_conf_load_time", Timestamptz, Catalog(start_time)),
-    Spec::total("pg_my_temp_schema", BigInt, Pure(zero)),
+    Spec::total("pg_my_temp_schema", Oid, Pure(zero)),
     Spec::total("inet_server_addr", Text, Pure(null)),
     Spec::total("inet_server_port", Integer, Pure(null)),
     Spec::total("inet_client_addr", Text, Pure(null)),

@@ -7,7 +7,7 @@ use millstream_types::{Error, Result, SqlState};
 use super::objects::class_arg;
 use crate::live::Body;
 use crate::pg_catalog::CatalogView;
-use crate::pg_catalog::cell::CellType::{BigInt, Text};
+use crate::pg_catalog::cell::CellType::{BigInt, Oid, Text};
 use crate::pg_catalog::cell::{Cell, int, text};
 use crate::pg_catalog::function::Run::{Catalog, Pure};
 use crate::pg_catalog::function::Spec;
@@ -21,7 +21,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::strict("pg_indexes_size", BigInt, Catalog(no_size)),
     Spec::strict("pg_database_size", BigInt, Catalog(database_size)),
     Spec::strict("pg_tablespace_size", BigInt, Catalog(database_size)),
-    Spec::strict("pg_relation_filenode", BigInt, Pure(same)),
+    Spec::strict("pg_relation_filenode", Oid, Pure(same)),
     Spec::strict("pg_tablespace_location", Text, Pure(empty)),
 ];
 

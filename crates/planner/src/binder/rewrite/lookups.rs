@@ -3,7 +3,7 @@
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CaseWhen, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, ObjectName, OrderByKind, Query, Select,
-    SelectItem, SetExpr, TableFactor, Value, Visitor, VisitorMut,
+    SelectItem, SetExpr, SetOperator, TableFactor, Value, Visitor, VisitorMut,
 };
 use std::ops::ControlFlow;
 
@@ -112,6 +112,44 @@ fn over_array(select: &Select) -> Option<Expr> {
         }
         _ => None,
     }
+}
+
+/// Who asks for the type that a domain is made of, at any distance, asks by a recursion that goes on for as long as there
+/// is another base type. No type here has one, so it ends where it starts, and needs none.
+pub(super) fn end_at_base_types(query: &mut Query) {
+    let Some(with) = query.with.as_mut().filter(|with| with.recursive) else { return };
+    for cte in &mut with.cte_tables {
+        if let SetExpr::SetOperation { op: SetOperator::Union, left, right, .. } = cte.query.body.as_ref()
+            && wants_base_type(right)
+        {
+            cte.query.body = left.clone();
+        }
+    }
+}
+
+/// Whether a query gives nothing for want of a type with a base type.
+fn wants_base_type(body: &SetExpr) -> bool {
+    let SetExpr::Select(select) = body else { return false };
+    let is_types = |factor: &TableFactor| match factor {
+        TableFactor::Table { name, .. } => single_name(name).as_deref() == Some("pg_type"),
+        _ => false,
+    };
+    let mut conditions = Vec::new();
+    if let Some(selection) = &select.selection {
+        split(selection, &mut conditions);
+    }
+    let is_wanted = |condition: &Expr| match condition {
+        Expr::BinaryOp { left, op: BinaryOperator::NotEq, right } => {
+            let is_base = match left.as_ref() {
+                Expr::Identifier(column) => folded(column) == "typbasetype",
+                Expr::CompoundIdentifier(parts) => parts.last().is_some_and(|column| folded(column) == "typbasetype"),
+                _ => false,
+            };
+            is_base && right.to_string() == "0"
+        }
+        _ => false,
+    };
+    select.from.iter().any(|from| is_types(&from.relation)) && conditions.iter().any(is_wanted)
 }
 
 /// A subquery that looks one row of a catalog up by its key. DataFusion makes joins of subqueries that aggregate and whose

@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Ident, Select, SelectItem, TableFactor, VisitorMut};
+use datafusion::sql::sqlparser::ast::{DataType, Expr, Ident, ObjectName, Select, SelectItem, TableFactor, VisitorMut};
 
-use super::{HasColumn, OidOf, number};
+use super::{HasColumn, OidOf, cast, number};
 use crate::parser::folded;
 use crate::sql_exprs::change;
 
@@ -54,7 +54,7 @@ impl VisitorMut for Oids {
             _ => None,
         };
         if let Some(oid) = oid {
-            *expr = number(u64::from(oid));
+            *expr = cast(number(u64::from(oid)), DataType::Custom(ObjectName::from(vec![Ident::new("oid")]), vec![]));
         }
         ControlFlow::Continue(())
     }

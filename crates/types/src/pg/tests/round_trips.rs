@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
     Int16Array, Int32Array, Int64Array, IntervalMonthDayNanoArray, ListArray, StringViewArray, Time64MicrosecondArray,
-    TimestampMicrosecondArray,
+    TimestampMicrosecondArray, UInt32Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{Field, IntervalMonthDayNano};
@@ -66,6 +66,7 @@ fn array(sql_type: &SqlType, n_rows: usize, random: &mut Random) -> ArrayRef {
         SqlType::SmallInt => Arc::new(primitive!(Int16Array, random.signed() as i16)),
         SqlType::Integer => Arc::new(primitive!(Int32Array, random.signed() as i32)),
         SqlType::BigInt => Arc::new(primitive!(Int64Array, random.signed())),
+        SqlType::Oid => Arc::new(primitive!(UInt32Array, random.next() as u32)),
         SqlType::Real => Arc::new(primitive!(Float32Array, f32::from_bits(random.next() as u32))),
         SqlType::Double => Arc::new(primitive!(
             Float64Array,
@@ -119,6 +120,7 @@ fn element_types() -> Vec<SqlType> {
         SqlType::SmallInt,
         SqlType::Integer,
         SqlType::BigInt,
+        SqlType::Oid,
         SqlType::Real,
         SqlType::Double,
         SqlType::Numeric(None),
