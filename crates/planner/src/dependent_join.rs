@@ -6,6 +6,7 @@
 //! is joined to the outer rows on those values. Later rules make ordinary joins of the products and filters that arise.
 
 mod membership;
+mod outer_columns;
 mod push;
 
 use std::sync::Arc;
@@ -15,14 +16,12 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType, NullEquality, TableReference};
 use datafusion::logical_expr::expr::Exists;
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{
-    Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit,
-};
+use datafusion::logical_expr::{Expr, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use crate::typing::types::Result;
-use membership::is_in;
-use push::Pusher;
+pub(crate) use outer_columns::{add_outer_columns, outer_columns};
+use push::{Pusher, column_name};
 
 /// Makes joins of subqueries.
 #[derive(Debug)]
@@ -160,17 +159,12 @@ impl<'a> Above<'a> {
     fn without_subqueries(&mut self, expr: Expr) -> Result<Expr> {
         let expr = expr.transform_down(|e| {
             Ok(match e {
-                Expr::InSubquery(inner) => {
-                    let operand = self.as_column(*inner.expr)?;
-                    let may_be_null = operand.nullable(self.plan.schema())?;
-                    let is_in = is_in(operand, may_be_null, &inner.subquery)?;
-                    let is_in = if inner.negated { Expr::Not(Box::new(is_in)) } else { is_in };
-                    Transformed::yes(is_in)
-                }
+                Expr::InSubquery(inner) => Transformed::yes(self.in_value(inner)?),
+                Expr::SetComparison(inner) => Transformed::yes(self.comparison_value(inner)?),
                 Expr::Exists(exists) if self.takes_exists(&exists)? => Transformed::yes(self.join_exists(&exists)?),
                 Expr::ScalarSubquery(subquery)
-                    if !subquery.outer_ref_columns.is_empty()
-                        && self.rule.takes(&subquery.subquery, Use::Scalar)? =>
+                    if !outer_columns(&subquery.subquery)?.is_empty()
+                        && self.takes(&subquery.subquery, Use::Scalar)? =>
                 {
                     Transformed::yes(self.join_scalar(&subquery)?)
                 }
@@ -182,7 +176,18 @@ impl<'a> Above<'a> {
     }
 
     fn takes_exists(&self, exists: &Exists) -> Result<bool> {
-        self.rule.takes(&exists.subquery.subquery, Use::Condition)
+        self.takes_condition(&exists.subquery)
+    }
+
+    fn takes_condition(&self, subquery: &Subquery) -> Result<bool> {
+        self.takes(&subquery.subquery, Use::Condition)
+    }
+
+    /// Whether a subquery is the rule's. One that takes columns from further out than the plan becomes a join in any case:
+    /// what these come from is joined to a join later, but not to an expression.
+    fn takes(&self, subquery: &LogicalPlan, use_of: Use) -> Result<bool> {
+        let is_of_plan = |c: &Column| self.plan.schema().has_column(c);
+        Ok(self.rule.takes(subquery, use_of)? || !outer_columns(subquery)?.iter().all(is_of_plan))
     }
 
     /// The expression as a column of the plan.
@@ -199,8 +204,11 @@ impl<'a> Above<'a> {
     /// Joins the one value of a subquery to the plan.
     fn join_scalar(&mut self, subquery: &Subquery) -> Result<Expr> {
         let pusher = Pusher::new(&self.plan, &subquery.subquery, self.aliases)?;
-        let (inner, outer) = pusher.push(&subquery.subquery)?;
         let value = Expr::from(subquery.subquery.schema().qualified_field(0));
+        if pusher.columns.is_empty() {
+            return self.join(subquery.subquery.as_ref().clone(), &[], &[], value);
+        }
+        let (inner, outer) = pusher.push(&subquery.subquery)?;
         self.join(inner, &pusher.columns, &outer, value)
     }
 
@@ -221,15 +229,16 @@ impl<'a> Above<'a> {
     /// Joins a plan to the left, where its columns equal those of the left, and gives the column that a value of it becomes.
     fn join(&mut self, inner: LogicalPlan, columns: &[Column], inner_columns: &[Column], value: Expr) -> Result<Expr> {
         let alias = TableReference::bare(self.aliases.next("__subquery"));
-        let name = |i: usize| format!("k{i}");
+        let name = |i: usize| column_name(&alias, i);
         let keys = inner_columns.iter().enumerate();
         let keys = keys.map(|(i, c)| Expr::Column(c.clone()).alias_qualified(Some(alias.clone()), name(i)));
-        let exprs = keys.chain([value.unalias().alias_qualified(Some(alias.clone()), "value")]);
+        let value_name = name(columns.len());
+        let exprs = keys.chain([value.unalias().alias_qualified(Some(alias.clone()), &value_name)]);
         let right = LogicalPlanBuilder::from(inner).project(exprs.collect::<Vec<_>>())?.build()?;
         let right_keys = (0..columns.len()).map(|i| Column::new(Some(alias.clone()), name(i)));
         let on = columns.iter().cloned().map(Expr::Column).zip(right_keys.map(Expr::Column)).collect();
         self.plan = joined(self.plan.clone(), right, on, None, JoinType::Left)?;
-        Ok(Expr::Column(Column::new(Some(alias), "value")))
+        Ok(Expr::Column(Column::new(Some(alias), value_name)))
     }
 }
 
@@ -282,7 +291,7 @@ fn lateral(join: &Join, aliases: &AliasGenerator, rule: &DependentJoins) -> Resu
 }
 
 /// The plan with the lateral subquery in it as a plain one.
-fn lateral_plan(plan: &LogicalPlan) -> Result<Option<LogicalPlan>> {
+pub(crate) fn lateral_plan(plan: &LogicalPlan) -> Result<Option<LogicalPlan>> {
     match plan {
         LogicalPlan::Subquery(subquery) => Ok(Some(subquery.subquery.as_ref().clone())),
         LogicalPlan::SubqueryAlias(alias) => match lateral_plan(&alias.input)? {

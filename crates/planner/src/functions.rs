@@ -24,6 +24,8 @@ pub(crate) mod overloads;
 pub(crate) mod quantified;
 mod regexp;
 mod rounding;
+pub(crate) mod row;
+pub(crate) mod row_counts;
 mod series;
 pub(crate) mod single_value;
 mod statistics;

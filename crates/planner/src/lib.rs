@@ -13,6 +13,7 @@ mod equal_keys;
 pub mod errors;
 mod functions;
 pub mod interrupt;
+mod lifted_subqueries;
 mod outer_join_constants;
 pub mod parser;
 mod push_down_conditions;

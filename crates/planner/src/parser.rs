@@ -10,6 +10,7 @@ mod dialect;
 mod exclusion;
 mod grouping_sets;
 mod keywords;
+mod quantified;
 mod session;
 mod tokens;
 mod trims;

@@ -27,7 +27,6 @@ use datafusion::optimizer::optimize_unions::OptimizeUnions;
 use datafusion::optimizer::propagate_empty_relation::PropagateEmptyRelation;
 use datafusion::optimizer::push_down_limit::PushDownLimit;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
-use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
@@ -41,6 +40,7 @@ use crate::completed_order::{CompleteDistinctOn, CompleteOrders};
 use crate::dependent_join::DependentJoins;
 use crate::equal_keys::EqualKeys;
 use crate::errors::from_datafusion;
+use crate::lifted_subqueries::LiftSubqueries;
 use crate::outer_join_constants::HideConstants;
 use crate::push_down_conditions::PushDownConditions;
 use crate::series_scan::ScanSeries;
@@ -95,6 +95,8 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         Arc::new(EqualKeys),
         // ... but the inputs of unions and joins, and casts between widths of one class of types.
         Arc::new(TypeCoercion::new()),
+        // Subqueries stand where the optimizer's rules look for them.
+        Arc::new(LiftSubqueries),
     ]
 }
 
@@ -106,8 +108,6 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
 pub fn optimizer_rules(purpose: Purpose) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let ad_hoc = purpose == Purpose::AdHoc;
     let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
-        // `x < ALL (subquery)` has no operator: it becomes EXISTS and comparisons.
-        Arc::new(RewriteSetComparison::new()),
         // Nested unions are one operator with many inputs.
         Arc::new(OptimizeUnions::new()),
         // Constants are folded, predicates brought into the forms that the rules below look for.

@@ -13,6 +13,7 @@ use millstream_types::SqlType;
 
 use super::RelationSource;
 use crate::functions::overloads::VARCHAR;
+use crate::functions::quantified::{self, is_pattern};
 use crate::typing::deferred::{Call, Deferred};
 use crate::typing::types::Result;
 
@@ -178,6 +179,11 @@ fn call_over_char(call: &Call, mut function: ScalarFunction, inputs: &[&LogicalP
                 let as_written = |e: Expr| padded(&e, inputs).unwrap_or(e);
                 function.args = function.args.into_iter().map(as_written).collect();
             }
+            name if quantified::of_name(name).is_some_and(|(_, op)| is_pattern(op)) => {
+                if let Some(padded) = padded(&function.args[0], inputs) {
+                    function.args[0] = padded;
+                }
+            }
             _ => return Transformed::no(Expr::ScalarFunction(function)),
         },
         _ => return Transformed::no(Expr::ScalarFunction(function)),
@@ -188,12 +194,6 @@ fn call_over_char(call: &Call, mut function: ScalarFunction, inputs: &[&LogicalP
 fn is_comparison(op: Operator) -> bool {
     use Operator as O;
     matches!(op, O::Eq | O::NotEq | O::Lt | O::LtEq | O::Gt | O::GtEq | O::IsDistinctFrom | O::IsNotDistinctFrom)
-}
-
-fn is_pattern(op: Operator) -> bool {
-    use Operator as O;
-    let regex = matches!(op, O::RegexMatch | O::RegexIMatch | O::RegexNotMatch | O::RegexNotIMatch);
-    regex || matches!(op, O::LikeMatch | O::ILikeMatch | O::NotLikeMatch | O::NotILikeMatch)
 }
 
 /// A `char(n)` as long as it is declared.

@@ -79,8 +79,8 @@ pub(super) fn check_decorrelated(plan: &LogicalPlan) -> Result<()> {
         return Ok(());
     }
     Err(Error::not_supported("this subquery cannot be turned into a join yet")
-        .with_detail("it refers to the outer query below a LIMIT, a set operation or unnest(), or stands outside WHERE")
-        .with_hint("write it as a join, or with row_number() in a subquery in FROM"))
+        .with_detail("it stands, or refers to the outer query, where that is not supported")
+        .with_hint("write it as a join, or as a column of a subquery in FROM"))
 }
 
 /// The error, pointing at the relation or function that it names, if it points nowhere yet.

@@ -6,11 +6,12 @@ mod windows;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, GroupByExpr, JoinConstraint, JoinOperator, LimitClause, ObjectName, Query, Select,
-    SetExpr, Spanned, TableFactor, TableWithJoins, Visit, Visitor,
+    BinaryOperator, Distinct, Expr, Function, GroupByExpr, JoinConstraint, JoinOperator, LimitClause, ObjectName,
+    OrderByKind, Query, Select, SetExpr, Spanned, TableFactor, TableWithJoins, Visit, Visitor,
 };
 use millstream_types::{Error, Result, SqlState};
 
+use super::rewrite::order_by::{is_selected, orders_by_subquery};
 use super::rewrite::ordered_sets::{HYPOTHETICAL, plain_args};
 use super::rewrite::single_name;
 use crate::functions::Registry;
@@ -21,7 +22,8 @@ use crate::sql_exprs::{visit, visit_own};
 ///
 /// # Errors
 /// 42803 and 42P20 for aggregates and window functions where there can be none, 42712 for a relation's name that occurs
-/// twice in FROM, 0A000 for TABLESAMPLE, 42P10 for a column in LIMIT, 42P20 and 22013 for window frames, 42601 for rows of unequal length.
+/// twice in FROM, 0A000 for TABLESAMPLE, 42P10 for a column in LIMIT and for an order of distinct rows that is none of their
+/// columns, 42P20 and 22013 for window frames, 42601 for rows of unequal length.
 pub(super) fn check_clauses(query: &Query) -> Result<()> {
     let mut clauses = Clauses(Ok(()));
     let _ = visit(query, &mut clauses);
@@ -55,7 +57,7 @@ impl Visitor for Clauses {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        self.flow(check_reads(query).and_then(|()| check_limit(query)))
+        self.flow(check_reads(query).and_then(|()| check_limit(query)).and_then(|()| check_distinct_order(query)))
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
@@ -319,6 +321,25 @@ fn check_reads(query: &Query) -> Result<()> {
             Err(Error::not_supported("INSERT, UPDATE and DELETE within WITH are not supported yet"))
         }
         _ => Ok(()),
+    }
+}
+
+/// The order of distinct rows is one of their columns. Where no subquery takes part, DataFusion says so.
+fn check_distinct_order(query: &Query) -> Result<()> {
+    let (SetExpr::Select(select), Some(OrderByKind::Expressions(order))) =
+        (query.body.as_ref(), query.order_by.as_ref().map(|o| &o.kind))
+    else {
+        return Ok(());
+    };
+    if !matches!(select.distinct, Some(Distinct::Distinct)) || !orders_by_subquery(query) {
+        return Ok(());
+    }
+    match order.iter().find(|o| !is_selected(&o.expr, select)) {
+        None => Ok(()),
+        Some(other) => {
+            let message = "for SELECT DISTINCT, ORDER BY expressions must appear in select list";
+            Err(error_at(SqlState::INVALID_COLUMN_REFERENCE, message, position_of(&other.expr)))
+        }
     }
 }
 

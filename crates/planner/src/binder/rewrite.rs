@@ -6,6 +6,7 @@ mod grouping;
 mod lookups;
 mod named_args;
 mod named_windows;
+pub(super) mod order_by;
 pub(super) mod ordered_sets;
 mod recursion;
 mod rows;
@@ -59,6 +60,7 @@ impl VisitorMut for Rewriter<'_> {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         lookups::end_at_base_types(query);
+        order_by::lift_order(query);
         recursion::type_constants(query);
         replace_tables(&mut query.body);
         from_items::union_of_values(query);
@@ -278,16 +280,6 @@ fn distinct_operand(left: &Expr, right: &Expr, of: fn(Box<Expr>, Box<Expr>) -> E
     Some(Expr::BinaryOp { left: Box::new(compared), op: op.clone(), right: rest.clone() })
 }
 
-/// `(a, b) [NOT] IN (SELECT x, y ...)` as a condition: there is such a row, or no row that is, or may be, such a one.
-fn row_in_subquery(row: &[Expr], subquery: &Query, negated: bool) -> Option<Expr> {
-    let names: Vec<String> = (1..=row.len()).map(|i| format!("c{i}")).collect();
-    let equal: Vec<String> = names.iter().zip(row).map(|(n, e)| format!("__in.{n} = {e}")).collect();
-    let equal = equal.join(" AND ");
-    let wanted = if negated { format!("({equal}) IS NOT FALSE") } else { equal };
-    let text = format!("SELECT 1 FROM ({subquery}) AS __in({}) WHERE {wanted}", names.join(", "));
-    Some(Expr::Exists { subquery: parse_query(&text).ok()?, negated })
-}
-
 /// Functions that give a set of rows, and an array here.
 const SET_RETURNING: [&str; 3] = ["generate_series", "generate_subscripts", "regexp_split_to_table"];
 
@@ -386,10 +378,9 @@ fn rewritten(expr: &Expr) -> Option<Expr> {
             let name = quantified::name_of(Quantifier::All, operator_of(compare_op)?)?;
             call(name, vec![left.as_ref().clone(), right.as_ref().clone()])
         }
-        Expr::InSubquery { expr, subquery, negated } => match expr.as_ref() {
-            Expr::Tuple(row) => row_in_subquery(row, subquery, *negated)?,
-            _ => return None,
-        },
+        Expr::AnyOp { left, compare_op, right, .. } => rows::any_of_subquery(left, compare_op, subquery_in(right)?),
+        Expr::AllOp { left, compare_op, right } => rows::all_of_subquery(left, compare_op, subquery_in(right)?),
+        Expr::InSubquery { expr, subquery, negated } => rows::in_subquery(expr, subquery, *negated)?,
         Expr::InList { expr, list, negated } => rows::in_list(expr, list, *negated)?,
         Expr::BinaryOp { left, op, right } => rows::compared(left, op, right)?,
         Expr::Between { expr, negated, low, high } => rows::between(expr, *negated, low, high)?,
@@ -471,10 +462,15 @@ fn rewritten_call(function: &Function) -> Option<Expr> {
 }
 
 fn is_subquery(expr: &Expr) -> bool {
+    subquery_in(expr).is_some()
+}
+
+/// The subquery that an expression is, parentheses apart.
+fn subquery_in(expr: &Expr) -> Option<&Query> {
     match expr {
-        Expr::Subquery(_) => true,
-        Expr::Nested(inner) => is_subquery(inner),
-        _ => false,
+        Expr::Subquery(query) => Some(query),
+        Expr::Nested(inner) => subquery_in(inner),
+        _ => None,
     }
 }
 

@@ -48,7 +48,7 @@ impl<'a> Pusher<'a> {
     /// The distinct values of the outer columns, under names of their own.
     fn domain(&self) -> Result<(LogicalPlan, Vec<Column>)> {
         let alias = TableReference::bare(self.aliases.next("__outer"));
-        let name = |i: usize| format!("c{i}");
+        let name = |i: usize| column_name(&alias, i);
         let exprs = self.columns.iter().enumerate();
         let exprs = exprs.map(|(i, c)| Expr::Column(c.clone()).alias_qualified(Some(alias.clone()), name(i)));
         let exprs: Vec<Expr> = exprs.collect();
@@ -290,7 +290,7 @@ impl<'a> Pusher<'a> {
 
     fn push_union(&self, union: &Union) -> Result<(LogicalPlan, Vec<Column>)> {
         let alias = TableReference::bare(self.aliases.next("__outer"));
-        let name = |i: usize| format!("c{i}");
+        let name = |i: usize| column_name(&alias, i);
         let inputs = union.inputs.iter().map(|input| {
             let (plan, outer) = self.push(input)?;
             let columns =
@@ -321,6 +321,12 @@ impl<'a> Pusher<'a> {
         let outer = (0..self.columns.len()).map(|i| Column::new(Some(alias.clone()), name(i))).collect();
         Ok((plan, outer))
     }
+}
+
+/// The name of a column of a relation that is made here: no other column has it, whatever its relation is, so that it hides
+/// none that is not qualified.
+pub(super) fn column_name(relation: &TableReference, number: usize) -> String {
+    format!("{}.{number}", relation.table())
 }
 
 /// Whether an expression mentions any outer column.

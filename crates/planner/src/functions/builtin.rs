@@ -96,6 +96,7 @@ pub(crate) fn find(name: &str) -> Option<Arc<ScalarUDF>> {
         let specs = specs.chain(super::text_forms::SPECS).chain(super::array_elements::SPECS);
         let specs = specs.chain(super::exact::SPECS).chain(super::not_a_number::SPECS);
         let specs = specs.chain(super::from_char::SPECS).chain(super::single_value::SPECS).chain(super::zoned::SPECS);
+        let specs = specs.chain(super::row::SPECS).chain(super::row_counts::SPECS);
         specs.map(|spec| (spec.name, Arc::new(ScalarUDF::new_from_impl(Builtin::new(spec))))).collect()
     });
     ALL.get(name).cloned()

@@ -13,7 +13,7 @@ use millstream_types::pg::TimeZone;
 
 pub(crate) use arrays::concatenate_arrays;
 
-use super::{Registry, builtin, extract, quantified};
+use super::{Registry, builtin, extract, quantified, row};
 use crate::binder::external;
 use crate::typing::calls::{no_function, resolve_call};
 use crate::typing::cast::explicit_cast;
@@ -354,6 +354,7 @@ fn special(name: &str, args: &[Expr], types: &[DataType], schema: &DFSchema) -> 
             let pattern = resolve("similar_to_pattern", vec![args[1].clone()], schema)?;
             resolve_call(&Call::Operator(Operator::RegexMatch), vec![one()?, pattern], schema)?
         }
+        (row::ROW, _) => row::row(args.to_vec()),
         ("concat" | "concat_ws" | "format", 1..) => texts_of(name, args, types, schema)?,
         ("num_nulls" | "num_nonnulls", 1..) => builtin(name).call(known(args, types, schema)?),
         ("age", 1) => {

@@ -1,11 +1,11 @@
-//! `x op ANY (array)` and `x op ALL (array)`, with all three values: null where a comparison is that decides.
+//! `x op ANY (array)` and `x op ALL (array)`, of comparisons and of patterns, with all three values: null where a comparison is that decides.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Datum, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Datum, RecordBatch, UInt32Array};
 use arrow::compute::kernels::cmp;
 use arrow::compute::take;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::{InList, ScalarFunction};
@@ -13,6 +13,8 @@ use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, Column};
 
 use super::equal_key::key;
 use crate::binder::external;
@@ -39,7 +41,30 @@ const NAMES: &[(&str, Quantifier, Operator)] = &[
     ("all_at_most", Quantifier::All, Operator::LtEq),
     ("all_greater", Quantifier::All, Operator::Gt),
     ("all_at_least", Quantifier::All, Operator::GtEq),
+    ("any_like", Quantifier::Any, Operator::LikeMatch),
+    ("any_ilike", Quantifier::Any, Operator::ILikeMatch),
+    ("any_not_like", Quantifier::Any, Operator::NotLikeMatch),
+    ("any_not_ilike", Quantifier::Any, Operator::NotILikeMatch),
+    ("all_like", Quantifier::All, Operator::LikeMatch),
+    ("all_ilike", Quantifier::All, Operator::ILikeMatch),
+    ("all_not_like", Quantifier::All, Operator::NotLikeMatch),
+    ("all_not_ilike", Quantifier::All, Operator::NotILikeMatch),
+    ("any_regex", Quantifier::Any, Operator::RegexMatch),
+    ("any_iregex", Quantifier::Any, Operator::RegexIMatch),
+    ("any_not_regex", Quantifier::Any, Operator::RegexNotMatch),
+    ("any_not_iregex", Quantifier::Any, Operator::RegexNotIMatch),
+    ("all_regex", Quantifier::All, Operator::RegexMatch),
+    ("all_iregex", Quantifier::All, Operator::RegexIMatch),
+    ("all_not_regex", Quantifier::All, Operator::RegexNotMatch),
+    ("all_not_iregex", Quantifier::All, Operator::RegexNotIMatch),
 ];
+
+/// Whether an operator compares a text with a pattern.
+pub(crate) fn is_pattern(op: Operator) -> bool {
+    use Operator as O;
+    let regex = matches!(op, O::RegexMatch | O::RegexIMatch | O::RegexNotMatch | O::RegexNotIMatch);
+    regex || matches!(op, O::LikeMatch | O::ILikeMatch | O::NotLikeMatch | O::NotILikeMatch)
+}
 
 /// What a name stands for.
 pub(crate) fn of_name(name: &str) -> Option<(Quantifier, Operator)> {
@@ -117,7 +142,11 @@ impl Quantified {
         let rows: UInt32Array =
             (0..lists.len()).flat_map(|row| std::iter::repeat_n(row as u32, n_elements(row))).collect();
         let values = take(values, &rows, None)?;
-        let compared = self.compare(&key(&values).map_err(external)?, &key(&elements).map_err(external)?)?;
+        let compared = if is_pattern(self.op) {
+            matched(values, self.op, elements)?
+        } else {
+            self.compare(&key(&values).map_err(external)?, &key(&elements).map_err(external)?)?
+        };
         let mut at = 0;
         let decided = (0..lists.len()).map(|row| {
             let of_row = at..at + n_elements(row);
@@ -151,4 +180,15 @@ impl Quantified {
         }
         result
     }
+}
+
+/// Texts and patterns, compared as the operator does between columns.
+fn matched(texts: ArrayRef, op: Operator, patterns: ArrayRef) -> Result<BooleanArray> {
+    let field = |name: &str, column: &ArrayRef| Field::new(name, column.data_type().clone(), true);
+    let schema = Arc::new(Schema::new(vec![field("text", &texts), field("pattern", &patterns)]));
+    let (text, pattern) = (Arc::new(Column::new("text", 0)), Arc::new(Column::new("pattern", 1)));
+    let n_rows = texts.len();
+    let batch = RecordBatch::try_new(schema, vec![texts, patterns])?;
+    let result = BinaryExpr::new(text, op, pattern).evaluate(&batch)?.into_array(n_rows)?;
+    Ok(result.as_boolean().clone())
 }

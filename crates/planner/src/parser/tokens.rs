@@ -9,6 +9,7 @@ use super::depth::check_depth;
 use super::dialect::MillstreamDialect;
 use super::exclusion::rewrite_exclusions;
 use super::grouping_sets::flatten_grouping_sets;
+use super::quantified::rewrite_quantified;
 use super::trims::complete_trims;
 
 pub(super) static DIALECT: MillstreamDialect = MillstreamDialect;
@@ -124,7 +125,7 @@ fn token_error(sql: &str, lines: &LineStarts, error: TokenizerError) -> Error {
 }
 
 /// Refuses phrases that are planned, and rewrites `TABLE(TUMBLE(TABLE r, DESCRIPTOR(c), i))` to `TUMBLE(r, c, i)`, `BETWEEN
-/// SYMMETRIC`, `EXCLUDE`, and all kinds of quoted strings to the plain one.
+/// SYMMETRIC`, `EXCLUDE`, `LIKE ANY`, and all kinds of quoted strings to the plain one.
 pub(super) fn prepare(mut piece: Piece<'_>) -> Result<Piece<'_>> {
     check_depth(&piece.tokens)?;
     refuse_planned(&piece.tokens)?;
@@ -134,6 +135,7 @@ pub(super) fn prepare(mut piece: Piece<'_>) -> Result<Piece<'_>> {
     rewrite_exclusions(&mut piece.tokens);
     flatten_grouping_sets(&mut piece.tokens);
     complete_trims(&mut piece.tokens);
+    rewrite_quantified(&mut piece.tokens);
     for token in &mut piece.tokens {
         unify_string(&mut token.token);
     }

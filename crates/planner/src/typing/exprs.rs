@@ -6,12 +6,12 @@ use arrow::datatypes::{DataType, Field, i256};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{
-    AggregateFunction, AggregateFunctionParams, FieldMetadata, InList, InSubquery, Placeholder, ScalarFunction, Sort,
-    WindowFunction, WindowFunctionParams,
+    AggregateFunction, AggregateFunctionParams, FieldMetadata, InList, InSubquery, Placeholder, ScalarFunction,
+    SetComparison, Sort, WindowFunction, WindowFunctionParams,
 };
 use datafusion::logical_expr::utils::COUNT_STAR_EXPANSION;
 use datafusion::logical_expr::{
-    BinaryExpr, Case, Cast, Expr, LogicalPlanBuilder, Operator, WindowFrameBound, WindowFrameUnits,
+    BinaryExpr, Case, Cast, Expr, LogicalPlanBuilder, Operator, Subquery, WindowFrameBound, WindowFrameUnits,
     WindowFunctionDefinition, WindowUDF, cast, not,
 };
 use millstream_types::SqlState;
@@ -32,6 +32,8 @@ use crate::functions::builtin;
 use crate::functions::by_row::ByRow;
 use crate::functions::equal_key;
 use crate::functions::excluding::Excluding;
+use crate::functions::quantified::is_pattern;
+use crate::functions::row;
 use crate::interrupt;
 
 /// The expression with every operator, function and constant as Postgres understands it. Resolving twice changes nothing.
@@ -66,6 +68,7 @@ fn resolve_one(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         Expr::Between(b) => between(*b.expr, b.negated, *b.low, *b.high, schema),
         Expr::InList(list) => in_list(list, schema),
         Expr::InSubquery(inner) => in_subquery(inner, schema),
+        Expr::SetComparison(inner) => set_comparison(inner, schema),
         Expr::ScalarSubquery(subquery) => single_row::checked(subquery),
         Expr::Case(case) => resolve_case(case, schema),
         Expr::AggregateFunction(function) => aggregate(function, schema),
@@ -148,31 +151,66 @@ fn in_list(list: InList, schema: &DFSchema) -> Result<Expr> {
     Ok(Expr::InList(InList { expr, list: all, negated }))
 }
 
-/// The left side takes the subquery's type if it is a constant; else both get the type in which they are compared.
 fn in_subquery(inner: InSubquery, schema: &DFSchema) -> Result<Expr> {
-    let InSubquery { expr, mut subquery, negated } = inner;
-    let column = subquery.subquery.schema().field(0).data_type().clone();
-    let mut expr = if is_unknown(&expr) { coerce(*expr, &column, schema)? } else { *expr };
-    let left = type_of(&expr, schema)?;
-    match super::types::common_pair(&left, &column) {
+    let InSubquery { expr, subquery, negated } = inner;
+    let (expr, subquery) = compared(Operator::Eq, *expr, subquery, schema)?;
+    Ok(Expr::InSubquery(InSubquery { expr: Box::new(expr), subquery, negated }))
+}
+
+fn set_comparison(inner: SetComparison, schema: &DFSchema) -> Result<Expr> {
+    let SetComparison { expr, subquery, op, quantifier } = inner;
+    let (expr, subquery) = compared(op, *expr, subquery, schema)?;
+    Ok(Expr::SetComparison(SetComparison::new(Box::new(expr), subquery, op, quantifier)))
+}
+
+/// A value, or a row of values, and a subquery, of the types in which they are compared.
+fn compared(op: Operator, expr: Expr, subquery: Subquery, schema: &DFSchema) -> Result<(Expr, Subquery)> {
+    let (input, values) = row::rows_of(&subquery.subquery);
+    let is_row = row::is_row(&expr);
+    let operands = row::values_of(expr);
+    if operands.len() != values.len() {
+        let which = if operands.len() > values.len() { "few" } else { "many" };
+        return user_error(SqlState::SYNTAX_ERROR, format!("subquery has too {which} columns"));
+    }
+    let pairs = operands
+        .into_iter()
+        .zip(&values)
+        .map(|(operand, value)| compared_pair(op, operand, value.clone(), (schema, input.schema())));
+    let (mut operands, new): (Vec<Expr>, Vec<Expr>) = pairs.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let (expr, new) = match is_row {
+        true => (row::row(operands), vec![row::row(new)]),
+        false if new == values => return Ok((operands.remove(0), subquery)),
+        false => (operands.remove(0), new),
+    };
+    let plan = LogicalPlanBuilder::from(input.as_ref().clone()).project(new)?.build()?;
+    Ok((expr, subquery.with_plan(Arc::new(plan))))
+}
+
+/// The left side takes the type of the subquery's column if it is a constant; else both get the type in which they are
+/// compared.
+fn compared_pair(op: Operator, left: Expr, value: Expr, schemas: (&DFSchema, &DFSchema)) -> Result<(Expr, Expr)> {
+    let (schema, value_schema) = schemas;
+    let column = type_of(&value, value_schema)?;
+    let left = if is_unknown(&left) && column != DataType::Null { coerce(left, &column, schema)? } else { left };
+    let data_type = type_of(&left, schema)?;
+    let is_text = |t: &DataType| matches!(Class::of(t), Class::Text | Class::Unknown);
+    let common = match is_pattern(op) {
+        true => (is_text(&data_type) && is_text(&column)).then_some(TEXT),
+        false => super::types::common_pair(&data_type, &column),
+    };
+    match common {
         // Two nulls of no type.
-        Some(DataType::Null) => {}
+        Some(DataType::Null) => Ok((left, value)),
         Some(common) => {
-            expr = comparable(coerce(expr, &common, schema)?, schema)?;
-            let plan = subquery.subquery.as_ref();
-            let value = coerce(Expr::from(plan.schema().qualified_field(0)), &common, plan.schema())?;
-            let value = comparable(value, plan.schema())?;
-            if !matches!(value, Expr::Column(_)) {
-                let cast = LogicalPlanBuilder::from(plan.clone()).project(vec![value])?.build()?;
-                subquery = subquery.with_plan(Arc::new(cast));
-            }
+            let left = comparable(coerce(left, &common, schema)?, schema)?;
+            Ok((left, comparable(coerce(value, &common, value_schema)?, value_schema)?))
         }
         None => {
             let dummy = Expr::Cast(Cast::new(Box::new(Expr::Literal(ScalarValue::Boolean(None), None)), column));
-            resolve_call(&Call::Operator(Operator::Eq), vec![expr.clone(), dummy], schema)?;
+            resolve_call(&Call::Operator(op), vec![left.clone(), dummy], schema)?;
+            Ok((left, value))
         }
     }
-    Ok(Expr::InSubquery(InSubquery { expr: Box::new(expr), subquery, negated }))
 }
 
 fn resolve_case(case: Case, schema: &DFSchema) -> Result<Expr> {

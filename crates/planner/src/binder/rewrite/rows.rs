@@ -2,10 +2,11 @@
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SelectItem, SetExpr,
-    UnaryOperator,
+    TableFactor, UnaryOperator,
 };
 
 use super::{call, single_name};
+use crate::functions::row::ROW;
 use crate::parser::{SYMMETRIC, parse_query};
 
 fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
@@ -83,13 +84,66 @@ pub(super) fn compared(left: &Expr, op: &BinaryOperator, right: &Expr) -> Option
     }
 }
 
+/// `(a, b) [NOT] IN (SELECT c, d ...)`, and `x [NOT] IN (VALUES ...)`, whose columns belong to no relation until there is a
+/// query around them; nothing of other kinds.
+pub(super) fn in_subquery(expr: &Expr, subquery: &Query, negated: bool) -> Option<Expr> {
+    let (left, rows) = match (with_rows(expr, subquery), subquery.body.as_ref()) {
+        (Some(rows), _) => rows,
+        (None, SetExpr::Values(_)) => (expr.clone(), over_rows("SELECT * FROM (SELECT 1) AS __values", subquery)?),
+        (None, _) => return None,
+    };
+    Some(Expr::InSubquery { expr: Box::new(left), subquery: rows, negated })
+}
+
+/// `x op ANY (subquery)`, of which `= ANY` is IN.
+pub(super) fn any_of_subquery(left: &Expr, op: &BinaryOperator, subquery: &Query) -> Expr {
+    let (left, rows) = with_rows(left, subquery).unwrap_or_else(|| (left.clone(), Box::new(subquery.clone())));
+    match op {
+        BinaryOperator::Eq => Expr::InSubquery { expr: Box::new(left), subquery: rows, negated: false },
+        _ => {
+            let right = Box::new(Expr::Subquery(rows));
+            Expr::AnyOp { left: Box::new(left), compare_op: op.clone(), right, is_some: false }
+        }
+    }
+}
+
+/// `x op ALL (subquery)`, of which `<> ALL` is NOT IN.
+pub(super) fn all_of_subquery(left: &Expr, op: &BinaryOperator, subquery: &Query) -> Expr {
+    let (left, rows) = with_rows(left, subquery).unwrap_or_else(|| (left.clone(), Box::new(subquery.clone())));
+    match op {
+        BinaryOperator::NotEq => Expr::InSubquery { expr: Box::new(left), subquery: rows, negated: true },
+        _ => {
+            let right = Box::new(Expr::Subquery(rows));
+            Expr::AllOp { left: Box::new(left), compare_op: op.clone(), right }
+        }
+    }
+}
+
+/// A row, and a subquery that gives rows of its columns.
+fn with_rows(left: &Expr, subquery: &Query) -> Option<(Expr, Box<Query>)> {
+    let row = row(left)?;
+    let columns: Vec<String> = (1..=row.len()).map(|i| format!("c{i}")).collect();
+    let columns = columns.join(", ");
+    let rows = over_rows(&format!("SELECT {ROW}({columns}) FROM (SELECT 1) AS __rows({columns})"), subquery)?;
+    Some((call(ROW, row), rows))
+}
+
+/// A query over a subquery, which takes the place of the one in its FROM.
+fn over_rows(text: &str, subquery: &Query) -> Option<Box<Query>> {
+    let mut query = parse_query(text).ok()?;
+    let SetExpr::Select(select) = query.body.as_mut() else { return None };
+    let TableFactor::Derived { subquery: of_from, .. } = &mut select.from.first_mut()?.relation else { return None };
+    **of_from = subquery.clone();
+    Some(query)
+}
+
 /// `(a, b) op (SELECT c, d ...)`: the comparison with the one row of the subquery, made within it.
 fn row_with_subquery(row: &[Expr], op: &BinaryOperator, subquery: &Query) -> Option<Expr> {
     let names: Vec<Ident> = (1..=row.len()).map(|i| Ident::new(format!("__column{i}"))).collect();
     let columns = names.iter().map(|n| Expr::CompoundIdentifier(vec![Ident::new("__row"), n.clone()])).collect();
     let condition = compared(&Expr::Tuple(row.to_vec()), op, &Expr::Tuple(columns))?;
     let names: Vec<String> = names.iter().map(|n| n.value.clone()).collect();
-    let mut query = parse_query(&format!("SELECT 1 FROM ({subquery}) AS __row({})", names.join(", "))).ok()?;
+    let mut query = over_rows(&format!("SELECT 1 FROM (SELECT 1) AS __row({})", names.join(", ")), subquery)?;
     let SetExpr::Select(select) = query.body.as_mut() else { return None };
     select.projection = vec![SelectItem::UnnamedExpr(condition)];
     Some(Expr::Subquery(query))

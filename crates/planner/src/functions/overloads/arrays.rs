@@ -15,7 +15,7 @@ use crate::typing::calls::{no_function, resolve_call};
 use crate::typing::cast::explicit_cast;
 use crate::typing::deferred::Call;
 use crate::typing::types::{
-    Result, TEXT, array_of, coerce, common_pair, common_type, element_type, is_unknown, type_of,
+    Class, Result, TEXT, array_of, coerce, common_pair, common_type, element_type, is_unknown, type_of,
 };
 
 /// An argument as an array: a constant is one of the given elements.
@@ -168,7 +168,12 @@ fn compared_with_elements(
             return Err(external(Error::user(SqlState::WRONG_OBJECT_TYPE, message)));
         }
     };
-    let Some(common) = common_pair(&types[0], &element) else {
+    let is_text = |t: &DataType| matches!(Class::of(t), Class::Text | Class::Unknown);
+    let common = match quantified::is_pattern(op) {
+        true => (is_text(&types[0]) && is_text(&element)).then_some(TEXT),
+        false => common_pair(&types[0], &element),
+    };
+    let Some(common) = common else {
         let dummy = Expr::Literal(ScalarValue::try_from(&element)?, None);
         return resolve_call(&Call::Operator(op), vec![args[0].clone(), cast(dummy, element)], schema);
     };
