@@ -2,8 +2,8 @@
 //!
 //! DataFusion's rule says how, but goes too far in three places, where conditions stop here:
 //!
-//! - An aggregate without a key has a row even of nothing. A condition that reads no column, which only one with an
-//!   uncorrelated subquery is by then, would go below it, as it may below one with a key.
+//! - An aggregate without a key, or with grouping sets, of which one may be empty, has a row even of nothing. A condition
+//!   that reads no column, such as one with an uncorrelated subquery, would go below it, as it may below one with a key.
 //! - `DISTINCT ON` picks rows before it is asked for them; only conditions on what it is on may go first.
 //! - Neither may any condition before the rows of a sort that ends after some.
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{Distinct, DistinctOn, Expr, Filter, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Distinct, DistinctOn, Expr, Filter, LogicalPlan};
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
@@ -33,7 +33,7 @@ impl OptimizerRule for PushDownConditions {
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let LogicalPlan::Filter(filter) = plan else { return self.0.rewrite(plan, config) };
         match below_filters(&filter.input) {
-            LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.is_empty() => {
+            LogicalPlan::Aggregate(aggregate) if !has_plain_key(aggregate) => {
                 Ok(Transformed::no(LogicalPlan::Filter(filter)))
             }
             LogicalPlan::Sort(sort) if sort.fetch.is_some() => Ok(Transformed::no(LogicalPlan::Filter(filter))),
@@ -44,6 +44,11 @@ impl OptimizerRule for PushDownConditions {
             _ => self.0.rewrite(LogicalPlan::Filter(filter), config),
         }
     }
+}
+
+/// Whether every row of an aggregate comes from a row of its input.
+fn has_plain_key(aggregate: &Aggregate) -> bool {
+    !aggregate.group_expr.is_empty() && !matches!(aggregate.group_expr[..], [Expr::GroupingSet(_)])
 }
 
 /// What DataFusion's rule would push a condition below, since it merges filters that follow one another.
