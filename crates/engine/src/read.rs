@@ -24,7 +24,7 @@ use hashbrown::HashMap;
 use millstream_planner::access::KeyLookup;
 use millstream_planner::catalog::{Kind, Relation};
 use millstream_planner::dml::RowsSource;
-use millstream_planner::errors::from_datafusion;
+use millstream_planner::errors::{from_datafusion, from_physical_planning};
 use millstream_planner::{RelationId, RelationSource, session_context};
 use millstream_runtime::{Source, Workers};
 use millstream_state::{Hold, Snapshot};
@@ -349,7 +349,7 @@ async fn start(
 ) -> Result<(Arc<dyn ExecutionPlan>, SendableRecordBatchStream)> {
     let state = session_context::session_state_for(&plan)?;
     let context = task_context(state.config().clone(), memory);
-    let physical = state.query_planner().create_physical_plan(&plan, state).await.map_err(from_datafusion)?;
+    let physical = state.query_planner().create_physical_plan(&plan, state).await.map_err(from_physical_planning)?;
     let physical = cooperative(physical)?;
     let stream = datafusion::physical_plan::execute_stream(Arc::clone(&physical), Arc::new(context));
     Ok((physical, stream.map_err(from_datafusion)?))

@@ -36,6 +36,15 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     }
 }
 
+/// The error of planning how a query, which has been found right, is executed: what is wrong with the plan is our fault.
+pub fn from_physical_planning(error: DataFusionError) -> Error {
+    match error {
+        DataFusionError::Context(_, inner) => from_physical_planning(*inner),
+        DataFusionError::Plan(message) => Error::internal(sentence(&message)),
+        other => from_datafusion(other),
+    }
+}
+
 fn from_arrow(error: arrow::error::ArrowError) -> Error {
     match error {
         arrow::error::ArrowError::ExternalError(inner) => match inner.downcast::<DataFusionError>() {

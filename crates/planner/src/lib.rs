@@ -14,6 +14,7 @@ pub mod errors;
 mod functions;
 pub mod interrupt;
 mod lifted_subqueries;
+mod missing_sorts;
 mod outer_join_constants;
 pub mod parser;
 mod push_down_conditions;

@@ -41,6 +41,7 @@ use crate::dependent_join::DependentJoins;
 use crate::equal_keys::EqualKeys;
 use crate::errors::from_datafusion;
 use crate::lifted_subqueries::LiftSubqueries;
+use crate::missing_sorts::{self, AddMissingSorts};
 use crate::outer_join_constants::HideConstants;
 use crate::push_down_conditions::PushDownConditions;
 use crate::series_scan::ScanSeries;
@@ -270,5 +271,9 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let rules = rules.filter(|rule| !rule.name().starts_with("FilterPushdown"));
     let rules = rules
         .map(|rule| if rule.name() == column_projections::REPLACED { Arc::new(PushDownColumns) as _ } else { rule });
+    let rules = rules.flat_map(|rule| {
+        let before = (rule.name() == missing_sorts::BEFORE).then(|| Arc::new(AddMissingSorts) as _);
+        before.into_iter().chain([rule])
+    });
     std::iter::once(Arc::new(HideConstants) as _).chain(rules).collect()
 }
