@@ -6,6 +6,7 @@ pub mod binder;
 pub mod catalog;
 mod column_projections;
 mod completed_order;
+mod completed_peers;
 pub mod constants;
 mod dependent_join;
 pub mod dml;

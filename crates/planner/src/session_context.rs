@@ -37,6 +37,7 @@ use millstream_types::Result;
 
 use crate::column_projections::{self, PushDownColumns};
 use crate::completed_order::{CompleteDistinctOn, CompleteOrders};
+use crate::completed_peers::CompletePeers;
 use crate::dependent_join::DependentJoins;
 use crate::equal_keys::EqualKeys;
 use crate::errors::from_datafusion;
@@ -272,8 +273,10 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let rules = rules
         .map(|rule| if rule.name() == column_projections::REPLACED { Arc::new(PushDownColumns) as _ } else { rule });
     let rules = rules.flat_map(|rule| {
-        let before = (rule.name() == missing_sorts::BEFORE).then(|| Arc::new(AddMissingSorts) as _);
-        before.into_iter().chain([rule])
+        let is_last = rule.name() == missing_sorts::BEFORE;
+        let ours: [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 2] =
+            [Arc::new(AddMissingSorts), Arc::new(CompletePeers)];
+        ours.into_iter().filter(move |_| is_last).chain([rule])
     });
     std::iter::once(Arc::new(HideConstants) as _).chain(rules).collect()
 }

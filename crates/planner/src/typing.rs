@@ -9,7 +9,7 @@ pub(crate) mod cast;
 pub(crate) mod chains;
 pub(crate) mod deferred;
 pub(crate) mod exprs;
-mod input_order;
+pub(crate) mod input_order;
 mod lateral;
 mod multiset;
 mod nodes;
