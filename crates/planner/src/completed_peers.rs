@@ -76,7 +76,7 @@ fn completed(
 ) -> Vec<PhysicalSortExpr> {
     for (i, field) in input.schema().fields().iter().enumerate() {
         let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), i));
-        if !partition.contains(&column) && order.iter().all(|sort| sort.expr != column) {
+        if !partition.contains(&column) && order.iter().all(|sort| !sort.expr.eq(&column)) {
             order.push(PhysicalSortExpr::new(column, SortOptions { descending: false, nulls_first: false }));
         }
     }

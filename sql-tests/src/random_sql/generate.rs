@@ -2,7 +2,7 @@
 
 use millstream_types::hash::mix;
 
-use super::{Case, Query, Type};
+use super::{Case, Query, Type, oracle};
 
 /// How deep queries are nested.
 const DEPTH: u64 = 3;
@@ -50,7 +50,8 @@ impl Type {
 
 /// The case of a seed.
 pub(super) fn case(seed: u64) -> Case {
-    let mut generator = Generator { random: Random(mix(seed)), relations: Vec::new() };
+    let leaves_order_open = !oracle::is_asked(seed);
+    let mut generator = Generator { random: Random(mix(seed)), relations: Vec::new(), leaves_order_open };
     let n_tables = 1 + generator.random.below(3) as usize;
     let mut tables = Vec::new();
     for i in 0..n_tables {
@@ -99,6 +100,8 @@ impl Source {
 struct Generator {
     random: Random,
     relations: Vec<(String, Vec<Type>)>,
+    /// Orders may be such that SQL does not say which of several rows comes first.
+    leaves_order_open: bool,
 }
 
 impl Generator {
@@ -458,8 +461,15 @@ impl Generator {
             4 if has_frame => " RANGE BETWEEN 1 PRECEDING AND 2 FOLLOWING",
             _ => "",
         };
-        // The values to which an offset is added are ordered by themselves; peers are told apart by nothing then.
-        let order = if frame.contains("RANGE BETWEEN 1") { number.clone() } else { all.join(", ") };
+        let has_peers = self.leaves_order_open && self.random.below(2) == 0;
+        // The values to which an offset is added are ordered by themselves.
+        let order = if frame.contains("RANGE BETWEEN 1") {
+            number.clone()
+        } else if has_peers {
+            self.random.of(&all).clone()
+        } else {
+            all.join(", ")
+        };
         let order = if order == "1" { "1 + 0".to_owned() } else { order };
         let direction = if self.random.below(3) == 0 { " DESC" } else { "" };
         let function = if frame.contains("RANGE BETWEEN 1") && !call.starts_with(['s', 'm', 'c']) {
