@@ -148,6 +148,34 @@ fn without_aggregates(tree: &impl Visit, place: &str) -> Result<()> {
     }
 }
 
+/// Refuses aggregates over nothing but columns of relations that are not in FROM: they are those of a query around.
+fn without_outer_aggregates(filter: &Expr, from: &[TableWithJoins]) -> Result<()> {
+    let mut names = Vec::new();
+    from.iter().for_each(|table| names_of(table, &mut names));
+    let is_outer = |expr: &Expr| {
+        let (mut n_columns, mut n_outer) = (0, 0);
+        let _ = visit_own(expr, |expr| {
+            n_columns += usize::from(matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)));
+            if let Expr::CompoundIdentifier(parts) = expr
+                && names.iter().all(|known| known.name != folded(&parts[parts.len() - 2]))
+            {
+                n_outer += 1;
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        n_outer > 0 && n_outer == n_columns
+    };
+    match find_own(filter, |expr| kind_of(expr) == Some(CallKind::Aggregate) && is_outer(expr)) {
+        None => Ok(()),
+        Some(position) => {
+            let message = "aggregates of an outer query are not supported within its subqueries yet";
+            let refused =
+                Error::not_supported(message).with_hint("A subquery in FROM can compute the aggregate first.");
+            Err(if position > 0 { refused.with_position(position) } else { refused })
+        }
+    }
+}
+
 /// Refuses window functions in a clause.
 fn without_windows(tree: &impl Visit, place: &str) -> Result<()> {
     match find_call(tree, CallKind::Window) {
@@ -162,6 +190,7 @@ fn without_windows(tree: &impl Visit, place: &str) -> Result<()> {
 fn check_select(select: &Select) -> Result<()> {
     check_from(&select.from)?;
     if let Some(filter) = &select.selection {
+        without_outer_aggregates(filter, &select.from)?;
         without_aggregates(filter, "WHERE")?;
         without_windows(filter, "WHERE")?;
     }
