@@ -43,6 +43,7 @@ pub(crate) use clauses::check_row_condition;
 pub(crate) use context::{PlanContext, external};
 pub(crate) use names::shown;
 pub use params::with_params;
+use rewrite::named_casts::{has_name_clash, is_name_clash, name_casts};
 pub(crate) use rewrite::rewrite_expr;
 pub use source::RelationSource;
 
@@ -78,7 +79,15 @@ pub fn bind_query(
 
 pub(crate) fn bind(context: &PlanContext<'_>, query: &Query, param_types: &[Option<SqlType>]) -> Result<BoundQuery> {
     clauses::check_clauses(query)?;
-    let (plan, param_types) = typed_plan(context, query, param_types).map_err(|error| match error.state() {
+    let mut planned = typed_plan(context, query, param_types);
+    let clashes = match &planned {
+        Ok((plan, _)) => has_name_clash(plan)?,
+        Err(error) => is_name_clash(error),
+    };
+    if clashes && !context.names_casts.replace(true) {
+        planned = typed_plan(context, query, param_types);
+    }
+    let (plan, param_types) = planned.map_err(|error| match error.state() {
         SqlState::GROUPING_ERROR => unknown_functions::unknown_function(context, query, param_types).unwrap_or(error),
         _ => checks::located(error, query),
     })?;
@@ -118,6 +127,9 @@ fn plan_query(context: &PlanContext<'_>, query: &Query, param_types: &[Option<Sq
         let catalog = context.catalog;
         let has_column = |relation: &ObjectName, column: &str| has_column(catalog, relation, column);
         rewrite::rewrite_query(&mut named, &has_column, &|relation| found(catalog, relation).map(|r| r.oid));
+        if context.names_casts.get() {
+            name_casts(&mut named);
+        }
         let mut planner_context = PlannerContext::new().with_prepare_param_data_types(param_fields(param_types));
         let statement = Statement::Query(Box::new(named));
         let planner = SqlToRel::new(context);
@@ -218,7 +230,11 @@ fn with_output_types(plan: LogicalPlan) -> Result<(LogicalPlan, Vec<(String, Sql
 /// query that names the view will be, and resolving twice would widen sums twice.
 fn view_plan(outer: &PlanContext<'_>, view: &Arc<Relation>) -> Result<LogicalPlan> {
     let text = view.query_text().ok_or_else(|| Error::internal("a view without a query"))?;
-    let context = PlanContext { view_depth: outer.view_depth + 1, ..PlanContext::new(outer.catalog, outer.purpose) };
+    let context = PlanContext {
+        view_depth: outer.view_depth + 1,
+        names_casts: outer.names_casts.clone(),
+        ..PlanContext::new(outer.catalog, outer.purpose)
+    };
     let query = parse_query(text)?;
     let plan = plan_query(&context, &query, &[]).map_err(|e| without_position(e, view))?;
     let columns = plan.schema().iter().zip(&view.columns);

@@ -16,6 +16,7 @@ pub(crate) mod hopping;
 mod limits;
 mod min_max;
 pub(crate) mod moments;
+pub(crate) mod named_cast;
 mod not_a_number;
 mod numbering;
 pub(crate) mod numeric;
@@ -86,6 +87,7 @@ impl Registry {
         if let Some(function) = scalars.get("array_replace_all").cloned() {
             scalars.insert("array_replace".to_string(), function);
         }
+        scalars.insert(named_cast::NAMED_CAST.to_string(), named_cast::function());
         limits::limit(&mut scalars);
         let mut aggregates = HashMap::new();
         let ours = ordered_set::all().into_iter().chain(statistics::all()).chain(min_max::all());

@@ -30,6 +30,8 @@ pub(crate) struct PlanContext<'a> {
     pub(super) purpose: Purpose,
     pub(super) view_depth: usize,
     pub(super) chains: Cell<Chains>,
+    /// Casts have names of their own.
+    pub(super) names_casts: Cell<bool>,
     /// The relations named by the query itself, not by views that it names.
     pub(crate) used: RefCell<BTreeSet<RelationId>>,
     pub(super) relation_planners: Vec<Arc<dyn RelationPlanner>>,
@@ -46,6 +48,7 @@ impl<'a> PlanContext<'a> {
             purpose,
             view_depth: 0,
             chains: Cell::new(Chains::AreOneCall),
+            names_casts: Cell::new(false),
             used: RefCell::default(),
             relation_planners: vec![Arc::new(super::windows::WindowTables)],
             target: None,

@@ -5,6 +5,7 @@ mod from_items;
 mod grouping;
 mod lookups;
 mod named_args;
+pub(super) mod named_casts;
 mod named_windows;
 pub(super) mod order_by;
 pub(super) mod ordered_sets;
