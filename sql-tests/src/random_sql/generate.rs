@@ -277,10 +277,17 @@ impl Generator {
     fn aggregate(&mut self, depth: u64) -> Query {
         let x = self.source(depth);
         let (numbers, texts) = (x.columns("x", Type::Number), x.columns("x", Type::Text));
-        let keys: Vec<(String, Type)> = x.all("x").into_iter().filter(|_| self.random.below(3) == 0).take(2).collect();
+        let mut keys: Vec<(String, Type)> =
+            x.all("x").into_iter().filter(|_| self.random.below(3) == 0).take(2).collect();
+        if let Some((key, Type::Number)) = keys.first().cloned()
+            && self.random.below(4) == 0
+        {
+            keys.push((format!("CAST({key} AS text)"), Type::Text));
+        }
         let mut projection = keys.clone();
         for _ in 0..1 + self.random.below(3) {
             let number = self.one_of(&numbers, "1");
+            let number = if self.random.below(4) == 0 { format!("CAST({number} AS bigint)") } else { number };
             let text = self.one_of(&texts, "'a'");
             let (any, of_any) = self.random.of(&x.all("x")).clone();
             let (call, call_type) = match self.random.below(12) {
