@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use clap::Parser;
 use millstream_server::cli::Cli;
-use millstream_server::serve::Service;
-use millstream_types::{Error, Result};
+use millstream_server::serve::{Service, runtime};
+use millstream_types::Result;
 
 use crate::figure::{Figure, rounded};
 use crate::process::Process;
@@ -59,9 +59,7 @@ pub fn serve_if_asked() -> Option<ExitCode> {
 /// Serves until standard input ends, as it does when the benchmark ends in whatever way.
 fn serve(args: impl Iterator<Item = OsString>) -> Result<()> {
     let args = Cli::parse_from(args).serve;
-    // As the binary does.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("front-end").build();
-    let runtime = runtime.map_err(|e| Error::internal(format!("the runtime did not start: {e}")))?;
+    let runtime = runtime()?;
     let service = runtime.block_on(Service::start(&args))?;
     println!("{}", service.address());
     // What comes is of no interest, nor is why it ends.

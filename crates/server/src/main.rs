@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use millstream_server::cli::{Cli, Command, ServeArgs};
 use millstream_server::demo::demo;
-use millstream_server::serve::serve;
-use millstream_types::deep_stack::THREAD_STACK_BYTES;
+use millstream_server::serve::{runtime, serve};
 use millstream_types::{Error, Result, SqlState};
 use tracing_subscriber::EnvFilter;
 
@@ -35,13 +34,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Demo(args) => &args.serve,
     };
     start_logging(args)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("front-end")
-        .thread_stack_size(THREAD_STACK_BYTES)
-        .build()
-        .map_err(|e| Error::internal(format!("the runtime did not start: {e}")))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         match &command {
             Command::Serve(args) => serve(args).await,
             Command::Demo(args) => demo(args).await,

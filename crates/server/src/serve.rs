@@ -3,10 +3,25 @@
 use std::net::SocketAddr;
 
 use millstream_engine::{Engine, EngineConfig};
+use millstream_types::deep_stack::THREAD_STACK_BYTES;
 use millstream_types::{Error, ErrorKind, Result, SqlState};
+use tokio::runtime::{self, Runtime};
 
 use crate::cli::ServeArgs;
 use crate::{Server, ServerHandle};
+
+/// The runtime that serves connections. Its threads have stacks on which most statements are planned without another one.
+///
+/// # Errors
+/// If the system gives no threads.
+pub fn runtime() -> Result<Runtime> {
+    runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("front-end")
+        .thread_stack_size(THREAD_STACK_BYTES)
+        .build()
+        .map_err(|e| Error::internal(format!("the runtime did not start: {e}")))
+}
 
 /// A running engine that clients reach.
 pub struct Service {
