@@ -29,6 +29,14 @@ struct Membership {
     values: Vec<Expr>,
 }
 
+/// Whether a null-aware anti join would be wrong. Of a value that reads no column it has the comparison as a condition on the
+/// subquery's rows, where rules leave out those that are null.
+fn is_three_valued(inner: &InSubquery) -> Result<bool> {
+    Ok(row::is_row(&inner.expr)
+        || inner.expr.column_refs().is_empty()
+        || mentions_outer(&inner.subquery.subquery, &|_| true)?)
+}
+
 impl Above<'_> {
     /// A filter's condition with nothing left of comparisons with subqueries but what DataFusion's rules are right for: semi
     /// and mark joins where unknown may be false, and null-aware anti joins of uncorrelated subqueries.
@@ -36,9 +44,7 @@ impl Above<'_> {
         let mut conjuncts = Vec::new();
         for conjunct in split_conjunction_owned(predicate) {
             let is_anti_join = match &conjunct {
-                Expr::InSubquery(inner) => {
-                    inner.negated && !row::is_row(&inner.expr) && !mentions_outer(&inner.subquery.subquery, &|_| true)?
-                }
+                Expr::InSubquery(inner) => inner.negated && !is_three_valued(inner)?,
                 _ => false,
             };
             conjuncts.push(if is_anti_join { conjunct } else { self.decided(conjunct)? });
@@ -60,9 +66,7 @@ impl Above<'_> {
                 }
                 Ok(Expr::InSubquery(inner))
             }
-            Expr::InSubquery(inner)
-                if row::is_row(&inner.expr) || mentions_outer(&inner.subquery.subquery, &|_| true)? =>
-            {
+            Expr::InSubquery(inner) if is_three_valued(&inner)? => {
                 let is_hard = self.takes_condition(&inner.subquery)?;
                 let negated = inner.negated;
                 let membership = self.membership(inner)?;
