@@ -41,9 +41,9 @@ use crate::completed_peers::CompletePeers;
 use crate::dependent_join::DependentJoins;
 use crate::equal_keys::EqualKeys;
 use crate::errors::from_datafusion;
+use crate::hidden_properties::HideProperties;
 use crate::lifted_subqueries::LiftSubqueries;
 use crate::missing_sorts::{self, AddMissingSorts};
-use crate::outer_join_constants::HideConstants;
 use crate::push_down_conditions::PushDownConditions;
 use crate::series_scan::ScanSeries;
 use crate::typing::PostgresTypes;
@@ -278,5 +278,5 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
             [Arc::new(AddMissingSorts), Arc::new(CompletePeers)];
         ours.into_iter().filter(move |_| is_last).chain([rule])
     });
-    std::iter::once(Arc::new(HideConstants) as _).chain(rules).collect()
+    std::iter::once(Arc::new(HideProperties) as _).chain(rules).collect()
 }

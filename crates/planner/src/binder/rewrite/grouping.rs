@@ -1,4 +1,5 @@
-//! `ROLLUP` and `CUBE` of several columns at a time, and within `GROUPING SETS`, as the sets that they stand for.
+//! `ROLLUP` and `CUBE` of several columns at a time, and within `GROUPING SETS`, as the sets that they stand for; `()` as a
+//! set of no columns.
 
 use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Select};
 
@@ -11,6 +12,13 @@ const CUBED_MAX: usize = 12;
 /// Replaces what DataFusion does not know.
 pub(super) fn expand(select: &mut Select) {
     let GroupByExpr::Expressions(exprs, _) = &mut select.group_by else { return };
+    let is_empty_set = |expr: &Expr| matches!(expr, Expr::Tuple(columns) if columns.is_empty());
+    if exprs.iter().any(is_empty_set) {
+        exprs.retain(|expr| !is_empty_set(expr));
+        if exprs.is_empty() {
+            exprs.push(Expr::GroupingSets(vec![vec![]]));
+        }
+    }
     for expr in exprs {
         if let Some(sets) = expanded(expr) {
             *expr = Expr::GroupingSets(sets);

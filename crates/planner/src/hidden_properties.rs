@@ -1,8 +1,9 @@
-//! Keeps what is constant on the side of an outer join from passing for constant in its result.
+//! Keeps properties of rows that DataFusion takes over, though they are not so, from rules that rely on them.
 //!
-//! DataFusion takes over that a column has one value, such as the result of an aggregate without a key or one that a
-//! filter compares with a literal, and so finds rows in order that are not: where a row has no partner the column is null.
-//! A node that says nothing of constants stands between such a side and the join.
+//! A column that has one value on the side of an outer join, such as the result of an aggregate without a key or one that a
+//! filter compares with a literal, is null where a row has no partner. A key of `GROUPING SETS` is null in the sets that
+//! leave it out: what is constant, equal, unique or in order below need not be so in the result. A node that says nothing
+//! of these properties stands above such a side and such an aggregate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateInputMode};
 use datafusion::physical_plan::execution_plan::{
     CardinalityEffect, ReplaceChildrenOptions, replace_children_if_necessary,
 };
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
-
 use datafusion::physical_plan::{
     ChildStats, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, StatisticsArgs,
 };
@@ -26,15 +27,15 @@ use crate::typing::types::Result;
 
 /// Comes before all rules that look at the order of rows.
 #[derive(Debug)]
-pub(crate) struct HideConstants;
+pub(crate) struct HideProperties;
 
-impl PhysicalOptimizerRule for HideConstants {
+impl PhysicalOptimizerRule for HideProperties {
     fn name(&self) -> &str {
-        "hide_constants"
+        "hide_properties"
     }
 
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(hide_below).data()
+        plan.transform_up(hide_at).data()
     }
 
     fn schema_check(&self) -> bool {
@@ -42,57 +43,65 @@ impl PhysicalOptimizerRule for HideConstants {
     }
 }
 
-fn hide_below(join: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    let join_type = match (join.downcast_ref::<HashJoinExec>(), join.downcast_ref::<NestedLoopJoinExec>()) {
+fn hide_at(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
+        let has_sets =
+            aggregate.group_expr().has_grouping_set() && aggregate.mode().input_mode() == AggregateInputMode::Raw;
+        return Ok(if has_sets { Transformed::yes(Hidden::new(plan, false)) } else { Transformed::no(plan) });
+    }
+    let join_type = match (plan.downcast_ref::<HashJoinExec>(), plan.downcast_ref::<NestedLoopJoinExec>()) {
         (Some(hash), _) => *hash.join_type(),
         (_, Some(nested)) => *nested.join_type(),
-        (None, None) => return Ok(Transformed::no(join)),
+        (None, None) => return Ok(Transformed::no(plan)),
     };
     let (left_is_extended, right_is_extended) = match join_type {
         JoinType::Left => (false, true),
         JoinType::Right => (true, false),
         JoinType::Full => (true, true),
-        _ => return Ok(Transformed::no(join)),
+        _ => return Ok(Transformed::no(plan)),
     };
-    let children = join.children();
+    let children = plan.children();
     let sides = children.into_iter().zip([left_is_extended, right_is_extended]);
-    let hidden = sides.map(|(side, is_extended)| if is_extended { hide(side) } else { Arc::clone(side) }).collect();
-    Ok(Transformed::yes(replace_children_if_necessary(join, hidden)?))
+    let hidden = sides.map(|(side, is_extended)| if is_extended { hide_constants(side) } else { Arc::clone(side) });
+    let hidden = hidden.collect();
+    Ok(Transformed::yes(replace_children_if_necessary(plan, hidden)?))
 }
 
-fn hide(side: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+fn hide_constants(side: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     if side.equivalence_properties().constants().is_empty() {
         return Arc::clone(side);
     }
-    Arc::new(NothingConstant::new(Arc::clone(side)))
+    Hidden::new(Arc::clone(side), true)
 }
 
-/// The rows of its input, of whose columns none is known to be constant.
+/// The rows of its input, of whose columns none is known to be constant, equal to another or unique.
 #[derive(Clone, Debug)]
-struct NothingConstant {
+struct Hidden {
     input: Arc<dyn ExecutionPlan>,
+    /// Whether the order of the rows remains known.
+    keeps_order: bool,
     properties: Arc<PlanProperties>,
 }
 
-impl NothingConstant {
-    fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+impl Hidden {
+    fn new(input: Arc<dyn ExecutionPlan>, keeps_order: bool) -> Arc<dyn ExecutionPlan> {
         let known = input.equivalence_properties();
-        let orderings = known.oeq_class().iter().cloned();
+        let orderings = known.oeq_class().iter().filter(|_| keeps_order).cloned();
         let kept = EquivalenceProperties::new_with_orderings(Arc::clone(known.schema()), orderings);
-        let properties = PlanProperties::clone(input.properties()).with_eq_properties(kept);
-        NothingConstant { input, properties: Arc::new(properties) }
+        let properties = Arc::new(PlanProperties::clone(input.properties()).with_eq_properties(kept));
+        Arc::new(Hidden { input, keeps_order, properties })
     }
 }
 
-impl DisplayAs for NothingConstant {
+impl DisplayAs for Hidden {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NothingConstant")
+        f.write_str("Hidden")
     }
 }
 
-impl ExecutionPlan for NothingConstant {
+impl ExecutionPlan for Hidden {
     fn name(&self) -> &'static str {
-        "NothingConstant"
+        "Hidden"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -100,7 +109,7 @@ impl ExecutionPlan for NothingConstant {
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        vec![self.keeps_order]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
@@ -123,11 +132,11 @@ impl ExecutionPlan for NothingConstant {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(NothingConstant::new(children.swap_remove(0))))
+        Ok(Hidden::new(children.swap_remove(0), self.keeps_order))
     }
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(NothingConstant::new(children.swap_remove(0))))
+        Ok(Hidden::new(children.swap_remove(0), self.keeps_order))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
