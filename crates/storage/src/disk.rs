@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use millstream_types::{Error, ErrorKind, SqlState};
 
-/// The files of a data directory, by path relative to it, with `/` between names.
+/// The files of a data directory, by path relative to it, with `/` between names; `.` is the directory itself.
 ///
 /// Nothing is durable until it is said to be: what is in a file after [`DiskFile::sync`], that there is a file, or is none
 /// any more, after [`Disk::sync_folder`] of its folder.
@@ -25,6 +25,8 @@ pub trait Disk: Send + Sync {
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens a file to be read and written.
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Gives a file another name in its folder, at once; one that is taken is an error.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Forgets a file.
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Makes it durable which files there are in a folder.
@@ -76,7 +78,8 @@ impl OsDisk {
     }
 
     fn at(&self, path: &str) -> PathBuf {
-        self.root.join(path)
+        // "." behind a folder that is not there cannot be made.
+        if path == "." { self.root.clone() } else { self.root.join(path) }
     }
 }
 
@@ -113,6 +116,22 @@ impl Disk for OsDisk {
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(OsFile(OpenOptions::new().read(true).write(true).open(self.at(path))?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (self.at(from), self.at(to));
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            use rustix::io::Errno;
+            match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
+                // Not every file system can.
+                Err(Errno::INVAL | Errno::NOSYS) => {}
+                renamed => return Ok(renamed?),
+            }
+        }
+        fs::hard_link(&from, &to)?;
+        fs::remove_file(&from)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {

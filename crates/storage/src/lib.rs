@@ -1,4 +1,11 @@
-//! What outlives the process: the log, and the disk under it. `docs/storage.md` describes the bytes.
+//! What outlives the process: the log, checkpoints, and the disk under them. `docs/storage.md` describes the bytes.
 
+pub mod checkpoint;
+pub mod data_directory;
 pub mod disk;
+mod encoding;
+mod errors;
 pub mod log;
+pub mod object_store;
+#[cfg(test)]
+mod random;

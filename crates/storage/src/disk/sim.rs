@@ -68,6 +68,12 @@ impl SimDisk {
         self.0.lock().is_off
     }
 
+    /// What all files have together, in bytes.
+    pub fn used(&self) -> u64 {
+        let state = self.0.lock();
+        state.names.values().map(|&file| state.files[file].bytes.len() as u64).sum()
+    }
+
     /// Bounds what all files may have together, in bytes.
     pub fn set_space(&self, n_bytes: Option<u64>) {
         self.0.lock().space = n_bytes;
@@ -181,6 +187,18 @@ impl Disk for SimDisk {
         Ok(Arc::new(SimFile { disk: self.clone(), file }))
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.call()?;
+        let file = state.file(from)?;
+        if state.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.names.remove(from);
+        state.names.insert(to.to_owned(), file);
+        Ok(())
+    }
+
     fn remove(&self, path: &str) -> io::Result<()> {
         let mut state = self.0.lock();
         state.call()?;
@@ -193,8 +211,14 @@ impl Disk for SimDisk {
         let mut state = self.0.lock();
         state.call()?;
         let is_in = |path: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
-        let State { names, durable_names, .. } = &mut *state;
-        durable_names.retain(|path, _| !is_in(path));
+        let State { names, durable_names, files, .. } = &mut *state;
+        durable_names.retain(|path, file| {
+            if is_in(path) && !names.values().any(|named| named == file) {
+                // Nobody finds it any more.
+                files[*file] = FileState::default();
+            }
+            !is_in(path)
+        });
         durable_names.extend(names.iter().filter(|(path, _)| is_in(path)).map(|(path, file)| (path.clone(), *file)));
         Ok(())
     }

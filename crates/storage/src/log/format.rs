@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::encoding::{array, checksum};
+
 /// What every segment begins with.
 const MAGIC: &[u8; 8] = b"MSLOG001";
 
@@ -111,13 +113,4 @@ pub(super) fn decode_record(bytes: &[u8], at: usize, numbers: &Range<u64>) -> Op
     let payload = at + HEAD_BYTES..at + HEAD_BYTES + n_bytes;
     let stored = bytes.get(payload.end..payload.end + 8)?;
     (stored == checksum(&bytes[at..payload.end])).then_some(Encoded { kind: head[4], sequence, settled, payload })
-}
-
-/// The first 64 bits of the BLAKE3 hash.
-fn checksum(bytes: &[u8]) -> [u8; 8] {
-    array(blake3::hash(bytes).as_bytes(), 0)
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    bytes[at..at + N].try_into().expect("a slice of that length")
 }

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use millstream_types::{Error, ErrorKind, Result, SqlState};
+use millstream_types::Result;
 
 use super::format::{Encoded, HEADER_BYTES, Header, NoHeader, decode_record};
 use super::{FOLDER, Record};
 use crate::disk::{Disk, io_error};
+use crate::errors::{damaged, unknown_version};
 
 /// Numbers that a record may have behind one that does not read right: more are never in doubt.
 const DOUBTFUL_MAX: u64 = 1 << 32;
@@ -96,12 +97,7 @@ fn read(disk: &dyn Disk, path: &str) -> Result<Vec<u8>> {
 fn header(bytes: &[u8], path: &str, first: u64, id: u128) -> Result<Header> {
     let header = Header::decode(bytes).map_err(|no| match no {
         NoHeader::Damaged => damaged(path, 0, "it does not begin with the header of a segment"),
-        NoHeader::Version(version) => Error::new(
-            ErrorKind::External,
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("file \"{path}\" has version {version} of the log's format, which this release does not know"),
-        )
-        .with_hint("Start the release that wrote it, or a newer one."),
+        NoHeader::Version(version) => unknown_version(path, version, "the log's format"),
     })?;
     if header.id != id {
         return Err(damaged(path, 0, "it belongs to another data directory"));
@@ -110,16 +106,6 @@ fn header(bytes: &[u8], path: &str, first: u64, id: u128) -> Result<Header> {
         return Err(damaged(path, 0, &format!("it begins with record {}", header.first)));
     }
     Ok(header)
-}
-
-/// XX001
-fn damaged(path: &str, offset: usize, why: &str) -> Error {
-    Error::new(
-        ErrorKind::External,
-        SqlState::DATA_CORRUPTED,
-        format!("file \"{path}\" is damaged at byte {offset}: {why}"),
-    )
-    .with_hint("Nothing was changed. Put the file back from a copy, or restore a backup.")
 }
 
 /// The records of the log, one segment in memory at a time.

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::disk::OsDisk;
 use crate::disk::sim::{Fault, SimDisk};
+use crate::random::Bits;
 
 /// Notes what it is told.
 #[derive(Default)]
@@ -86,22 +87,6 @@ fn check_records(log: &Log, from: u64) -> u64 {
     }
     assert_eq!(last, log.last_found());
     last
-}
-
-/// A seeded sequence of bits (splitmix64).
-struct Bits(u64);
-
-impl Bits {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn coin(&mut self) -> bool {
-        self.next() & 1 == 0
-    }
 }
 
 #[test]

@@ -1,0 +1,242 @@
+//! The bytes of objects around their blocks; `docs/storage.md` draws them.
+
+use arrow::datatypes::{Schema, SchemaRef};
+use millstream_types::hash::HASH_VERSION;
+use millstream_types::{Error, Result};
+
+use super::block::{decode_schema, encode_schema};
+use crate::encoding::{Decoder, Encode, array, checksum};
+
+/// What every object begins with.
+const MAGIC: &[u8; 8] = b"MSOBJ001";
+
+/// What every object ends with.
+const END_MAGIC: &[u8; 8] = b"MSOBJEND";
+
+/// The only version so far.
+const VERSION: u32 = 1;
+
+/// Bytes of the header.
+pub(super) const HEADER_BYTES: usize = 40;
+
+/// Bytes of the footer.
+pub(super) const FOOTER_BYTES: usize = 40;
+
+/// Which table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId {
+    /// The relation or dataflow that it belongs to.
+    pub owner: u64,
+    /// The node of the owner's dataflow.
+    pub node: u32,
+    /// Its number there.
+    pub table: u32,
+}
+
+/// What the rows of a table are, and what tells them apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableShape {
+    /// The columns of a row.
+    pub schema: SchemaRef,
+    /// The columns that say which row is meant: a unique key, or all; then there may be several of the same.
+    pub identity: Vec<usize>,
+}
+
+impl TableShape {
+    /// A table in which rows may stand several times.
+    pub fn multiset(schema: SchemaRef) -> TableShape {
+        let identity = (0..schema.fields().len()).collect();
+        TableShape { schema, identity }
+    }
+
+    /// A table in which the columns of a key are never the same in two rows.
+    pub fn keyed(schema: SchemaRef, key: Vec<usize>) -> TableShape {
+        TableShape { schema, identity: key }
+    }
+
+    /// Whether rows may stand several times.
+    pub fn is_multiset(&self) -> bool {
+        self.identity.len() == self.schema.fields().len()
+    }
+
+    /// The columns of rows that say what is gone.
+    ///
+    /// # Errors
+    /// If the identity names columns that are not there.
+    pub fn gone_schema(&self) -> Result<SchemaRef> {
+        let Some(fields) =
+            self.identity.iter().map(|&c| self.schema.fields().get(c).cloned()).collect::<Option<Vec<_>>>()
+        else {
+            return Err(Error::internal("the identity of a table has columns that the table has not"));
+        };
+        Ok(Schema::new(fields).into())
+    }
+}
+
+/// Where a block is, and which rows it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BlockEntry {
+    pub(super) offset: u64,
+    pub(super) len: u32,
+    /// How many bytes of it are the IPC metadata.
+    pub(super) metadata_len: u32,
+    pub(super) checksum: [u8; 8],
+    /// About how much memory its rows take.
+    pub(super) decoded_bytes: u64,
+    /// The rows of each partition, which ascend.
+    pub(super) runs: Vec<(u8, u32)>,
+}
+
+impl BlockEntry {
+    pub(super) fn n_rows(&self) -> usize {
+        self.runs.iter().map(|&(_, n_rows)| n_rows as usize).sum()
+    }
+}
+
+/// The change of one table, as it lies in an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Section {
+    pub(super) table: TableId,
+    pub(super) shape: TableShape,
+    pub(super) gone: Vec<BlockEntry>,
+    pub(super) rows: Vec<BlockEntry>,
+}
+
+impl Section {
+    /// How many bytes its blocks have.
+    pub(super) fn n_bytes(&self) -> u64 {
+        self.gone.iter().chain(&self.rows).map(|block| u64::from(block.len)).sum()
+    }
+}
+
+/// The rows of blocks.
+pub(super) fn n_rows(blocks: &[BlockEntry]) -> u64 {
+    blocks.iter().map(|block| block.n_rows() as u64).sum()
+}
+
+/// Why the beginning of an object is no header.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoHeader {
+    /// Of a version that this release does not know.
+    Version(u32),
+    /// Its rows are partitioned by another version of the hash.
+    HashVersion(u32),
+    /// It is of another data directory.
+    Foreign,
+    /// It does not read right.
+    Damaged,
+}
+
+pub(super) fn encode_header(data_id: u128) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.put_u32(VERSION);
+    bytes.put_u32(HASH_VERSION);
+    bytes.put_u128(data_id);
+    bytes.extend(checksum(&bytes));
+    bytes
+}
+
+pub(super) fn check_header(bytes: &[u8; HEADER_BYTES], data_id: u128) -> Result<(), NoHeader> {
+    if !bytes.starts_with(MAGIC) || checksum(&bytes[..HEADER_BYTES - 8]) != bytes[HEADER_BYTES - 8..] {
+        return Err(NoHeader::Damaged);
+    }
+    let (version, hash_version) = (u32::from_le_bytes(array(bytes, 8)), u32::from_le_bytes(array(bytes, 12)));
+    match (version, hash_version) {
+        (VERSION, HASH_VERSION) if array(bytes, 16) == data_id.to_le_bytes() => Ok(()),
+        (VERSION, HASH_VERSION) => Err(NoHeader::Foreign),
+        (VERSION, _) => Err(NoHeader::HashVersion(hash_version)),
+        _ => Err(NoHeader::Version(version)),
+    }
+}
+
+/// Where the index is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Footer {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    pub(super) checksum: [u8; 8],
+}
+
+impl Footer {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(FOOTER_BYTES);
+        bytes.put_u64(self.offset);
+        bytes.put_u64(self.len);
+        bytes.extend(self.checksum);
+        bytes.extend(checksum(&bytes));
+        bytes.extend(END_MAGIC);
+        bytes
+    }
+
+    /// The footer of an object of that length, if it reads right.
+    pub(super) fn decode(bytes: &[u8; FOOTER_BYTES], object_len: u64) -> Option<Footer> {
+        let footer = Footer {
+            offset: u64::from_le_bytes(array(bytes, 0)),
+            len: u64::from_le_bytes(array(bytes, 8)),
+            checksum: array(bytes, 16),
+        };
+        let is_right = bytes.ends_with(END_MAGIC)
+            && checksum(&bytes[..24]) == bytes[24..32]
+            && footer.offset.checked_add(footer.len)?.checked_add(FOOTER_BYTES as u64)? == object_len;
+        is_right.then_some(footer)
+    }
+}
+
+pub(super) fn encode_index(sections: &[Section]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.put_len(sections.len());
+    for section in sections {
+        bytes.put_u64(section.table.owner);
+        bytes.put_u32(section.table.node);
+        bytes.put_u32(section.table.table);
+        bytes.put_len(section.shape.identity.len());
+        section.shape.identity.iter().for_each(|&column| bytes.put_u32(column as u32));
+        bytes.put_bytes(&encode_schema(&section.shape.schema)?);
+        encode_blocks(&mut bytes, &section.gone);
+        encode_blocks(&mut bytes, &section.rows);
+    }
+    Ok(bytes)
+}
+
+fn encode_blocks(bytes: &mut Vec<u8>, blocks: &[BlockEntry]) {
+    bytes.put_len(blocks.len());
+    for block in blocks {
+        bytes.put_u64(block.offset);
+        bytes.put_u32(block.len);
+        bytes.put_u32(block.metadata_len);
+        bytes.extend(block.checksum);
+        bytes.put_u64(block.decoded_bytes);
+        bytes.put_len(block.runs.len());
+        for &(partition, n_rows) in &block.runs {
+            bytes.put_u8(partition);
+            bytes.put_u32(n_rows);
+        }
+    }
+}
+
+/// The sections from the bytes of an index; `None` if they are no index.
+pub(super) fn decode_index(bytes: &[u8]) -> Option<Vec<Section>> {
+    let mut rest = Decoder(bytes);
+    let sections = rest.list(|rest| {
+        let table = TableId { owner: rest.u64()?, node: rest.u32()?, table: rest.u32()? };
+        let identity = rest.list(|rest| rest.u32().map(|column| column as usize))?;
+        let schema = decode_schema(rest.bytes()?)?;
+        let is_right = identity.iter().all(|&column| column < schema.fields().len());
+        let shape = is_right.then_some(TableShape { schema, identity })?;
+        Some(Section { table, shape, gone: decode_blocks(rest)?, rows: decode_blocks(rest)? })
+    })?;
+    rest.is_at_end().then_some(sections)
+}
+
+fn decode_blocks(rest: &mut Decoder<'_>) -> Option<Vec<BlockEntry>> {
+    rest.list(|rest| {
+        Some(BlockEntry {
+            offset: rest.u64()?,
+            len: rest.u32()?,
+            metadata_len: rest.u32()?,
+            checksum: rest.u64()?.to_le_bytes(),
+            decoded_bytes: rest.u64()?,
+            runs: rest.list(|rest| Some((rest.u8()?, rest.u32()?)))?,
+        })
+    })
+}

@@ -1,0 +1,219 @@
+//! Manifests: which objects make up the state at a checkpoint, and what else there is to know of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millstream_types::{Error, Result};
+
+use super::{MANIFESTS, OBJECTS};
+use crate::encoding::{Decoder, Encode, array, checksum};
+use crate::errors::{damaged, unknown_version};
+
+const MAGIC: &[u8; 8] = b"MSMANI01";
+
+/// The only version so far.
+const VERSION: u32 = 1;
+
+/// What is written instead of a worker if an object is made of several.
+const MERGED: u32 = u32::MAX;
+
+/// A checkpoint, as it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manifest {
+    /// The data directory that it belongs to.
+    pub data_id: u128,
+    /// The writer's term.
+    pub term: u64,
+    /// Its own number: one more than that of the manifest before it.
+    pub number: u64,
+    /// The epoch whose state it is.
+    pub epoch: u64,
+    /// The value of `now()` in that epoch, in microseconds since 1970-01-01 UTC.
+    pub now_us: i64,
+    /// The first record of the log that recovery reads.
+    pub log_sequence: u64,
+    /// The catalog, to those who know it.
+    pub catalog: Vec<u8>,
+    /// The owners that live.
+    pub owners: BTreeSet<u64>,
+    /// Small values of owners, by key.
+    pub values: BTreeMap<(u64, Vec<u8>), Vec<u8>>,
+    /// The objects that together are the state, oldest first.
+    pub(super) objects: Vec<ObjectEntry>,
+}
+
+/// An object that a manifest names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ObjectEntry {
+    /// Its name in the folder of objects.
+    pub(super) name: String,
+    /// It has what changed after this epoch,
+    pub(super) after: u64,
+    /// up to this one.
+    pub(super) up_to: u64,
+    /// Its length in bytes.
+    pub(super) len: u64,
+    pub(super) index_checksum: [u8; 8],
+    /// The worker that wrote it; `None` if it is made of several.
+    pub(super) worker: Option<u32>,
+    /// The owners that it has sections of.
+    pub(super) shares: Vec<OwnerShare>,
+}
+
+/// What an object has of an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OwnerShare {
+    pub(super) owner: u64,
+    /// The bytes of its blocks.
+    pub(super) n_bytes: u64,
+    pub(super) n_rows: u64,
+    pub(super) n_gone: u64,
+}
+
+impl ObjectEntry {
+    /// Whether it has something of an owner.
+    pub(super) fn has(&self, owner: u64) -> bool {
+        self.shares.iter().any(|share| share.owner == owner)
+    }
+}
+
+impl Manifest {
+    /// How many objects make up the state.
+    pub fn n_objects(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// How many bytes all objects have.
+    pub fn n_bytes(&self) -> u64 {
+        self.objects.iter().map(|object| object.len).sum()
+    }
+
+    /// The paths of the objects under the data directory, oldest first: what a copy of the state needs.
+    pub fn object_paths(&self) -> impl Iterator<Item = String> {
+        self.objects.iter().map(|object| format!("{OBJECTS}/{}", object.name))
+    }
+
+    /// The path of the manifest itself under the data directory.
+    pub fn path(&self) -> String {
+        path_of(self.number)
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.put_u32(VERSION);
+        bytes.put_u32(0);
+        bytes.put_u128(self.data_id);
+        bytes.put_u64(self.term);
+        bytes.put_u64(self.number);
+        bytes.put_u64(self.epoch);
+        bytes.put_u64(self.now_us as u64);
+        bytes.put_u64(self.log_sequence);
+        bytes.put_bytes(&self.catalog);
+        bytes.put_len(self.owners.len());
+        self.owners.iter().for_each(|&owner| bytes.put_u64(owner));
+        bytes.put_len(self.values.len());
+        for ((owner, key), value) in &self.values {
+            bytes.put_u64(*owner);
+            bytes.put_bytes(key);
+            bytes.put_bytes(value);
+        }
+        bytes.put_len(self.objects.len());
+        self.objects.iter().for_each(|object| object.encode(&mut bytes));
+        bytes.extend(checksum(&bytes));
+        bytes
+    }
+
+    /// The manifest with a number from its bytes.
+    ///
+    /// # Errors
+    /// XX001 if it does not read right: it was durable before it had its name. 55000 if it is of another version.
+    pub(super) fn decode(bytes: &[u8], number: u64, data_id: u128) -> Result<Manifest> {
+        let path = path_of(number);
+        let wrong = |why: &str| {
+            damaged(&path, 0, why).with_hint(
+                "Nothing was changed. Put the file back from a copy, or take it away: the checkpoint before it and the \
+                 log have all that it has.",
+            )
+        };
+        if !bytes.starts_with(MAGIC) || bytes.len() < MAGIC.len() + 4 + 8 {
+            return Err(wrong("it does not begin as a manifest"));
+        }
+        let (body, stored) = bytes.split_at(bytes.len() - 8);
+        let version = u32::from_le_bytes(array(bytes, MAGIC.len()));
+        if stored != checksum(body) {
+            return Err(wrong("its checksum is another one"));
+        }
+        if version != VERSION {
+            return Err(unknown_version(&path, version, "the format of manifests"));
+        }
+        let manifest =
+            Manifest::decode_body(&body[MAGIC.len() + 8..]).ok_or_else(|| wrong("it does not make sense"))?;
+        if manifest.data_id != data_id {
+            return Err(wrong("it belongs to another data directory"));
+        }
+        if manifest.number != number {
+            return Err(wrong(&format!("it is manifest {}", manifest.number)));
+        }
+        Ok(manifest)
+    }
+
+    fn decode_body(bytes: &[u8]) -> Option<Manifest> {
+        let mut rest = Decoder(bytes);
+        let manifest = Manifest {
+            data_id: rest.u128()?,
+            term: rest.u64()?,
+            number: rest.u64()?,
+            epoch: rest.u64()?,
+            now_us: rest.u64()? as i64,
+            log_sequence: rest.u64()?,
+            catalog: rest.bytes()?.to_vec(),
+            owners: rest.list(Decoder::u64)?.into_iter().collect(),
+            values: rest
+                .list(|rest| Some(((rest.u64()?, rest.bytes()?.to_vec()), rest.bytes()?.to_vec())))?
+                .into_iter()
+                .collect(),
+            objects: rest.list(ObjectEntry::decode)?,
+        };
+        rest.is_at_end().then_some(manifest)
+    }
+}
+
+impl ObjectEntry {
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.put_bytes(self.name.as_bytes());
+        bytes.put_u64(self.after);
+        bytes.put_u64(self.up_to);
+        bytes.put_u64(self.len);
+        bytes.extend(self.index_checksum);
+        bytes.put_u32(self.worker.unwrap_or(MERGED));
+        bytes.put_len(self.shares.len());
+        for share in &self.shares {
+            bytes.put_u64(share.owner);
+            bytes.put_u64(share.n_bytes);
+            bytes.put_u64(share.n_rows);
+            bytes.put_u64(share.n_gone);
+        }
+    }
+
+    fn decode(rest: &mut Decoder<'_>) -> Option<ObjectEntry> {
+        Some(ObjectEntry {
+            name: String::from_utf8(rest.bytes()?.to_vec()).ok()?,
+            after: rest.u64()?,
+            up_to: rest.u64()?,
+            len: rest.u64()?,
+            index_checksum: rest.u64()?.to_le_bytes(),
+            worker: Some(rest.u32()?).filter(|&worker| worker != MERGED),
+            shares: rest.list(|rest| {
+                Some(OwnerShare { owner: rest.u64()?, n_bytes: rest.u64()?, n_rows: rest.u64()?, n_gone: rest.u64()? })
+            })?,
+        })
+    }
+}
+
+pub(super) fn path_of(number: u64) -> String {
+    format!("{MANIFESTS}/{number:020}")
+}
+
+/// XX001: there are objects, and no manifest.
+pub(super) fn missing() -> Error {
+    damaged(MANIFESTS, 0, "there are objects of checkpoints, and no manifest")
+}

@@ -1,0 +1,127 @@
+//! Reading an object: its index once, then blocks as they are asked for.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use millstream_types::{Error, Result};
+
+use super::OBJECTS;
+use super::block::decode;
+use super::format::{self, BlockEntry, FOOTER_BYTES, Footer, HEADER_BYTES, NoHeader, Section};
+use super::manifest::ObjectEntry;
+use super::object_writer::Part;
+use crate::encoding::{array, checksum};
+use crate::errors::{damaged, unknown_version};
+use crate::object_store::ObjectStore;
+
+/// Which way rows change a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Each takes away one row of its identity.
+    Gone,
+    /// Each is added.
+    Added,
+}
+
+/// Rows of a block that are in a range of partitions.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// What becomes of them.
+    pub rows: Rows,
+    /// How many are in which partition, which ascend.
+    pub runs: Vec<(u8, u32)>,
+    /// The rows; of those that are gone, the columns of the identity.
+    pub batch: RecordBatch,
+}
+
+/// An object whose index was read.
+pub(super) struct Object {
+    store: Arc<dyn ObjectStore>,
+    path: String,
+    sections: Vec<Section>,
+}
+
+impl Object {
+    /// Reads the index of an object.
+    ///
+    /// # Errors
+    /// XX001 naming the object if it is not there or not as it was written; 55000 if it is of another version.
+    pub(super) fn open(store: Arc<dyn ObjectStore>, data_id: u128, entry: &ObjectEntry) -> Result<Object> {
+        let path = format!("{OBJECTS}/{}", entry.name);
+        let len = store.len(&path)?;
+        if len != entry.len || len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
+            return Err(damaged(&path, len as usize, &format!("it has {len} bytes instead of {}", entry.len)));
+        }
+        let header = store.read_range(&path, 0..HEADER_BYTES as u64)?;
+        format::check_header(&array(&header, 0), data_id).map_err(|no| no_header(&path, &no))?;
+        let footer_at = len - FOOTER_BYTES as u64;
+        let footer = store.read_range(&path, footer_at..len)?;
+        let Some(footer) = Footer::decode(&array(&footer, 0), len) else {
+            return Err(damaged(&path, footer_at as usize, "its footer does not read right"));
+        };
+        let index = store.read_range(&path, footer.offset..footer.offset + footer.len)?;
+        if footer.checksum != entry.index_checksum || checksum(&index) != footer.checksum {
+            return Err(damaged(&path, footer.offset as usize, "its index does not read right"));
+        }
+        let sections = format::decode_index(&index);
+        let sections =
+            sections.ok_or_else(|| damaged(&path, footer.offset as usize, "its index does not make sense"))?;
+        Ok(Object { store, path, sections })
+    }
+
+    pub(super) fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// The bytes of a block, whatever they are.
+    pub(super) fn read_raw(&self, block: &BlockEntry) -> Result<Vec<u8>> {
+        self.store.read_range(&self.path, block.offset..block.offset + u64::from(block.len))
+    }
+
+    /// The rows of a block.
+    ///
+    /// # Errors
+    /// XX001 naming the object and the place if they are not as they were written.
+    pub(super) fn read_block(&self, section: &Section, part: Part, block: &BlockEntry) -> Result<RecordBatch> {
+        let at = block.offset as usize;
+        let bytes = self.read_raw(block)?;
+        if checksum(&bytes) != block.checksum {
+            return Err(damaged(&self.path, at, "a block of rows does not read right"));
+        }
+        let schema = match part {
+            Part::Gone => section.shape.gone_schema()?,
+            Part::Rows => Arc::clone(&section.shape.schema),
+        };
+        let rows = decode(bytes, block.metadata_len, &schema)
+            .map_err(|error| damaged(&self.path, at, &format!("a block of rows does not make sense: {error}")))?;
+        if rows.num_rows() != block.n_rows() {
+            return Err(damaged(&self.path, at, "a block has not as many rows as its index says"));
+        }
+        Ok(rows)
+    }
+}
+
+/// The rows of a block that are in a range of partitions: where they are in it, and how many of which.
+pub(super) fn slice_of(block: &BlockEntry, partitions: &Range<usize>) -> (Range<usize>, Vec<(u8, u32)>) {
+    let (mut before, mut n_rows) = (0, 0);
+    let mut runs = Vec::new();
+    for &(partition, n) in &block.runs {
+        if usize::from(partition) < partitions.start {
+            before += n as usize;
+        } else if usize::from(partition) < partitions.end {
+            runs.push((partition, n));
+            n_rows += n as usize;
+        }
+    }
+    (before..before + n_rows, runs)
+}
+
+fn no_header(path: &str, no: &NoHeader) -> Error {
+    match no {
+        NoHeader::Version(version) => unknown_version(path, *version, "the format of objects"),
+        NoHeader::HashVersion(version) => unknown_version(path, *version, "the hash of rows"),
+        NoHeader::Foreign => damaged(path, 0, "it belongs to another data directory"),
+        NoHeader::Damaged => damaged(path, 0, "it does not begin with the header of an object"),
+    }
+}

@@ -1,0 +1,324 @@
+//! Writing an object: sections of rows by partition, block after block.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use millstream_types::delta::values_bytes;
+use millstream_types::hash::{N_PARTITIONS, partition_of};
+use millstream_types::{Error, Result};
+
+use super::block::BlockEncoder;
+use super::format::{self, BlockEntry, Footer, Section, TableId, TableShape};
+use super::manifest::{ObjectEntry, OwnerShare};
+use super::net::interleave;
+use super::{BLOCK_BYTES_MAX, BLOCK_ROWS_MAX, OBJECTS};
+use crate::encoding::checksum;
+use crate::object_store::{ObjectSink, ObjectStore};
+
+/// Rows, and the hash of each, which says what partition it is in.
+#[derive(Clone, Debug)]
+pub struct HashedRows {
+    /// The rows.
+    pub batch: RecordBatch,
+    /// A hash a row.
+    pub hashes: Vec<u64>,
+}
+
+/// Which of the two parts of a section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Gone,
+    Rows,
+}
+
+/// An object that is being written. Dropped before [`ObjectWriter::finish`], it was never there.
+///
+/// Memory is bounded by a block of each part, the index, and eight bytes for each row that [`ObjectWriter::add`] takes at once.
+pub struct ObjectWriter {
+    store: Arc<dyn ObjectStore>,
+    name: String,
+    data_id: u128,
+    worker: Option<u32>,
+    /// `None` until there is something to write.
+    sink: Option<Box<dyn ObjectSink>>,
+    len: u64,
+    encoder: BlockEncoder,
+    sections: Vec<Section>,
+    /// The section that is open, with the rows that are no block yet.
+    open: Option<OpenSection>,
+}
+
+struct OpenSection {
+    section: Section,
+    gone: Pending,
+    rows: Pending,
+}
+
+/// Rows that wait until they are a block.
+#[derive(Default)]
+struct Pending {
+    pieces: Vec<RecordBatch>,
+    runs: Vec<(u8, u32)>,
+    n_rows: usize,
+    n_bytes: usize,
+}
+
+/// An object that is there durably, and that nothing names yet. Dropped, it is deleted again.
+pub struct WrittenObject {
+    store: Arc<dyn ObjectStore>,
+    pub(super) entry: ObjectEntry,
+    is_kept: bool,
+}
+
+impl ObjectWriter {
+    /// Begins an object; `worker` is `None` if it is made of several.
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        name: String,
+        data_id: u128,
+        worker: Option<u32>,
+    ) -> Result<ObjectWriter> {
+        let (encoder, sections) = (BlockEncoder::new()?, Vec::new());
+        Ok(ObjectWriter { store, name, data_id, worker, sink: None, len: 0, encoder, sections, open: None })
+    }
+
+    /// Adds the change of a table: what of the last checkpoint's rows is gone, by identity, and what rows came.
+    ///
+    /// # Errors
+    /// 53100 and 58030 if it cannot be written; internal, if rows are not of the table's shape. Nothing can be added
+    /// afterwards.
+    pub fn add(&mut self, table: TableId, shape: &TableShape, gone: &[HashedRows], rows: &[HashedRows]) -> Result<()> {
+        let gone_schema = shape.gone_schema()?;
+        let is_right = gone.iter().all(|g| g.batch.schema().fields() == gone_schema.fields())
+            && rows.iter().all(|r| r.batch.schema().fields() == shape.schema.fields())
+            && gone.iter().chain(rows).all(|r| r.batch.num_rows() == r.hashes.len());
+        if !is_right {
+            return Err(Error::internal("rows of a checkpoint are not of their table's shape"));
+        }
+        if gone.iter().chain(rows).all(|r| r.hashes.is_empty()) {
+            return Ok(());
+        }
+        self.begin_section(table, shape.clone());
+        self.push_by_partition(Part::Gone, gone)?;
+        self.push_by_partition(Part::Rows, rows)?;
+        self.end_section()
+    }
+
+    fn push_by_partition(&mut self, part: Part, rows: &[HashedRows]) -> Result<()> {
+        let batches: Vec<&RecordBatch> = rows.iter().map(|r| &r.batch).collect();
+        let mut places: Vec<Vec<(usize, usize)>> = vec![Vec::new(); N_PARTITIONS];
+        for (b, hashed) in rows.iter().enumerate() {
+            for (r, &hash) in hashed.hashes.iter().enumerate() {
+                places[partition_of(hash)].push((b, r));
+            }
+        }
+        let n_bytes: usize = batches.iter().map(|batch| values_bytes(batch)).sum();
+        let n_rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+        let rows_max = (BLOCK_BYTES_MAX / (n_bytes / n_rows.max(1)).max(1)).clamp(1, BLOCK_ROWS_MAX);
+        let mut together = Vec::new();
+        let mut runs = Vec::new();
+        for (partition, places) in places.into_iter().enumerate() {
+            for piece in places.chunks(rows_max) {
+                if together.len() + piece.len() > rows_max {
+                    self.push(part, mem::take(&mut runs), interleave(&batches, &together)?)?;
+                    together.clear();
+                }
+                together.extend(piece);
+                runs.push((partition as u8, piece.len() as u32));
+            }
+        }
+        if together.is_empty() {
+            return Ok(());
+        }
+        self.push(part, runs, interleave(&batches, &together)?)
+    }
+
+    /// Begins the section of a table. A table may have several; they apply in order.
+    pub(super) fn begin_section(&mut self, table: TableId, shape: TableShape) {
+        let section = Section { table, shape, gone: Vec::new(), rows: Vec::new() };
+        self.open = Some(OpenSection { section, gone: Pending::default(), rows: Pending::default() });
+    }
+
+    /// Adds rows to a part of the open section, of partitions that are not before those it has.
+    pub(super) fn push(&mut self, part: Part, runs: Vec<(u8, u32)>, rows: RecordBatch) -> Result<()> {
+        let bytes_per_row = values_bytes(&rows).div_ceil(rows.num_rows().max(1)).max(1);
+        let mut runs = runs.into_iter();
+        let mut run = runs.next();
+        let mut from = 0;
+        while from < rows.num_rows() {
+            let pending = self.pending(part);
+            let fits = (BLOCK_BYTES_MAX.saturating_sub(pending.n_bytes) / bytes_per_row)
+                .min(BLOCK_ROWS_MAX - pending.n_rows)
+                .min(rows.num_rows() - from);
+            if fits == 0 && pending.n_rows > 0 {
+                self.write_block(part)?;
+                continue;
+            }
+            let n_rows = fits.max(1);
+            pending.pieces.push(rows.slice(from, n_rows));
+            pending.n_rows += n_rows;
+            pending.n_bytes += n_rows * bytes_per_row;
+            let mut left = n_rows as u32;
+            while let Some((partition, n_rows)) = run.filter(|_| left > 0) {
+                let taken = left.min(n_rows);
+                pending.add_run(partition, taken);
+                left -= taken;
+                run = if taken < n_rows { Some((partition, n_rows - taken)) } else { runs.next() };
+            }
+            from += n_rows;
+        }
+        Ok(())
+    }
+
+    /// Ends the open section.
+    pub(super) fn end_section(&mut self) -> Result<()> {
+        self.write_block(Part::Gone)?;
+        self.write_block(Part::Rows)?;
+        let section = self.open.take().expect("a section is open").section;
+        if !section.gone.is_empty() || !section.rows.is_empty() {
+            self.sections.push(section);
+        }
+        Ok(())
+    }
+
+    /// Ends the open section, if one is, as if it had never begun; what was written of it lies in the object unused.
+    pub(super) fn abandon_section(&mut self) {
+        self.open = None;
+    }
+
+    /// Adds a section whose blocks are bytes that were written before.
+    pub(super) fn copy_section(
+        &mut self,
+        section: &Section,
+        mut read: impl FnMut(&BlockEntry) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        let mut copied = section.clone();
+        for block in copied.gone.iter_mut().chain(&mut copied.rows) {
+            let bytes = read(block)?;
+            block.offset = self.write(&bytes)?;
+        }
+        self.sections.push(copied);
+        Ok(())
+    }
+
+    fn pending(&mut self, part: Part) -> &mut Pending {
+        let open = self.open.as_mut().expect("a section is open");
+        match part {
+            Part::Gone => &mut open.gone,
+            Part::Rows => &mut open.rows,
+        }
+    }
+
+    fn write_block(&mut self, part: Part) -> Result<()> {
+        let pending = mem::take(self.pending(part));
+        let Some(first) = pending.pieces.first() else { return Ok(()) };
+        let rows = match pending.pieces.as_slice() {
+            [rows] => rows.clone(),
+            pieces => concat_batches(&first.schema(), pieces)?,
+        };
+        let encoded = self.encoder.encode(&rows)?;
+        let entry = BlockEntry {
+            offset: self.write(&encoded.bytes)?,
+            len: encoded.bytes.len() as u32,
+            metadata_len: encoded.metadata_len,
+            checksum: checksum(&encoded.bytes),
+            decoded_bytes: pending.n_bytes as u64,
+            runs: pending.runs,
+        };
+        let section = &mut self.open.as_mut().expect("a section is open").section;
+        match part {
+            Part::Gone => section.gone.push(entry),
+            Part::Rows => section.rows.push(entry),
+        }
+        Ok(())
+    }
+
+    /// Writes bytes; gives where they are.
+    fn write(&mut self, bytes: &[u8]) -> Result<u64> {
+        let sink = match &mut self.sink {
+            Some(sink) => sink,
+            None => {
+                let sink = self.sink.insert(self.store.put(&self.name)?);
+                let header = format::encode_header(self.data_id);
+                sink.write(&header)?;
+                self.len = header.len() as u64;
+                sink
+            }
+        };
+        sink.write(bytes)?;
+        let offset = self.len;
+        self.len += bytes.len() as u64;
+        Ok(offset)
+    }
+
+    /// Makes the object durable; `None` if nothing was added, and then there is none.
+    ///
+    /// # Errors
+    /// 53100 and 58030 if it cannot be written; the object is not there then.
+    pub fn finish(mut self) -> Result<Option<WrittenObject>> {
+        if self.sections.is_empty() {
+            return Ok(None);
+        }
+        let index = format::encode_index(&self.sections)?;
+        let offset = self.write(&index)?;
+        let footer = Footer { offset, len: index.len() as u64, checksum: checksum(&index) };
+        self.write(&footer.encode())?;
+        let Some(sink) = self.sink.take() else { return Err(Error::internal("an object without a header")) };
+        sink.finish()?;
+        let mut shares: BTreeMap<u64, OwnerShare> = BTreeMap::new();
+        for section in &self.sections {
+            let owner = section.table.owner;
+            let share = shares.entry(owner).or_insert(OwnerShare { owner, n_bytes: 0, n_rows: 0, n_gone: 0 });
+            share.n_bytes += section.n_bytes();
+            share.n_rows += format::n_rows(&section.rows);
+            share.n_gone += format::n_rows(&section.gone);
+        }
+        let entry = ObjectEntry {
+            name: self.name.rsplit_once('/').map_or(&*self.name, |(_, name)| name).to_owned(),
+            after: 0,
+            up_to: 0,
+            len: self.len,
+            index_checksum: footer.checksum,
+            worker: self.worker,
+            shares: shares.into_values().collect(),
+        };
+        Ok(Some(WrittenObject { store: self.store, entry, is_kept: false }))
+    }
+}
+
+impl Pending {
+    fn add_run(&mut self, partition: u8, n_rows: u32) {
+        match self.runs.last_mut() {
+            Some((last, n)) if *last == partition => *n += n_rows,
+            last => {
+                debug_assert!(last.is_none_or(|(last, _)| *last < partition), "partitions ascend");
+                self.runs.push((partition, n_rows));
+            }
+        }
+    }
+}
+
+impl WrittenObject {
+    /// The length of the object in bytes.
+    pub fn n_bytes(&self) -> u64 {
+        self.entry.len
+    }
+
+    /// Something names it now, or may: it is deleted by those who know when nothing does.
+    pub(super) fn keep(mut self) -> ObjectEntry {
+        self.is_kept = true;
+        self.entry.clone()
+    }
+}
+
+impl Drop for WrittenObject {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // What cannot be deleted now is when the directory is opened again.
+            let _ = self.store.delete(&[format!("{OBJECTS}/{}", self.entry.name)]);
+        }
+    }
+}

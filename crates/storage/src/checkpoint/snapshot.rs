@@ -1,0 +1,179 @@
+//! Reading a checkpoint: the changes of a table, oldest first, or what they come to.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use millstream_types::{Error, Result};
+use parking_lot::Mutex;
+
+use super::format::{Section, TableId, TableShape};
+use super::manifest::Manifest;
+use super::net::{Identities, net, rows_at};
+use super::object_reader::{Object, Piece, Rows, slice_of};
+use super::object_writer::Part;
+use super::store::Hold;
+use super::{BLOCK_ROWS_MAX, manifest::ObjectEntry};
+use crate::object_store::ObjectStore;
+
+/// A checkpoint to be read. What it needs is not deleted before it is dropped.
+///
+/// Indexes are read when they are first needed and kept; rows are not. Calls may come from several threads.
+pub struct Snapshot {
+    hold: Hold,
+    store: Arc<dyn ObjectStore>,
+    /// The objects that were opened, in the manifest's order.
+    objects: Vec<Mutex<Option<Arc<Object>>>>,
+}
+
+/// The change of a table in an object.
+pub(super) struct TableSection {
+    pub(super) object: Arc<Object>,
+    /// Which of its sections.
+    pub(super) section_idx: usize,
+}
+
+impl TableSection {
+    /// All of a table that an object has, oldest first.
+    pub(super) fn all_in(object: &Arc<Object>, table: TableId) -> Vec<TableSection> {
+        let is_of_table = |i: &usize| object.sections()[*i].table == table;
+        let of_table = (0..object.sections().len()).filter(is_of_table);
+        of_table.map(|section_idx| TableSection { object: Arc::clone(object), section_idx }).collect()
+    }
+
+    pub(super) fn section(&self) -> &Section {
+        &self.object.sections()[self.section_idx]
+    }
+}
+
+/// All changes of a table, oldest first, of a range of partitions, in pieces that are read one by one.
+pub struct TableChanges {
+    pieces: Vec<PieceAt>,
+}
+
+struct PieceAt {
+    object: Arc<Object>,
+    section_idx: usize,
+    part: Part,
+    block_idx: usize,
+    slice: Range<usize>,
+    runs: Vec<(u8, u32)>,
+}
+
+impl Snapshot {
+    pub(super) fn new(hold: Hold, store: Arc<dyn ObjectStore>) -> Snapshot {
+        let objects = hold.manifest().objects.iter().map(|_| Mutex::default()).collect();
+        Snapshot { hold, store, objects }
+    }
+
+    /// What the checkpoint says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        self.hold.manifest()
+    }
+
+    /// The tables of an owner and what their rows are.
+    ///
+    /// # Errors
+    /// XX001 naming the object if an object that has something of this owner cannot be read; 58030 if the disk fails.
+    pub fn tables(&self, owner: u64) -> Result<BTreeMap<TableId, TableShape>> {
+        let mut tables = BTreeMap::new();
+        for object in self.objects_of(owner) {
+            let object = self.object(object)?;
+            let sections = object.sections().iter().filter(|section| section.table.owner == owner);
+            tables.extend(sections.map(|section| (section.table, section.shape.clone())));
+        }
+        Ok(tables)
+    }
+
+    /// The changes of a table, for the rows of a range of partitions. Reads indexes, but no rows.
+    ///
+    /// # Errors
+    /// As [`Snapshot::tables`].
+    pub fn changes(&self, table: TableId, partitions: &Range<usize>) -> Result<TableChanges> {
+        let mut pieces = Vec::new();
+        for at in self.sections_of(table)? {
+            let section = at.section();
+            for (part, blocks) in [(Part::Gone, &section.gone), (Part::Rows, &section.rows)] {
+                for (block_idx, block) in blocks.iter().enumerate() {
+                    let (slice, runs) = slice_of(block, partitions);
+                    if !slice.is_empty() {
+                        let (object, section_idx) = (Arc::clone(&at.object), at.section_idx);
+                        pieces.push(PieceAt { object, section_idx, part, block_idx, slice, runs });
+                    }
+                }
+            }
+        }
+        Ok(TableChanges { pieces })
+    }
+
+    /// The rows of a table, of a range of partitions, by partition. Takes memory for all its changes.
+    ///
+    /// # Errors
+    /// As [`Snapshot::tables`], also if a block of rows does not read right. Internal, if changes do not fit each other.
+    pub fn net_rows(&self, table: TableId, partitions: &Range<usize>) -> Result<Vec<RecordBatch>> {
+        let Some(shape) = self.tables(table.owner)?.remove(&table) else { return Ok(vec![]) };
+        let changes = self.changes(table, partitions)?;
+        let pieces = (0..changes.len()).map(|i| changes.read(i)).collect::<Result<Vec<_>>>()?;
+        let is_right = |p: &Piece| p.rows == Rows::Gone || p.batch.schema().fields() == shape.schema.fields();
+        if !pieces.iter().all(is_right) {
+            return Err(Error::internal("a table was saved with several schemas"));
+        }
+        let net = net(&pieces, &shape, &Identities::new(&shape)?, true)?;
+        net.rows.chunks(BLOCK_ROWS_MAX).map(|places| Ok(rows_at(&pieces, places)?.1)).collect()
+    }
+
+    /// The sections of a table, oldest first.
+    fn sections_of(&self, table: TableId) -> Result<Vec<TableSection>> {
+        let mut sections = Vec::new();
+        for object in self.objects_of(table.owner) {
+            sections.extend(TableSection::all_in(&self.object(object)?, table));
+        }
+        Ok(sections)
+    }
+
+    /// Which objects have something of an owner that lives.
+    fn objects_of(&self, owner: u64) -> Vec<usize> {
+        let manifest = self.manifest();
+        let has = |object: &ObjectEntry| manifest.owners.contains(&owner) && object.has(owner);
+        (0..manifest.objects.len()).filter(|&i| has(&manifest.objects[i])).collect()
+    }
+
+    /// An object, with its index.
+    pub(super) fn object(&self, idx: usize) -> Result<Arc<Object>> {
+        let mut opened = self.objects[idx].lock();
+        if let Some(object) = &*opened {
+            return Ok(Arc::clone(object));
+        }
+        let manifest = self.manifest();
+        let object = Object::open(Arc::clone(&self.store), manifest.data_id, &manifest.objects[idx])?;
+        Ok(Arc::clone(opened.insert(Arc::new(object))))
+    }
+}
+
+impl TableChanges {
+    /// How many pieces there are.
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Whether nothing has changed.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Reads a piece. They can be read in any order, by several threads, and apply in the order of their numbers.
+    ///
+    /// # Errors
+    /// XX001 naming the object and the place if it does not read right; 58030 if the disk fails.
+    pub fn read(&self, number: usize) -> Result<Piece> {
+        let at = &self.pieces[number];
+        let section = &at.object.sections()[at.section_idx];
+        let (blocks, rows) = match at.part {
+            Part::Gone => (&section.gone, Rows::Gone),
+            Part::Rows => (&section.rows, Rows::Added),
+        };
+        let batch = at.object.read_block(section, at.part, &blocks[at.block_idx])?;
+        Ok(Piece { rows, runs: at.runs.clone(), batch: batch.slice(at.slice.start, at.slice.len()) })
+    }
+}

@@ -1,0 +1,448 @@
+//! The checkpoints of a data directory: what is there, how one is committed, and what is deleted when.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use millstream_types::{Error, ErrorKind, Result, SqlState};
+use parking_lot::Mutex;
+
+use super::manifest::{self, Manifest, ObjectEntry};
+use super::object_writer::{ObjectWriter, WrittenObject};
+use super::snapshot::Snapshot;
+use super::{MANIFESTS, OBJECTS};
+use crate::object_store::{ObjectStore, Put};
+
+/// How checkpoints are kept.
+#[derive(Clone, Debug)]
+pub struct CheckpointOptions {
+    /// The data directory.
+    pub data_id: u128,
+    /// The writer's term: not lower than that of any writer before it.
+    pub term: u64,
+    /// How many layers of similar size are merged into one.
+    pub fan_in: usize,
+    /// The state has at least so many bytes before all of it is merged because half of them are garbage.
+    pub whole_bytes_min: u64,
+    /// The rows that merging has in memory, about, in bytes.
+    pub merge_bytes: u64,
+}
+
+impl Default for CheckpointOptions {
+    fn default() -> Self {
+        CheckpointOptions { data_id: 0, term: 1, fan_in: 32, whole_bytes_min: 4 << 20, merge_bytes: 32 << 20 }
+    }
+}
+
+/// What a checkpoint says beside its objects.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// The epoch whose state it is.
+    pub epoch: u64,
+    /// The value of `now()` in that epoch, in microseconds since 1970-01-01 UTC.
+    pub now_us: i64,
+    /// The first record of the log that recovery reads.
+    pub log_sequence: u64,
+    /// The catalog.
+    pub catalog: Vec<u8>,
+    /// All owners that live. What others have is forgotten, and their numbers are never given again.
+    pub owners: BTreeSet<u64>,
+    /// Small values that have changed, by owner and key; `None` takes one away.
+    pub values: BTreeMap<(u64, Vec<u8>), Option<Vec<u8>>>,
+}
+
+/// The checkpoints of a data directory, open for writing.
+pub struct CheckpointStore {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What the store shares with those who read.
+pub(super) struct Shared {
+    store: Arc<dyn ObjectStore>,
+    pub(super) options: CheckpointOptions,
+    state: Mutex<State>,
+    /// The number in the name of the next object.
+    next_object: AtomicU64,
+    /// Held while a merge runs: there is one at a time.
+    pub(super) merging: Mutex<()>,
+    /// Objects that merging found damaged, and leaves as they are.
+    pub(super) unmergeable: Mutex<BTreeSet<String>>,
+    /// Held while garbage is deleted.
+    collecting: Mutex<()>,
+}
+
+struct State {
+    /// The manifests that are there, by number; the last is the newest one.
+    manifests: BTreeMap<u64, Arc<Manifest>>,
+    /// The number of the next one.
+    next: u64,
+    /// How many hold which.
+    holds: BTreeMap<u64, usize>,
+    /// Manifests that may be there or not, to be deleted once a later one is there.
+    doubtful: Vec<Manifest>,
+    /// Paths that are to be deleted.
+    garbage: BTreeSet<String>,
+}
+
+/// A checkpoint that has begun: numbers its objects.
+pub struct Checkpoint {
+    shared: Arc<Shared>,
+    number: u64,
+    /// The epoch of the last one, after which it has all changes.
+    after: u64,
+}
+
+/// An interest in a manifest and what it names.
+pub(super) struct Hold {
+    shared: Arc<Shared>,
+    manifest: Arc<Manifest>,
+}
+
+impl CheckpointStore {
+    /// Opens the checkpoints of a data directory, makes the first, empty one if there are none, and deletes what writers
+    /// have left that are no more.
+    ///
+    /// # Errors
+    /// XX001 naming the file if the newest manifest is damaged; 55000 if it is of a newer version or another writer has
+    /// the directory; 53100 and 58030 if the disk fails.
+    pub fn open(store: Arc<dyn ObjectStore>, options: CheckpointOptions) -> Result<CheckpointStore> {
+        let found = Found::read(&*store, options.data_id)?;
+        if let Some(newest) = found.manifests.last_key_value().map(|(_, newest)| newest)
+            && newest.term > options.term
+        {
+            let message = format!("a writer of term {} has the state, which is after {}", newest.term, options.term);
+            return Err(Error::new(ErrorKind::External, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message));
+        }
+        let next = found.last_manifest + 1;
+        let state = State {
+            manifests: found.manifests,
+            next,
+            holds: BTreeMap::new(),
+            doubtful: Vec::new(),
+            garbage: found.garbage,
+        };
+        let shared = Shared {
+            store,
+            options,
+            state: Mutex::new(state),
+            next_object: AtomicU64::new(found.last_object + 1),
+            merging: Mutex::default(),
+            unmergeable: Mutex::default(),
+            collecting: Mutex::default(),
+        };
+        let opened = CheckpointStore { shared: Arc::new(shared) };
+        if next == 1 {
+            let first = Manifest { log_sequence: 1, ..Manifest::default() };
+            opened.shared.put(&mut opened.shared.state.lock(), first)?;
+        }
+        if let Err(error) = opened.collect() {
+            tracing::warn!(%error, "what an earlier writer has left could not be deleted");
+        }
+        Ok(opened)
+    }
+
+    /// The newest checkpoint, to be read; what it needs is held until the snapshot is dropped.
+    pub fn hold(&self) -> Snapshot {
+        Snapshot::new(Shared::hold(&self.shared), Arc::clone(&self.shared.store))
+    }
+
+    /// The newest checkpoint's manifest.
+    pub fn newest(&self) -> Arc<Manifest> {
+        self.shared.state.lock().newest()
+    }
+
+    /// The first record of the log that is still needed: that of the oldest manifest that is kept or held.
+    pub fn log_needed_from(&self) -> u64 {
+        let state = self.shared.state.lock();
+        let kept = state.kept();
+        kept.iter().map(|number| state.manifests[number].log_sequence).min().unwrap_or(1)
+    }
+
+    /// The paths of all objects that are kept or held.
+    #[cfg(test)]
+    pub(super) fn kept_paths(&self) -> Vec<String> {
+        let state = self.shared.state.lock();
+        let manifests = state.manifests.values().map(|m| &**m).chain(&state.doubtful);
+        manifests.flat_map(Manifest::object_paths).collect()
+    }
+
+    /// Begins a checkpoint with all that has changed since the newest one. One is written at a time.
+    pub fn begin(&self) -> Checkpoint {
+        let shared = Arc::clone(&self.shared);
+        let after = self.newest().epoch;
+        Checkpoint { number: shared.next_object.fetch_add(1, Ordering::Relaxed), shared, after }
+    }
+
+    /// Commits a checkpoint with the objects that were written for it. Then [`CheckpointStore::collect`] is worth calling,
+    /// and [`crate::log::Log::truncate_before`] what [`CheckpointStore::log_needed_from`] says.
+    ///
+    /// # Errors
+    /// 53100 and 58030 if it cannot be written; then the last one is still the newest, and the next one has to have these
+    /// changes too. 55000 if another writer has committed one. Internal, if another one was committed since it began.
+    pub fn commit(
+        &self,
+        checkpoint: &Checkpoint,
+        commit: Commit,
+        objects: Vec<WrittenObject>,
+    ) -> Result<Arc<Manifest>> {
+        let mut state = self.shared.state.lock();
+        let newest = state.newest();
+        if newest.epoch != checkpoint.after || commit.epoch < newest.epoch {
+            let message = format!("a checkpoint after epoch {} follows that of {}", checkpoint.after, newest.epoch);
+            return Err(Error::internal(message));
+        }
+        let mut values = newest.values.clone();
+        for (key, value) in commit.values {
+            match value {
+                Some(value) => values.insert(key, value),
+                None => values.remove(&key),
+            };
+        }
+        values.retain(|(owner, _), _| commit.owners.contains(owner));
+        let of_checkpoint = objects.iter().map(|object| {
+            let (after, up_to) = (checkpoint.after, commit.epoch);
+            ObjectEntry { after, up_to, ..object.entry.clone() }
+        });
+        let next = Manifest {
+            epoch: commit.epoch,
+            now_us: commit.now_us,
+            log_sequence: commit.log_sequence,
+            catalog: commit.catalog,
+            values,
+            objects: newest.objects.iter().cloned().chain(of_checkpoint).collect(),
+            owners: commit.owners,
+            ..Manifest::default()
+        };
+        self.shared.put_with(&mut state, next, objects)
+    }
+
+    /// Deletes what neither the two newest manifests nor those that are held need.
+    ///
+    /// # Errors
+    /// 58030 if something cannot be deleted; it is tried again the next time.
+    pub fn collect(&self) -> Result<()> {
+        let _alone = self.shared.collecting.lock();
+        let mut state = self.shared.state.lock();
+        let (manifests, objects) = state.take_garbage();
+        drop(state);
+        // First what names, so that nothing is ever named that is not there.
+        let deleted = self.shared.store.delete(&manifests).and_then(|()| self.shared.store.delete(&objects));
+        if deleted.is_err() {
+            self.shared.state.lock().garbage.extend(manifests.into_iter().chain(objects));
+        }
+        deleted
+    }
+}
+
+impl Checkpoint {
+    /// Begins the object of a worker.
+    ///
+    /// # Errors
+    /// Internal, if it has no encoder.
+    pub fn object(&self, worker: u32) -> Result<ObjectWriter> {
+        let name = format!("{OBJECTS}/{:020}-{worker}.obj", self.number);
+        let shared = &self.shared;
+        ObjectWriter::new(Arc::clone(&shared.store), name, shared.options.data_id, Some(worker))
+    }
+}
+
+impl Shared {
+    pub(super) fn hold(shared: &Arc<Shared>) -> Hold {
+        let mut state = shared.state.lock();
+        let manifest = state.newest();
+        *state.holds.entry(manifest.number).or_default() += 1;
+        Hold { shared: Arc::clone(shared), manifest }
+    }
+
+    /// Begins an object that is made of several.
+    pub(super) fn merged_object(&self) -> Result<ObjectWriter> {
+        let number = self.next_object.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{OBJECTS}/{number:020}-merged.obj");
+        ObjectWriter::new(Arc::clone(&self.store), name, self.options.data_id, None)
+    }
+
+    /// Puts one object in the place of several, in whatever is the newest manifest by now.
+    pub(super) fn replace(&self, merged: &[ObjectEntry], by: Option<WrittenObject>) -> Result<Arc<Manifest>> {
+        let mut state = self.state.lock();
+        let newest = state.newest();
+        let is_merged = |object: &ObjectEntry| merged.iter().any(|m| m.name == object.name);
+        let Some(at) = newest.objects.iter().position(is_merged) else {
+            // All that they had was of owners that are gone.
+            return Ok(newest);
+        };
+        let mut objects = newest.objects.clone();
+        let epochs = merged.first().zip(merged.last()).map(|(first, last)| (first.after, last.up_to));
+        if let Some((by, (after, up_to))) = by.as_ref().zip(epochs) {
+            objects.insert(at, ObjectEntry { after, up_to, ..by.entry.clone() });
+        }
+        objects.retain(|object| !is_merged(object));
+        let next = Manifest { objects, ..(*newest).clone() };
+        self.put_with(&mut state, next, by.into_iter().collect())
+    }
+
+    /// Commits a manifest that names objects which were just written.
+    fn put_with(&self, state: &mut State, next: Manifest, objects: Vec<WrittenObject>) -> Result<Arc<Manifest>> {
+        let committed = self.put(state, next);
+        let is_doubtful = |object: &WrittenObject| {
+            state.doubtful.iter().any(|m| m.objects.iter().any(|o| o.name == object.entry.name))
+        };
+        for object in objects {
+            let is_named = committed.as_ref().is_ok_and(|m| m.objects.iter().any(|o| o.name == object.entry.name));
+            if is_named || is_doubtful(&object) {
+                object.keep();
+            }
+        }
+        committed
+    }
+
+    /// Commits a manifest as the one after the newest.
+    fn put(&self, state: &mut State, mut next: Manifest) -> Result<Arc<Manifest>> {
+        next.data_id = self.options.data_id;
+        next.term = self.options.term;
+        next.number = state.next;
+        let Manifest { owners, objects, .. } = &mut next;
+        objects.retain(|object| object.shares.iter().any(|share| owners.contains(&share.owner)));
+        match self.store.put_if_absent(&next.path(), &next.encode()) {
+            Put::Done => {
+                let next = Arc::new(next);
+                state.manifests.insert(next.number, Arc::clone(&next));
+                state.next += 1;
+                Ok(next)
+            }
+            Put::Taken => {
+                let message = format!("another writer has committed checkpoint {} of this data", next.number);
+                Err(Error::new(ErrorKind::External, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .with_hint("Stop this process: the other one has the data now."))
+            }
+            Put::Failed(error) => Err(error),
+            Put::Unknown(error) => {
+                state.next += 1;
+                state.doubtful.push(next);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl State {
+    fn newest(&self) -> Arc<Manifest> {
+        let (_, newest) = self.manifests.last_key_value().expect("an open store has a manifest");
+        Arc::clone(newest)
+    }
+
+    /// The manifests that stay.
+    fn kept(&self) -> BTreeSet<u64> {
+        let newest = self.manifests.keys().rev().take(2);
+        newest.chain(self.holds.keys()).copied().collect()
+    }
+
+    /// The paths of manifests and of objects that are needed no more, which are forgotten here.
+    fn take_garbage(&mut self) -> (Vec<String>, Vec<String>) {
+        let kept = self.kept();
+        let mut gone: Vec<Manifest> = Vec::new();
+        self.manifests.retain(|number, manifest| {
+            let is_kept = kept.contains(number);
+            if !is_kept {
+                gone.push((**manifest).clone());
+            }
+            is_kept
+        });
+        // What may be there counts until there is a later one for certain.
+        let newest = *kept.last().expect("the newest is kept");
+        let (past, doubtful) = std::mem::take(&mut self.doubtful).into_iter().partition(|m| m.number < newest);
+        self.doubtful = doubtful;
+        gone.extend::<Vec<Manifest>>(past);
+        self.garbage.extend(gone.iter().map(Manifest::path));
+        self.garbage.extend(gone.iter().flat_map(Manifest::object_paths));
+        let needed: BTreeSet<String> = self.manifests.values().flat_map(|m| m.object_paths()).collect();
+        let needed: BTreeSet<String> =
+            needed.into_iter().chain(self.doubtful.iter().flat_map(|m| m.object_paths())).collect();
+        let (manifests, objects): (Vec<String>, Vec<String>) = std::mem::take(&mut self.garbage)
+            .into_iter()
+            .filter(|path| !needed.contains(path))
+            .partition(|path| path.starts_with(MANIFESTS));
+        (manifests, objects)
+    }
+}
+
+impl Hold {
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        let number = self.manifest.number;
+        if let Some(n_holds) = state.holds.get_mut(&number) {
+            *n_holds -= 1;
+            if *n_holds == 0 {
+                state.holds.remove(&number);
+            }
+        }
+    }
+}
+
+/// What is there when a data directory is opened.
+struct Found {
+    /// The newest manifest, and the one before it.
+    manifests: BTreeMap<u64, Arc<Manifest>>,
+    last_manifest: u64,
+    last_object: u64,
+    /// What no manifest names that is kept.
+    garbage: BTreeSet<String>,
+}
+
+impl Found {
+    fn read(store: &dyn ObjectStore, data_id: u128) -> Result<Found> {
+        let (of_manifests, of_objects) = (store.list(MANIFESTS)?, store.list(OBJECTS)?);
+        let mut numbers: Vec<u64> = of_manifests.iter().filter_map(|name| manifest_number(name)).collect();
+        numbers.sort_unstable();
+        let objects: Vec<(u64, String)> =
+            of_objects.iter().filter_map(|name| Some((object_number(name)?, format!("{OBJECTS}/{name}")))).collect();
+        let mut manifests = BTreeMap::new();
+        match numbers.last() {
+            Some(&newest) => {
+                manifests.insert(newest, Arc::new(read_manifest(store, newest, data_id)?));
+            }
+            None if objects.is_empty() => {}
+            None => return Err(manifest::missing()),
+        }
+        if let Some(&before) = numbers.iter().rev().nth(1) {
+            match read_manifest(store, before, data_id) {
+                Ok(manifest) => drop(manifests.insert(before, Arc::new(manifest))),
+                Err(error) => {
+                    tracing::warn!(%error, "the checkpoint before the newest cannot be read; it is not needed")
+                }
+            }
+        }
+        let needed: BTreeSet<String> = manifests.values().flat_map(|m: &Arc<Manifest>| m.object_paths()).collect();
+        let mut garbage: BTreeSet<String> =
+            objects.iter().map(|(_, path)| path.clone()).filter(|path| !needed.contains(path)).collect();
+        garbage.extend(numbers.iter().filter(|number| !manifests.contains_key(number)).map(|&n| manifest::path_of(n)));
+        let unfinished =
+            of_manifests.iter().filter(|name| name.strip_suffix(".tmp").and_then(manifest_number).is_some());
+        garbage.extend(unfinished.map(|name| format!("{MANIFESTS}/{name}")));
+        let named = manifests.values().flat_map(|m| m.objects.iter().filter_map(|object| object_number(&object.name)));
+        let last_object = objects.iter().map(|(number, _)| *number).chain(named).max().unwrap_or(0);
+        Ok(Found { manifests, last_manifest: numbers.last().copied().unwrap_or(0), last_object, garbage })
+    }
+}
+
+fn read_manifest(store: &dyn ObjectStore, number: u64, data_id: u128) -> Result<Manifest> {
+    let path = manifest::path_of(number);
+    let bytes = store.read_range(&path, 0..store.len(&path)?)?;
+    Manifest::decode(&bytes, number, data_id)
+}
+
+/// The number of a manifest, if that is the name of one.
+fn manifest_number(name: &str) -> Option<u64> {
+    (name.len() == 20).then(|| name.parse().ok()).flatten()
+}
+
+/// The number of an object, if that is the name of one.
+fn object_number(name: &str) -> Option<u64> {
+    let (number, _) = name.strip_suffix(".obj")?.split_once('-')?;
+    manifest_number(number)
+}

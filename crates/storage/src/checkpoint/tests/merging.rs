@@ -1,0 +1,204 @@
+//! Whatever changes come and whatever is merged, the rows are those of the model.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+
+use super::super::*;
+use super::model::{DATA_ID, Model, open, options, read};
+use crate::disk::Disk;
+use crate::disk::sim::SimDisk;
+use crate::object_store::{DiskStore, ObjectSink, ObjectStore, Put};
+use crate::random::Bits;
+
+#[test]
+fn any_changes_and_any_merges() {
+    for seed in 0..8 {
+        let mut random = Bits(seed);
+        let disk = SimDisk::default();
+        let mut store = open(&disk).expect("it opens");
+        let mut model = Model::default();
+        let mut n_merges = 0;
+        for epoch in 1..50 {
+            let before = model.clone();
+            model.change(&mut random);
+            let n_workers = 1 + random.below(3) as usize;
+            model.commit(&store, &before, epoch, n_workers).expect("there is room");
+            while random.below(3) > 0 && store.merge_once(&AtomicBool::new(false)).expect("it can be merged").is_some()
+            {
+                n_merges += 1;
+                model.check(&store.hold());
+            }
+            if random.below(4) == 0 {
+                store.collect().expect("it can be deleted");
+            }
+            if random.below(10) == 0 {
+                drop(store);
+                store = open(&disk).expect("it opens");
+            }
+            println!("seed {seed}, epoch {epoch}");
+            model.check(&store.hold());
+        }
+        assert!(n_merges > 5, "{n_merges} merges");
+        while store.merge_once(&AtomicBool::new(false)).expect("it can be merged").is_some() {}
+        let n_objects = store.newest().n_objects();
+        assert!(n_objects < 30, "{n_objects} objects are left");
+    }
+}
+
+#[test]
+fn nothing_of_what_is_gone_is_left_in_the_oldest() {
+    let disk = SimDisk::default();
+    let store = open(&disk).expect("it opens");
+    let mut random = Bits(3);
+    let mut model = Model::default();
+    let mut n_oldest = 0;
+    for epoch in 1..40 {
+        let before = model.clone();
+        model.change(&mut random);
+        model.commit(&store, &before, epoch, 2).expect("there is room");
+        while store.merge_once(&AtomicBool::new(false)).expect("it can be merged").is_some() {
+            let newest = store.newest();
+            let oldest = &newest.objects[0];
+            if oldest.worker.is_none() {
+                assert!(oldest.shares.iter().all(|share| share.n_gone == 0), "{oldest:?}");
+                assert!(oldest.shares.iter().all(|share| newest.owners.contains(&share.owner)));
+                n_oldest += 1;
+            }
+        }
+    }
+    assert!(n_oldest > 0);
+}
+
+/// A store that does something once when an object is begun whose name ends in some way.
+struct Hooked {
+    store: DiskStore,
+    hook: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl ObjectStore for Hooked {
+    fn put(&self, name: &str) -> millstream_types::Result<Box<dyn ObjectSink>> {
+        let hook = if name.ends_with("-merged.obj") { self.hook.lock().take() } else { None };
+        if let Some(hook) = hook {
+            hook();
+        }
+        self.store.put(name)
+    }
+
+    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Put {
+        self.store.put_if_absent(name, bytes)
+    }
+
+    fn read_range(&self, name: &str, range: std::ops::Range<u64>) -> millstream_types::Result<Vec<u8>> {
+        self.store.read_range(name, range)
+    }
+
+    fn len(&self, name: &str) -> millstream_types::Result<u64> {
+        self.store.len(name)
+    }
+
+    fn list(&self, folder: &str) -> millstream_types::Result<Vec<String>> {
+        self.store.list(folder)
+    }
+
+    fn delete(&self, names: &[String]) -> millstream_types::Result<()> {
+        self.store.delete(names)
+    }
+}
+
+#[test]
+fn a_checkpoint_that_commits_while_a_merge_runs() {
+    let disk = SimDisk::default();
+    let under = DiskStore::new(Arc::new(disk.clone()) as Arc<dyn Disk>, &[OBJECTS, MANIFESTS]).expect("folders");
+    let hooked = Arc::new(Hooked { store: under, hook: Mutex::default() });
+    let store = CheckpointStore::open(Arc::clone(&hooked) as Arc<dyn ObjectStore>, options()).expect("it opens");
+    let store = Arc::new(store);
+    let mut random = Bits(5);
+    let mut model = Model::default();
+    let mut n_meanwhile = 0;
+    for epoch in (1..60).step_by(2) {
+        let before = model.clone();
+        model.change(&mut random);
+        model.commit(&store, &before, epoch, 2).expect("there is room");
+        let committed = model.clone();
+        let mut next = model.clone();
+        next.change(&mut random);
+        if epoch % 6 == 1 {
+            let dropped = *next.owners.first().expect("there are owners");
+            next.drop_owner(dropped);
+        }
+        let (of_hook, from, to) = (Arc::clone(&store), committed.clone(), next.clone());
+        *hooked.hook.lock() = Some(Box::new(move || {
+            to.commit(&of_hook, &from, epoch + 1, 1).expect("there is room");
+            of_hook.collect().expect("it can be deleted");
+        }));
+        store.merge_once(&AtomicBool::new(false)).expect("it can be merged");
+        if hooked.hook.lock().take().is_none() {
+            model = next;
+            n_meanwhile += 1;
+        }
+        model.check(&store.hold());
+        store.collect().expect("it can be deleted");
+        model.check(&store.hold());
+    }
+    assert!(n_meanwhile > 5, "{n_meanwhile} checkpoints while one was merged");
+    drop(store);
+    model.check(&open(&disk).expect("it opens").hold());
+}
+
+#[test]
+fn a_merge_that_is_stopped_leaves_nothing() {
+    let disk = SimDisk::default();
+    let store = open(&disk).expect("it opens");
+    let mut model = Model::default();
+    let mut random = Bits(9);
+    for epoch in 1..7 {
+        let before = model.clone();
+        model.change(&mut random);
+        model.commit(&store, &before, epoch, 1).expect("there is room");
+    }
+    let n_files = disk.list(OBJECTS).expect("a folder").len();
+    assert_eq!(store.merge_once(&AtomicBool::new(true)).expect("it is stopped"), None);
+    assert_eq!(disk.list(OBJECTS).expect("a folder").len(), n_files);
+    assert!(store.merge_once(&AtomicBool::new(false)).expect("it goes on").is_some());
+    model.check(&store.hold());
+}
+
+#[test]
+fn a_damaged_table_keeps_its_damage_and_others_are_merged() {
+    let disk = SimDisk::default();
+    let store = open(&disk).expect("it opens");
+    let mut model = Model::default();
+    let mut random = Bits(11);
+    for epoch in 1..7 {
+        let before = model.clone();
+        model.change(&mut random);
+        model.commit(&store, &before, epoch, 1).expect("there is room");
+    }
+    let snapshot = store.hold();
+    let table = TableId { owner: 1, node: 1, table: 0 };
+    let (i, block) = (0..6)
+        .find_map(|i| {
+            let object = snapshot.object(i).expect("it opens");
+            let section = object.sections().iter().find(|section| section.table == table)?;
+            Some((i, section.rows.first()?.clone()))
+        })
+        .expect("the table has rows");
+    let path = snapshot.manifest().object_paths().nth(i).expect("it is there");
+    disk.damage(&path, block.offset as usize + 8, |bytes| bytes[0] ^= 4);
+    drop(snapshot);
+    let n_before = store.newest().n_objects();
+    while store.merge_once(&AtomicBool::new(false)).expect("others can be merged").is_some() {}
+    assert!(store.newest().n_objects() < n_before);
+    let snapshot = store.hold();
+    assert_eq!(snapshot.manifest().data_id, DATA_ID);
+    for (&of, rows) in &model.tables {
+        let read = read(&snapshot, of, 1);
+        if of == table {
+            assert!(crate::errors::is_damage(&read.expect_err("it is damaged")));
+        } else {
+            assert_eq!(&read.expect("it reads right"), rows);
+        }
+    }
+}
