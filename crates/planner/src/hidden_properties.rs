@@ -47,7 +47,7 @@ fn hide_at(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execution
     if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
         let has_sets =
             aggregate.group_expr().has_grouping_set() && aggregate.mode().input_mode() == AggregateInputMode::Raw;
-        return Ok(if has_sets { Transformed::yes(Hidden::new(plan, false)) } else { Transformed::no(plan) });
+        return Ok(if has_sets { Transformed::yes(Hidden::over(plan, false)) } else { Transformed::no(plan) });
     }
     let join_type = match (plan.downcast_ref::<HashJoinExec>(), plan.downcast_ref::<NestedLoopJoinExec>()) {
         (Some(hash), _) => *hash.join_type(),
@@ -71,7 +71,7 @@ fn hide_constants(side: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     if side.equivalence_properties().constants().is_empty() {
         return Arc::clone(side);
     }
-    Hidden::new(Arc::clone(side), true)
+    Hidden::over(Arc::clone(side), true)
 }
 
 /// The rows of its input, of whose columns none is known to be constant, equal to another or unique.
@@ -84,7 +84,7 @@ struct Hidden {
 }
 
 impl Hidden {
-    fn new(input: Arc<dyn ExecutionPlan>, keeps_order: bool) -> Arc<dyn ExecutionPlan> {
+    fn over(input: Arc<dyn ExecutionPlan>, keeps_order: bool) -> Arc<dyn ExecutionPlan> {
         let known = input.equivalence_properties();
         let orderings = known.oeq_class().iter().filter(|_| keeps_order).cloned();
         let kept = EquivalenceProperties::new_with_orderings(Arc::clone(known.schema()), orderings);
@@ -132,11 +132,11 @@ impl ExecutionPlan for Hidden {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Hidden::new(children.swap_remove(0), self.keeps_order))
+        Ok(Hidden::over(children.swap_remove(0), self.keeps_order))
     }
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Hidden::new(children.swap_remove(0), self.keeps_order))
+        Ok(Hidden::over(children.swap_remove(0), self.keeps_order))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
