@@ -20,9 +20,11 @@ use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::datatypes::DataType;
 use millstream_types::sql_type::{NUMERIC_PRECISION, NUMERIC_SCALE};
 use millstream_types::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// An aggregate function with a retractable accumulator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AggregateFunction {
     /// `count(*)`, without an argument, or `count(x)`
     Count,
@@ -102,7 +104,7 @@ impl AggregateFunction {
 }
 
 /// One aggregate of a query, over columns of the aggregate's input.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AggregateCall {
     /// The function.
     pub function: AggregateFunction,

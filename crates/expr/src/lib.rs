@@ -4,6 +4,7 @@
 //! are evaluated; [`aggregate`] holds the accumulators, which are our own because they must retract.
 
 pub mod aggregate;
+pub mod encoded;
 pub mod order;
 pub mod recomputed;
 pub mod row_errors;

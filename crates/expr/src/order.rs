@@ -8,9 +8,12 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows, SortField};
 use millstream_types::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::encoded::column_of;
 
 /// A column to order by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OrderBy {
     /// The column.
     pub column: usize,
@@ -34,6 +37,15 @@ impl OrderBy {
     fn describe(&self, schema: &SchemaRef) -> String {
         format!("{}{}", schema.field(self.column).name(), if self.descending { " desc" } else { "" })
     }
+}
+
+/// An order that was kept, if a schema has its columns.
+///
+/// # Errors
+/// Internal, if it has not.
+pub fn columns_of(order_by: &[OrderBy], schema: &SchemaRef) -> Result<Vec<OrderBy>> {
+    order_by.iter().try_for_each(|o| column_of(o.column, schema).map(|_| ()))?;
+    Ok(order_by.to_vec())
 }
 
 /// The columns that neither partition nor order rows, ascending: they complete an order, so that a row's place never

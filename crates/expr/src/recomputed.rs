@@ -3,6 +3,8 @@
 //! What SQL says of a call's rows (FILTER, DISTINCT, ORDER BY) is done here, so that the function itself only sees values
 //! in their order. An order is completed by the arguments: rows that still compare equal make no difference.
 
+mod encoded;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,7 +41,7 @@ impl Argument {
         }
     }
 
-    fn expr(&self, input: &SchemaRef) -> Arc<dyn PhysicalExpr> {
+    pub(crate) fn expr(&self, input: &SchemaRef) -> Arc<dyn PhysicalExpr> {
         match self {
             Argument::Column(column) => Arc::new(Column::new(input.field(*column).name(), *column)),
             Argument::Constant(value) => Arc::new(Literal::new(value.clone())),
@@ -52,8 +54,8 @@ impl Argument {
 pub(crate) enum Computation {
     /// An accumulator of ours, so that results are those of the incremental operator.
     Ours(AggregateFunction),
-    /// One of DataFusion's.
-    DataFusion(Arc<AggregateFunctionExpr>),
+    /// One of DataFusion's: as it was asked for, and bound to the input.
+    DataFusion(ForeignFunction, Arc<AggregateFunctionExpr>),
 }
 
 /// A function of DataFusion's, with what its accumulator has to know.
@@ -86,6 +88,9 @@ impl ForeignFunction {
             .map_err(error_of)
     }
 }
+
+pub use encoded::RecomputedCallForm;
+pub(crate) use encoded::{ComputationForm, only_column};
 
 /// One aggregate of a query, computed from the rows of a group.
 #[derive(Clone, Debug)]
@@ -130,7 +135,7 @@ impl RecomputedCall {
         let bound = function.bind(input)?;
         Ok(RecomputedCall {
             data_type: bound.field().data_type().clone(),
-            computation: Computation::DataFusion(bound),
+            computation: Computation::DataFusion(function.clone(), bound),
             arguments: function.arguments.clone(),
             order_by,
             distinct,
@@ -154,7 +159,7 @@ impl RecomputedCall {
         let arguments = arguments.collect::<Result<Vec<ArrayRef>>>()?;
         let results = match &self.computation {
             Computation::Ours(function) => ours(*function, arguments.first(), &ends)?,
-            Computation::DataFusion(function) => foreign(function, &arguments, &ends)?,
+            Computation::DataFusion(_, bound) => foreign(bound, &arguments, &ends)?,
         };
         Ok(if *results.data_type() == self.data_type { results } else { cast(&results, &self.data_type)? })
     }
@@ -162,7 +167,7 @@ impl RecomputedCall {
     /// The rows that count, in order, and where each group ends among them.
     fn select(&self, batch: &RecordBatch, groups: &[Range<usize>]) -> Result<(Vec<u32>, Vec<usize>)> {
         let filter = self.filter.map(|f| truth(batch.column(f)));
-        let is_ordered = self.distinct || matches!(self.computation, Computation::DataFusion(_));
+        let is_ordered = self.distinct || matches!(self.computation, Computation::DataFusion(..));
         let arguments = self.arguments.iter().filter_map(|a| match a {
             Argument::Column(column) => Some(OrderBy::ascending(*column)),
             Argument::Constant(_) => None,
@@ -193,7 +198,7 @@ impl fmt::Display for RecomputedCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match &self.computation {
             Computation::Ours(function) => function.name(),
-            Computation::DataFusion(function) => function.fun().name(),
+            Computation::DataFusion(function, _) => function.function.name(),
         };
         let arguments = self.arguments.iter().map(|a| match a {
             Argument::Column(column) => format!("#{column}"),

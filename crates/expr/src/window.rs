@@ -4,6 +4,9 @@
 //! our accumulators where there is one: rows that leave a frame are taken back exactly, whatever they were. An aggregate
 //! of DataFusion's is computed anew for each frame, unless frames only grow.
 
+mod encoded;
+mod of_rows;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,6 +25,8 @@ use crate::aggregate::{AggregateFunction, GroupAccumulator, Input, accumulator};
 use crate::order::OrderBy;
 use crate::recomputed::{Argument, Computation, ForeignFunction};
 use crate::scalar::{error_of, truth};
+pub use encoded::WindowCallForm;
+pub use of_rows::RowFunction;
 
 /// A window function of a query, over columns of its input.
 #[derive(Clone, Debug)]
@@ -33,7 +38,7 @@ pub struct WindowCall {
 #[derive(Clone, Debug)]
 enum Function {
     /// Numbers or looks up rows.
-    OfRows(Arc<dyn WindowExpr>),
+    OfRows(RowFunction, Arc<dyn WindowExpr>),
     Aggregate(WindowAggregate),
 }
 
@@ -56,13 +61,14 @@ struct WindowAggregate {
 }
 
 impl WindowCall {
-    /// A function that numbers or looks up rows, bound to columns by position.
+    /// A function that numbers or looks up rows.
     ///
     /// # Errors
-    /// Internal, if it has no type.
-    pub fn of_rows(expr: Arc<dyn WindowExpr>) -> Result<Self> {
-        let data_type = expr.field().map_err(error_of)?.data_type().clone();
-        Ok(WindowCall { function: Function::OfRows(expr), data_type })
+    /// What the function says of its arguments.
+    pub fn of_rows(function: RowFunction, input: &SchemaRef) -> Result<Self> {
+        let bound = function.bind(input)?;
+        let data_type = bound.field().map_err(error_of)?.data_type().clone();
+        Ok(WindowCall { function: Function::OfRows(function, bound), data_type })
     }
 
     /// An aggregate of ours.
@@ -90,7 +96,8 @@ impl WindowCall {
         let bound = function.bind(input)?;
         let data_type = bound.field().data_type().clone();
         let arguments = function.arguments.clone();
-        let aggregate = WindowAggregate { computation: Computation::DataFusion(bound), arguments, frame };
+        let aggregate =
+            WindowAggregate { computation: Computation::DataFusion(function.clone(), bound), arguments, frame };
         Ok(WindowCall { function: Function::Aggregate(aggregate), data_type })
     }
 
@@ -105,7 +112,7 @@ impl WindowCall {
     /// The error of some row.
     pub fn evaluate(&self, partition: &RecordBatch) -> Result<ArrayRef> {
         let values = match &self.function {
-            Function::OfRows(expr) => expr.evaluate(partition).map_err(error_of)?,
+            Function::OfRows(_, bound) => bound.evaluate(partition).map_err(error_of)?,
             Function::Aggregate(aggregate) => aggregate.evaluate(partition, &self.data_type)?,
         };
         Ok(if *values.data_type() == self.data_type { values } else { cast(&values, &self.data_type)? })
@@ -115,12 +122,12 @@ impl WindowCall {
 impl fmt::Display for WindowCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let aggregate = match &self.function {
-            Function::OfRows(expr) => return f.write_str(expr.name()),
+            Function::OfRows(function, _) => return f.write_str(&function.shown_as),
             Function::Aggregate(aggregate) => aggregate,
         };
         let name = match &aggregate.computation {
             Computation::Ours(function) => function.name(),
-            Computation::DataFusion(function) => function.fun().name(),
+            Computation::DataFusion(function, _) => function.function.name(),
         };
         let arguments = aggregate.arguments.iter().map(|a| match a {
             Argument::Column(column) => format!("#{column}"),
@@ -151,7 +158,7 @@ impl WindowAggregate {
                 let accumulator = accumulator(*function, arguments.first().map(|a| a.data_type()), grows)?;
                 sliding(accumulator, arguments.first(), mask.as_ref(), &frames)?
             }
-            Computation::DataFusion(function) => foreign(function, &arguments, mask.as_ref(), &frames)?,
+            Computation::DataFusion(_, bound) => foreign(bound, &arguments, mask.as_ref(), &frames)?,
         };
         // A row with the frame of the row before it has its value.
         let mut at = 0u32;

@@ -12,6 +12,7 @@
 
 mod distinct;
 mod distinct_reduce;
+mod encoded;
 mod partial;
 mod saved;
 
@@ -22,14 +23,17 @@ use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::compute::kernels::cmp::distinct as is_distinct;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use millstream_expr::aggregate::{Input, accumulator};
+use millstream_expr::encoded::Encoder;
 use millstream_expr::scalar::{batch_of, truth};
 use millstream_expr::{AggregateCall, GroupAccumulator};
 use millstream_state::{PagedVec, SavedState};
 use millstream_types::delta::take_batch;
 use millstream_types::hash::{mix, worker_of};
 use millstream_types::{Delta, EpochHeader, Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::emitted_values::Failing;
+use crate::encoded::EncodedSpec;
 use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 pub use distinct::DistinctPartialSpec;
@@ -38,7 +42,8 @@ pub use distinct_reduce::DistinctReduceSpec;
 pub use partial::PartialAggregateSpec;
 
 /// What arrives on a port of an aggregate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AggregateInput {
     /// Rows: `group_by` and the calls' arguments are columns of them.
     Rows {
@@ -90,6 +95,10 @@ impl OperatorSpec for AggregateSpec {
         let takes_rows = self.ports.iter().any(|p| matches!(p, AggregateInput::Rows { .. }));
         let values = takes_rows && self.calls.iter().any(|c| c.distinct);
         if values { format!("{groups} with its values") } else { groups.to_owned() }
+    }
+
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
     }
 
     fn build(&self, context: BuildContext) -> Result<Box<dyn Operator>> {

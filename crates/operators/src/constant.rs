@@ -2,9 +2,11 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use millstream_expr::encoded::{Decoder, Encoder, RowsForm};
 use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Result};
 
+use crate::encoded::{EncodedSpec, StoredSpec};
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 
 /// Rows that come in the first epoch and stay. The operator has no inputs.
@@ -30,9 +32,26 @@ impl OperatorSpec for ConstantSpec {
         self.rows.schema()
     }
 
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
+    }
+
     fn build(&self, context: BuildContext) -> Result<Box<dyn Operator>> {
         // One worker has the rows.
         Ok(Box::new(Constant { rows: (context.worker == 0).then(|| self.rows.clone()) }))
+    }
+}
+
+impl StoredSpec for ConstantSpec {
+    const KIND: &'static str = "constant";
+    type Form = RowsForm;
+
+    fn form(&self, encoder: &mut Encoder<'_>) -> Result<RowsForm> {
+        Ok(encoder.pool.rows(&self.rows))
+    }
+
+    fn of_form(rows: RowsForm, _: &[SchemaRef], decoder: &Decoder<'_>) -> Result<Self> {
+        Ok(ConstantSpec { rows: decoder.rows(&rows)? })
     }
 }
 

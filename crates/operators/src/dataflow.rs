@@ -7,11 +7,12 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use millstream_types::hash::hash_columns;
 use millstream_types::{Delta, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::operator::OperatorSpec;
 
 /// The number of a relation, unique over the life of a database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RelationId(pub u64);
 
 impl fmt::Display for RelationId {
@@ -24,7 +25,8 @@ impl fmt::Display for RelationId {
 pub type NodeId = usize;
 
 /// How rows change workers on an edge.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Exchange {
     /// They stay.
     Local,
@@ -45,7 +47,7 @@ impl Exchange {
 }
 
 /// An input of a node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Edge {
     /// The node it comes from.
     pub from: NodeId,
@@ -79,7 +81,7 @@ pub enum Node {
 }
 
 /// What planning has found out about a node's output, for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeFacts {
     /// No row is ever taken back.
     pub append_only: bool,

@@ -6,14 +6,18 @@ use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
+use millstream_expr::encoded::{Decoder, Encoder, FieldNumber};
 use millstream_expr::scalar::batch_of;
 use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Result};
+use serde::{Deserialize, Serialize};
 
+use crate::encoded::{EncodedSpec, StoredSpec};
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 
 /// A column of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FlatColumn {
     /// A column of the input, the same for all rows that come from one.
     Kept(usize),
@@ -22,7 +26,8 @@ pub enum FlatColumn {
 }
 
 /// Rows without elements that are kept all the same, once, with nulls as elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Keeps {
     /// None.
     None,
@@ -69,8 +74,35 @@ impl OperatorSpec for FlatMapSpec {
         true
     }
 
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
+    }
+
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
         Ok(Box::new(FlatMap { spec: self.clone(), waiting: VecDeque::new() }))
+    }
+}
+
+/// The form of a [`FlatMapSpec`].
+#[derive(Serialize, Deserialize)]
+pub(crate) struct FlatMapForm {
+    columns: Vec<FlatColumn>,
+    keeps: Keeps,
+    schema: FieldNumber,
+}
+
+impl StoredSpec for FlatMapSpec {
+    const KIND: &'static str = "flat_map";
+    type Form = FlatMapForm;
+
+    fn form(&self, encoder: &mut Encoder<'_>) -> Result<FlatMapForm> {
+        let FlatMapSpec { columns, keeps, schema } = self;
+        Ok(FlatMapForm { columns: columns.clone(), keeps: *keeps, schema: encoder.schema(schema) })
+    }
+
+    fn of_form(form: FlatMapForm, _: &[SchemaRef], decoder: &Decoder<'_>) -> Result<Self> {
+        let FlatMapForm { columns, keeps, schema } = form;
+        Ok(FlatMapSpec { columns, keeps, schema: decoder.schema(schema)? })
     }
 }
 

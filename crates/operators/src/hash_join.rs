@@ -12,6 +12,7 @@
 //! that each such row keeps.
 
 mod alone;
+mod encoded;
 mod shared;
 mod side;
 
@@ -22,12 +23,15 @@ use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 use millstream_expr::Scalar;
+use millstream_expr::encoded::Encoder;
 use millstream_expr::scalar::{batch_of, condition};
 use millstream_state::{Matches, NO_ROW, SavedState};
 use millstream_types::hash::hash_columns;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::dataflow::RelationId;
+use crate::encoded::EncodedSpec;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 pub use alone::Alone;
 use alone::Totals;
@@ -35,7 +39,8 @@ use shared::SharedSide;
 use side::JoinSide;
 
 /// One of the two inputs of a join; its number is the port's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Side {
     /// Port 0.
     Left,
@@ -74,7 +79,7 @@ impl Side {
 }
 
 /// One value for each side.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sides<T> {
     /// Port 0's.
     pub left: T,
@@ -117,7 +122,7 @@ pub struct JoinInput {
 }
 
 /// An arrangement that has the rows of an input, partitioned and indexed by the join's key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SharedInput {
     /// The relation.
     pub relation: RelationId,
@@ -128,7 +133,8 @@ pub struct SharedInput {
 }
 
 /// A column of a joined row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum JoinColumn {
     /// A column of a side; null where the row stands alone and the side is the other one.
     Of(Side, usize),
@@ -210,6 +216,10 @@ impl OperatorSpec for HashJoinSpec {
     fn shared_relations(&self) -> Vec<RelationId> {
         let shared = [&self.inputs.left, &self.inputs.right].into_iter().filter_map(|i| i.shared.as_ref());
         shared.map(|s| s.relation).collect()
+    }
+
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
     }
 
     fn build(&self, context: BuildContext<'_>) -> Result<Box<dyn Operator>> {

@@ -10,6 +10,7 @@ mod change_notation;
 pub mod constant;
 pub mod dataflow;
 mod emitted_values;
+pub mod encoded;
 pub mod flat_map;
 pub mod group_table;
 pub mod hash_join;

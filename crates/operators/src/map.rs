@@ -2,9 +2,12 @@
 
 use arrow::datatypes::SchemaRef;
 use millstream_expr::Stages;
+use millstream_expr::encoded::{Decoder, Encoder, FieldNumber, StageForm};
 use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Result};
+use serde::{Deserialize, Serialize};
 
+use crate::encoded::{self, EncodedSpec, StoredSpec};
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 
 /// Filters and projections, one after the other.
@@ -46,8 +49,33 @@ impl OperatorSpec for MapSpec {
         true
     }
 
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
+    }
+
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
         Ok(Box::new(Map { stages: self.stages.clone() }))
+    }
+}
+
+/// The form of a [`MapSpec`].
+#[derive(Serialize, Deserialize)]
+pub(crate) struct MapForm {
+    stages: Vec<StageForm>,
+    schema: FieldNumber,
+}
+
+impl StoredSpec for MapSpec {
+    const KIND: &'static str = "map";
+    type Form = MapForm;
+
+    fn form(&self, encoder: &mut Encoder<'_>) -> Result<MapForm> {
+        Ok(MapForm { stages: encoder.stages(&self.stages)?, schema: encoder.schema(&self.schema) })
+    }
+
+    fn of_form(form: MapForm, inputs: &[SchemaRef], decoder: &Decoder<'_>) -> Result<Self> {
+        let stages = decoder.stages(&form.stages, encoded::input(inputs, 0)?)?;
+        Ok(MapSpec { stages, schema: decoder.schema(form.schema)? })
     }
 }
 

@@ -6,10 +6,12 @@ use std::rc::Rc;
 
 use arrow::datatypes::SchemaRef;
 use millstream_expr::RowErrors;
+use millstream_expr::encoded::Encoder;
 use millstream_state::{Arrangement, SavedState};
 use millstream_types::{Delta, Epoch, EpochHeader, Result};
 
 use crate::dataflow::RelationId;
+use crate::encoded::EncodedSpec;
 
 /// The number of an operator's input.
 pub type Port = usize;
@@ -178,6 +180,12 @@ pub trait OperatorSpec: fmt::Debug + Send + Sync {
     fn shared_relations(&self) -> Vec<RelationId> {
         vec![]
     }
+
+    /// The operator as a plan keeps it: [`EncodedSpec::of`] the spec.
+    ///
+    /// # Errors
+    /// Internal, if some part of it has no form.
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec>;
 
     /// Makes the running operator of one worker.
     ///

@@ -24,6 +24,7 @@ use millstream_types::hash::{hash_columns, mix};
 use millstream_types::{Delta, Epoch, EpochHeader};
 
 use crate::dataflow::{Dataflow, Edge, Exchange, Node, RelationId};
+use crate::encoded::tests::stored;
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Progress};
 use crate::step::StepDriver;
 
@@ -217,7 +218,8 @@ pub(crate) fn end_epoch(operator: &mut dyn Operator, epoch: u64, emitted: &mut E
 /// A dataflow, whose relations are numbered as ports, on some workers. After each epoch its state may be saved, and taken
 /// up by another number of workers.
 pub(crate) fn dataflow(dataflow: &Dataflow, n_workers: usize) -> Subject {
-    let dataflow = dataflow.clone();
+    // What runs is what was kept on disk.
+    let dataflow = stored(dataflow);
     let mut driver = StepDriver::new(dataflow.clone(), n_workers).expect("types can be kept");
     Box::new(move |epoch, input| {
         let mut random = Random::new(epoch * 1000 + input.len() as u64);

@@ -12,12 +12,16 @@ use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{Schema, SchemaRef};
 use millstream_expr::RecomputedCall;
+use millstream_expr::encoded::{Decoder, Encoder, FieldNumber};
+use millstream_expr::recomputed::RecomputedCallForm;
 use millstream_expr::scalar::batch_of;
 use millstream_state::SavedState;
 use millstream_types::hash::{mix, worker_of};
 use millstream_types::{Delta, EpochHeader, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::emitted_values::{EmittedValues, Failing, Unlike};
+use crate::encoded::{EncodedSpec, StoredSpec, columns};
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 use crate::partitioned_rows::PartitionedRows;
 use crate::saving::{SAVED_ROWS, places_in_key, save_rows, saved_columns, saved_rows};
@@ -57,6 +61,10 @@ impl OperatorSpec for RecomputeSpec {
         "all rows".to_owned()
     }
 
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
+    }
+
     fn build(&self, context: BuildContext) -> Result<Box<dyn Operator>> {
         let results = Arc::new(Schema::new(self.schema.fields()[self.group_by.len()..].to_vec()));
         let is_global = self.group_by.is_empty();
@@ -68,6 +76,42 @@ impl OperatorSpec for RecomputeSpec {
             global_pending: is_global && worker_of(mix(0), context.n_workers) == context.worker,
             spec: self.clone(),
         }))
+    }
+}
+
+/// The form of a [`RecomputeSpec`].
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RecomputeForm {
+    input: FieldNumber,
+    group_by: Vec<usize>,
+    calls: Vec<RecomputedCallForm>,
+    append_only: bool,
+    schema: FieldNumber,
+}
+
+impl StoredSpec for RecomputeSpec {
+    const KIND: &'static str = "recompute";
+    type Form = RecomputeForm;
+
+    fn form(&self, encoder: &mut Encoder<'_>) -> Result<RecomputeForm> {
+        Ok(RecomputeForm {
+            input: encoder.schema(&self.input),
+            group_by: self.group_by.clone(),
+            calls: self.calls.iter().map(|c| encoder.recomputed(c)).collect::<Result<_>>()?,
+            append_only: self.append_only,
+            schema: encoder.schema(&self.schema),
+        })
+    }
+
+    fn of_form(form: RecomputeForm, _: &[SchemaRef], decoder: &Decoder<'_>) -> Result<Self> {
+        let input = decoder.schema(form.input)?;
+        Ok(RecomputeSpec {
+            group_by: columns(form.group_by, &input)?,
+            calls: form.calls.iter().map(|c| decoder.recomputed(c, &input)).collect::<Result<_>>()?,
+            append_only: form.append_only,
+            schema: decoder.schema(form.schema)?,
+            input,
+        })
     }
 }
 

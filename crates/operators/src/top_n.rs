@@ -12,10 +12,13 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, Int64Array};
 use arrow::datatypes::{Schema, SchemaRef};
 pub use millstream_expr::OrderBy;
+use millstream_expr::encoded::{Decoder, Encoder, FieldNumber};
 use millstream_expr::{RowOrder, order};
 use millstream_state::RowStore;
 use millstream_types::{Delta, Epoch, EpochHeader, Result};
+use serde::{Deserialize, Serialize};
 
+use crate::encoded::{EncodedSpec, StoredSpec, columns};
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output};
 use append_only::AppendOnlyTopN;
 use retracting::RetractingTopN;
@@ -66,11 +69,60 @@ impl OperatorSpec for TopNSpec {
         }
     }
 
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
+    }
+
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
         match self.limit {
             Some(limit) if self.append_only => Ok(Box::new(AppendOnlyTopN::new(self.clone(), self.offset + limit)?)),
             _ => Ok(Box::new(RetractingTopN::new(self.clone())?)),
         }
+    }
+}
+
+/// The form of a [`TopNSpec`].
+#[derive(Serialize, Deserialize)]
+pub(crate) struct TopNForm {
+    input: FieldNumber,
+    partition_by: Vec<usize>,
+    order_by: Vec<OrderBy>,
+    offset: usize,
+    limit: Option<usize>,
+    with_row_number: bool,
+    append_only: bool,
+    schema: FieldNumber,
+}
+
+impl StoredSpec for TopNSpec {
+    const KIND: &'static str = "top_n";
+    type Form = TopNForm;
+
+    fn form(&self, encoder: &mut Encoder<'_>) -> Result<TopNForm> {
+        Ok(TopNForm {
+            input: encoder.schema(&self.input),
+            partition_by: self.partition_by.clone(),
+            order_by: self.order_by.clone(),
+            offset: self.offset,
+            limit: self.limit,
+            with_row_number: self.with_row_number,
+            append_only: self.append_only,
+            schema: encoder.schema(&self.schema),
+        })
+    }
+
+    fn of_form(form: TopNForm, _: &[SchemaRef], decoder: &Decoder<'_>) -> Result<Self> {
+        let input = decoder.schema(form.input)?;
+        Ok(TopNSpec {
+            partition_by: columns(form.partition_by, &input)?,
+            order_by: order::columns_of(&form.order_by, &input)?,
+            offset: form.offset,
+            limit: form.limit,
+            with_row_number: form.with_row_number,
+            append_only: form.append_only,
+            schema: decoder.schema(form.schema)?,
+            input,
+        })
     }
 }
 

@@ -1,9 +1,12 @@
 //! `UNION ALL`: the deltas of all inputs, under one schema.
 
 use arrow::datatypes::SchemaRef;
+use millstream_expr::encoded::{Decoder, Encoder, FieldNumber};
 use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Result};
+use serde::{Deserialize, Serialize};
 
+use crate::encoded::{EncodedSpec, StoredSpec};
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 
 /// The sum of its inputs, whose columns have the same types.
@@ -30,8 +33,31 @@ impl OperatorSpec for UnionSpec {
         true
     }
 
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
+    }
+
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
         Ok(Box::new(Union { schema: self.schema.clone() }))
+    }
+}
+
+/// The form of a [`UnionSpec`].
+#[derive(Serialize, Deserialize)]
+pub(crate) struct UnionForm {
+    schema: FieldNumber,
+}
+
+impl StoredSpec for UnionSpec {
+    const KIND: &'static str = "union";
+    type Form = UnionForm;
+
+    fn form(&self, encoder: &mut Encoder<'_>) -> Result<UnionForm> {
+        Ok(UnionForm { schema: encoder.schema(&self.schema) })
+    }
+
+    fn of_form(form: UnionForm, _: &[SchemaRef], decoder: &Decoder<'_>) -> Result<Self> {
+        Ok(UnionSpec { schema: decoder.schema(form.schema)? })
     }
 }
 

@@ -14,13 +14,17 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{concat, take};
 use arrow::datatypes::{Schema, SchemaRef};
+use millstream_expr::encoded::{Decoder, Encoder, FieldNumber};
 use millstream_expr::scalar::batch_of;
+use millstream_expr::window::WindowCallForm;
 use millstream_expr::{OrderBy, RowOrder, WindowCall, order};
 use millstream_state::SavedState;
 use millstream_types::delta::take_batch;
 use millstream_types::{Delta, EpochHeader, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::emitted_values::{EmittedValues, Failing, Unlike};
+use crate::encoded::{EncodedSpec, StoredSpec, columns};
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 use crate::partitioned_rows::PartitionedRows;
 use crate::saving::{SAVED_ROWS, save_rows, saved_columns, saved_rows};
@@ -65,6 +69,10 @@ impl OperatorSpec for WindowSpec {
         "all rows".to_owned()
     }
 
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
+    }
+
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {
         let n_input = self.input.fields().len();
         let results = Arc::new(Schema::new(self.schema.fields()[n_input..].to_vec()));
@@ -77,6 +85,48 @@ impl OperatorSpec for WindowSpec {
             failing: Failing::default(),
             spec: self.clone(),
         }))
+    }
+}
+
+/// The form of a [`WindowSpec`].
+#[derive(Serialize, Deserialize)]
+pub(crate) struct WindowForm {
+    input: FieldNumber,
+    partition_by: Vec<usize>,
+    order_by: Vec<OrderBy>,
+    calls: Vec<WindowCallForm>,
+    key: Option<Vec<usize>>,
+    append_only: bool,
+    schema: FieldNumber,
+}
+
+impl StoredSpec for WindowSpec {
+    const KIND: &'static str = "window";
+    type Form = WindowForm;
+
+    fn form(&self, encoder: &mut Encoder<'_>) -> Result<WindowForm> {
+        Ok(WindowForm {
+            input: encoder.schema(&self.input),
+            partition_by: self.partition_by.clone(),
+            order_by: self.order_by.clone(),
+            calls: self.calls.iter().map(|c| encoder.window(c)).collect::<Result<_>>()?,
+            key: self.key.clone(),
+            append_only: self.append_only,
+            schema: encoder.schema(&self.schema),
+        })
+    }
+
+    fn of_form(form: WindowForm, _: &[SchemaRef], decoder: &Decoder<'_>) -> Result<Self> {
+        let input = decoder.schema(form.input)?;
+        Ok(WindowSpec {
+            partition_by: columns(form.partition_by, &input)?,
+            order_by: order::columns_of(&form.order_by, &input)?,
+            calls: form.calls.iter().map(|c| decoder.window(c, &input)).collect::<Result<_>>()?,
+            key: form.key.map(|key| columns(key, &input)).transpose()?,
+            append_only: form.append_only,
+            schema: decoder.schema(form.schema)?,
+            input,
+        })
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) mod row_counts;
 mod series;
 pub(crate) mod single_value;
 mod statistics;
+pub(crate) mod stored;
 mod sums;
 mod temporal;
 mod text;

@@ -33,4 +33,5 @@ mod window_keys;
 
 pub use binder::{BoundQuery, RelationSource, bind_query, optimize};
 pub use catalog::{Catalog, RelationId};
+pub use functions::stored::stored_functions;
 pub use session_context::Purpose;

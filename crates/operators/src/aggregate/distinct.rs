@@ -5,11 +5,13 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use millstream_expr::AggregateCall;
+use millstream_expr::encoded::Encoder;
 use millstream_state::{PagedVec, SavedState};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
 use super::partial::reduce;
 use super::{Filters, describe};
+use crate::encoded::EncodedSpec;
 use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 use crate::saving::{SAVED_ROWS, save_rows, saved_columns};
@@ -360,6 +362,10 @@ impl OperatorSpec for DistinctPartialSpec {
 
     fn keeps(&self) -> String {
         "the values of each group".to_owned()
+    }
+
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
     }
 
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {

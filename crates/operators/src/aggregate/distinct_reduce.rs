@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use millstream_expr::encoded::Encoder;
 use millstream_expr::scalar::batch_of;
 use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Error, Result};
@@ -13,6 +14,7 @@ use super::Filters;
 use super::distinct::{DistinctPartialSpec, Variant, is_seen_enough, variants_of};
 use super::partial::Skipping;
 use crate::batch_groups::BatchGroups;
+use crate::encoded::EncodedSpec;
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 
 /// Prepares rows for a [`DistinctPartialSpec`]: one row for each group and value of a batch, with the group key's
@@ -57,6 +59,10 @@ impl OperatorSpec for DistinctReduceSpec {
 
     fn is_stateless(&self) -> bool {
         true
+    }
+
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
     }
 
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {

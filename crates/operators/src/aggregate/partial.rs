@@ -5,11 +5,13 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{Field, SchemaRef};
 use millstream_expr::AggregateCall;
+use millstream_expr::encoded::Encoder;
 use millstream_state::SavedState;
 use millstream_types::{Delta, EpochHeader, Result};
 
 use super::{Filters, describe};
 use crate::batch_groups::BatchGroups;
+use crate::encoded::EncodedSpec;
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 
 /// Batches are only grouped while that makes them at least this much smaller.
@@ -53,6 +55,10 @@ impl OperatorSpec for PartialAggregateSpec {
 
     fn is_stateless(&self) -> bool {
         true
+    }
+
+    fn encode(&self, encoder: &mut Encoder<'_>) -> Result<EncodedSpec> {
+        EncodedSpec::of(self, encoder)
     }
 
     fn build(&self, _: BuildContext) -> Result<Box<dyn Operator>> {

@@ -6,11 +6,13 @@ use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array};
 use arrow::datatypes::Int64Type;
 use millstream_state::{PagedVec, SavedState};
 use millstream_types::Result;
+use serde::{Deserialize, Serialize};
 
 use crate::saving::{save_rows, saved_columns};
 
 /// What the rows of a side emit beside pairs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Alone {
     /// Nothing.
     Nothing,

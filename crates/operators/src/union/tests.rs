@@ -3,13 +3,9 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::DFSchema;
-use datafusion::execution::context::ExecutionProps;
 use datafusion::functions_window::row_number::row_number_udwf;
-use datafusion::logical_expr::expr::WindowFunction;
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, WindowFunctionDefinition};
-use datafusion::physical_planner::create_window_expr_with_name;
+use datafusion::logical_expr::WindowFrame;
+use millstream_expr::window::RowFunction;
 use millstream_expr::{MapStage, Scalar, Stages, WindowCall};
 use millstream_types::delta::schema_of;
 
@@ -62,12 +58,16 @@ fn distinct(dataflow: &mut Dataflow, from: NodeId, append_only: bool) -> NodeId 
 
 /// Equal rows numbered from 1.
 fn numbered(dataflow: &mut Dataflow, from: NodeId, append_only: bool) -> NodeId {
-    let function = WindowFunction::new(WindowFunctionDefinition::WindowUDF(row_number_udwf()), vec![]);
-    let names = DFSchema::try_from(schema()).expect("names differ");
-    let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
-    let expr = Expr::WindowFunction(Box::new(function));
-    let expr = create_window_expr_with_name(&expr, "n", &names, &props, &context).expect("it can be planned");
-    let call = WindowCall::of_rows(expr).expect("it has a type");
+    let function = RowFunction {
+        function: row_number_udwf(),
+        arguments: vec![],
+        partition_by: all(),
+        order_by: vec![],
+        frame: Arc::new(WindowFrame::new(None)),
+        ignore_nulls: false,
+        shown_as: "n".to_owned(),
+    };
+    let call = WindowCall::of_rows(function, &schema()).expect("it can be bound");
     let mut fields = schema().fields().to_vec();
     fields.push(Arc::new(Field::new("n", call.data_type().clone(), true)));
     let spec = WindowSpec {

@@ -1,21 +1,15 @@
 //! Window functions in change notation, and against their definition.
 
 use arrow::datatypes::{DataType, Field};
-use datafusion::common::{Column, DFSchema, ScalarValue};
-use datafusion::execution::context::ExecutionProps;
+use datafusion::common::ScalarValue;
 use datafusion::functions_aggregate::array_agg::array_agg_udaf;
 use datafusion::functions_window::lead_lag::lag_udwf;
 use datafusion::functions_window::nth_value::first_value_udwf;
 use datafusion::functions_window::row_number::row_number_udwf;
-use datafusion::logical_expr::expr::{Sort, WindowFunction};
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{
-    Expr, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition, WindowUDF,
-};
-use datafusion::physical_planner::create_window_expr_with_name;
+use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits, WindowUDF};
 use millstream_expr::AggregateFunction;
 use millstream_expr::recomputed::{Argument, ForeignFunction};
-use millstream_expr::window::Frame;
+use millstream_expr::window::{Frame, RowFunction};
 use millstream_types::delta::schema_of;
 
 use super::*;
@@ -211,18 +205,17 @@ fn cases(bounds: Bounds, order_by: &[OrderBy]) -> Vec<Case> {
         ignore_nulls: false,
     };
     let of_rows = |function: Arc<WindowUDF>, arguments: &[usize]| {
-        let column = |c: usize| Expr::Column(Column::new_unqualified(columns().field(c).name()));
-        let arguments = arguments.iter().map(|&c| column(c)).collect();
-        let mut function = WindowFunction::new(WindowFunctionDefinition::WindowUDF(function), arguments);
-        let sort = |o: &OrderBy| Sort::new(column(o.column), !o.descending, o.nulls_first);
-        function.params.order_by = order_by.iter().map(sort).collect();
-        function.params.window_frame = bounds.frame();
-        let schema = DFSchema::try_from(columns()).expect("names differ");
-        let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
-        let expr = Expr::WindowFunction(Box::new(function));
-        create_window_expr_with_name(&expr, "f", &schema, &props, &context).map(WindowCall::of_rows)
+        let of_rows = RowFunction {
+            function,
+            arguments: arguments.iter().map(|&c| Argument::Column(c)).collect(),
+            partition_by: vec![],
+            order_by: order_by.to_vec(),
+            frame: Arc::new(bounds.frame()),
+            ignore_nulls: false,
+            shown_as: "f".to_owned(),
+        };
+        WindowCall::of_rows(of_rows, &columns())
     };
-    let of_rows = |function, arguments: &[usize]| of_rows(function, arguments).expect("it can be planned");
     let case = |call: Result<WindowCall>, definition| Case { call: call.expect("over bigint"), definition };
     vec![
         case(ours(AggregateFunction::Sum, Some(X), None), |frame, _, _| sum_of(frame.iter().copied())),

@@ -85,8 +85,23 @@ pub(crate) fn builtin(name: &str) -> Arc<ScalarUDF> {
     find(name).expect("a name from the tables of built-in functions")
 }
 
+/// Whether a function is of ours.
+pub(crate) fn is_ours(function: &dyn std::any::Any) -> bool {
+    function.is::<Builtin>()
+}
+
 /// The function of ours with this name, if there is one.
 pub(crate) fn find(name: &str) -> Option<Arc<ScalarUDF>> {
+    by_name().get(name).cloned()
+}
+
+/// All functions of ours.
+#[cfg(test)]
+pub(super) fn all() -> Vec<Arc<ScalarUDF>> {
+    by_name().values().cloned().collect()
+}
+
+fn by_name() -> &'static HashMap<&'static str, Arc<ScalarUDF>> {
     static ALL: LazyLock<HashMap<&'static str, Arc<ScalarUDF>>> = LazyLock::new(|| {
         let specs = super::temporal::SPECS.iter().chain(super::text::SPECS).chain(super::extract::SPECS);
         let specs = specs.chain(super::rounding::SPECS).chain(super::to_char::SPECS).chain(super::series::SPECS);
@@ -99,7 +114,7 @@ pub(crate) fn find(name: &str) -> Option<Arc<ScalarUDF>> {
         let specs = specs.chain(super::row::SPECS).chain(super::row_counts::SPECS);
         specs.map(|spec| (spec.name, Arc::new(ScalarUDF::new_from_impl(Builtin::new(spec))))).collect()
     });
-    ALL.get(name).cloned()
+    &ALL
 }
 
 impl Builtin {

@@ -33,9 +33,19 @@ pub(crate) struct CastFunction {
 impl CastFunction {
     /// `CAST(expr AS to)`
     pub(crate) fn call(to: SqlType, expr: Expr) -> Expr {
+        Expr::ScalarFunction(ScalarFunction::new_udf(CastFunction::to(to), vec![expr]))
+    }
+
+    /// The cast to a type.
+    pub(crate) fn to(to: SqlType) -> Arc<ScalarUDF> {
         let name = format!("cast_to_{to}").replace(' ', "_");
-        let function = CastFunction { to, name, signature: Signature::any(1, Volatility::Immutable) };
-        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(function)), vec![expr]))
+        let signature = Signature::any(1, Volatility::Immutable);
+        Arc::new(ScalarUDF::new_from_impl(CastFunction { to, name, signature }))
+    }
+
+    /// The type that it casts to.
+    pub(crate) fn target(&self) -> &SqlType {
+        &self.to
     }
 
     /// The type that a function casts to, if it is a cast.

@@ -19,12 +19,14 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
+use serde::{Deserialize, Serialize};
 
 use crate::parser::EXCLUDE;
 use crate::typing::types::Result;
 
 /// Which rows of a frame are left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Exclusion {
     /// The row itself.
     CurrentRow,
@@ -45,6 +47,23 @@ impl Exclusion {
             "ties" => Some(Exclusion::Ties),
             _ => None,
         }
+    }
+}
+
+/// What a stored plan says of such an aggregate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StoredExcluding {
+    aggregate: String,
+    exclusion: Exclusion,
+    n_args: usize,
+    n_order: usize,
+    has_filter: bool,
+}
+
+impl StoredExcluding {
+    /// The aggregate's name.
+    pub(crate) fn aggregate(&self) -> &str {
+        &self.aggregate
     }
 }
 
@@ -70,13 +89,31 @@ impl Excluding {
         order_by: &[Sort],
         filter: Option<Expr>,
     ) -> (WindowFunctionDefinition, Vec<Expr>) {
-        let (n_args, n_order, has_filter) = (args.len(), order_by.len(), filter.is_some());
+        let stored = StoredExcluding {
+            aggregate: function.name().to_owned(),
+            exclusion,
+            n_args: args.len(),
+            n_order: order_by.len(),
+            has_filter: filter.is_some(),
+        };
+        args.extend(order_by.iter().map(|sort| sort.expr.clone()));
+        args.extend(filter);
+        (WindowFunctionDefinition::WindowUDF(Excluding::of_stored(stored, function)), args)
+    }
+
+    /// The function of an aggregate that a stored plan has.
+    pub(crate) fn of_stored(stored: StoredExcluding, function: Arc<AggregateUDF>) -> Arc<WindowUDF> {
+        let StoredExcluding { exclusion, n_args, n_order, has_filter, .. } = stored;
         let name = format!("{}_{exclusion:?}", function.name());
         let signature = Signature::user_defined(Volatility::Immutable);
         let excluding = Excluding { function, exclusion, n_args, n_order, has_filter, name, signature };
-        args.extend(order_by.iter().map(|sort| sort.expr.clone()));
-        args.extend(filter);
-        (WindowFunctionDefinition::WindowUDF(Arc::new(WindowUDF::new_from_impl(excluding))), args)
+        Arc::new(WindowUDF::new_from_impl(excluding))
+    }
+
+    /// What a stored plan says of it. Its aggregate is one of those that SQL can name.
+    pub(crate) fn stored(&self) -> StoredExcluding {
+        let Excluding { exclusion, n_args, n_order, has_filter, .. } = *self;
+        StoredExcluding { aggregate: self.function.name().to_owned(), exclusion, n_args, n_order, has_filter }
     }
 
     /// The aggregate over frames behind a window function, if it is one.

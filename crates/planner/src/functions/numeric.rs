@@ -40,12 +40,6 @@ pub(crate) struct Arithmetic {
 impl Arithmetic {
     /// The function of an operator.
     pub(crate) fn of(op: Operator) -> Arc<ScalarUDF> {
-        static ALL: LazyLock<[Arc<ScalarUDF>; 5]> = LazyLock::new(|| {
-            [Op::Add, Op::Subtract, Op::Multiply, Op::Divide, Op::Modulo].map(|op| {
-                let signature = Signature::any(2, Volatility::Immutable);
-                Arc::new(ScalarUDF::new_from_impl(Arithmetic { op, signature }))
-            })
-        });
         let index = match op {
             Operator::Plus => 0,
             Operator::Minus => 1,
@@ -53,7 +47,22 @@ impl Arithmetic {
             Operator::Divide => 3,
             _ => 4,
         };
-        ALL[index].clone()
+        Arithmetic::all()[index].clone()
+    }
+
+    /// The function of a name.
+    pub(crate) fn of_name(name: &str) -> Option<Arc<ScalarUDF>> {
+        Arithmetic::all().iter().find(|f| f.name() == name).cloned()
+    }
+
+    fn all() -> &'static [Arc<ScalarUDF>; 5] {
+        static ALL: LazyLock<[Arc<ScalarUDF>; 5]> = LazyLock::new(|| {
+            [Op::Add, Op::Subtract, Op::Multiply, Op::Divide, Op::Modulo].map(|op| {
+                let signature = Signature::any(2, Volatility::Immutable);
+                Arc::new(ScalarUDF::new_from_impl(Arithmetic { op, signature }))
+            })
+        });
+        &ALL
     }
 
     /// The operator that a function is.

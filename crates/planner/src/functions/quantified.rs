@@ -78,15 +78,26 @@ pub(crate) fn name_of(quantifier: Quantifier, op: Operator) -> Option<&'static s
 
 /// `value op quantifier (array)`, both of one type.
 pub(crate) fn quantified(quantifier: Quantifier, op: Operator, value: Expr, array: Expr) -> Expr {
-    ScalarUDF::new_from_impl(Quantified { quantifier, op, signature: Signature::any(2, Volatility::Immutable) })
-        .call(vec![value, array])
+    Quantified::udf(quantifier, op).call(vec![value, array])
 }
 
+/// A quantified comparison.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Quantified {
+pub(crate) struct Quantified {
     quantifier: Quantifier,
     op: Operator,
     signature: Signature,
+}
+
+impl Quantified {
+    fn udf(quantifier: Quantifier, op: Operator) -> ScalarUDF {
+        ScalarUDF::new_from_impl(Quantified { quantifier, op, signature: Signature::any(2, Volatility::Immutable) })
+    }
+
+    /// The comparison that a name stands for.
+    pub(crate) fn of_name(name: &str) -> Option<Arc<ScalarUDF>> {
+        of_name(name).map(|(quantifier, op)| Arc::new(Quantified::udf(quantifier, op)))
+    }
 }
 
 impl ScalarUDFImpl for Quantified {

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::common::{Column, DFSchema};
-use datafusion::execution::context::ExecutionProps;
-use datafusion::logical_expr::expr::{NullTreatment, Sort as SortExpr, WindowFunction};
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, Window, WindowFunctionDefinition};
-use datafusion::physical_planner::create_window_expr_with_name;
+use datafusion::common::{DFSchema, plan_datafusion_err};
+use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
+use datafusion::logical_expr::{Expr, Window, WindowFrame, WindowFunctionDefinition};
+use datafusion::physical_planner::is_window_frame_bound_valid;
 use millstream_expr::recomputed::{Argument, ForeignFunction};
-use millstream_expr::window::Frame;
+use millstream_expr::window::{Frame, RowFunction};
 use millstream_expr::{OrderBy, WindowCall};
 use millstream_operators::Edge;
 use millstream_operators::window::WindowSpec;
@@ -169,8 +167,18 @@ fn bind(function: &WindowFunction, positions: &mut impl Iterator<Item = usize>, 
         return Err(Error::not_supported("DISTINCT is not implemented for window functions"));
     }
     let call = match &function.fun {
-        WindowFunctionDefinition::WindowUDF(_) => {
-            of_rows(function, &partition_by, &order_by, &arguments, input).and_then(WindowCall::of_rows)?
+        WindowFunctionDefinition::WindowUDF(udwf) => {
+            check_bounds(&params.window_frame)?;
+            let of_rows = RowFunction {
+                function: Arc::clone(udwf),
+                shown_as: text_of(function, &arguments, input),
+                arguments,
+                partition_by: partition_by.clone(),
+                order_by: order_by.clone(),
+                frame: Arc::new(params.window_frame.clone()),
+                ignore_nulls: params.null_treatment == Some(NullTreatment::IgnoreNulls),
+            };
+            WindowCall::of_rows(of_rows, input)?
         }
         WindowFunctionDefinition::AggregateUDF(udaf) => {
             let frame = Frame { frame: Arc::new(params.window_frame.clone()), order_by: order_by.clone(), filter };
@@ -210,33 +218,15 @@ fn bind(function: &WindowFunction, positions: &mut impl Iterator<Item = usize>, 
     Ok(Bound { partition_by, order_by, call })
 }
 
-/// A function of rows as DataFusion evaluates it, over columns by position.
-fn of_rows(
-    function: &WindowFunction,
-    partition_by: &[usize],
-    order_by: &[OrderBy],
-    arguments: &[Argument],
-    input: &SchemaRef,
-) -> Result<Arc<dyn datafusion::physical_expr::window::WindowExpr>> {
-    let column = |c: usize| Expr::Column(Column::new_unqualified(column_name(c)));
-    let mut bound = function.clone();
-    bound.params.partition_by = partition_by.iter().map(|&c| column(c)).collect();
-    bound.params.order_by =
-        order_by.iter().map(|o| SortExpr::new(column(o.column), !o.descending, o.nulls_first)).collect();
-    let argument = |a: &Argument| match a {
-        Argument::Column(c) => column(*c),
-        Argument::Constant(value) => Expr::Literal(value.clone(), None),
-    };
-    bound.params.args = arguments.iter().map(argument).collect();
-    bound.params.filter = None;
-    let schema = DFSchema::from_unqualified_fields(numbered_fields(input), Default::default());
-    let schema = schema.map_err(from_datafusion)?;
-    let mut props = ExecutionProps::new();
-    props.config_options = Some(crate::session_context::options().clone());
-    let name = text_of(function, arguments, input);
-    let expr = Expr::WindowFunction(Box::new(bound));
-    create_window_expr_with_name(&expr, name, &schema, &props, &PhysicalPlanningContext::default())
-        .map_err(from_datafusion)
+/// Refuses frames that end before they start, in the words in which DataFusion does.
+fn check_bounds(frame: &WindowFrame) -> Result<()> {
+    if is_window_frame_bound_valid(frame) {
+        return Ok(());
+    }
+    let (start, end) = (&frame.start_bound, &frame.end_bound);
+    Err(from_datafusion(plan_datafusion_err!(
+        "Invalid window frame: start bound ({start}) cannot be larger than end bound ({end})"
+    )))
 }
 
 /// The function for EXPLAIN.
