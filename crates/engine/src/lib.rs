@@ -10,6 +10,7 @@ mod live;
 mod lookup;
 mod memory;
 mod pg_catalog;
+mod plans;
 mod read;
 mod reads;
 mod session;

@@ -28,7 +28,7 @@ use datafusion::common::{JoinType, ScalarValue};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, TableScan};
+use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, ScalarUDF, TableScan};
 use millstream_planner::catalog::{Column, Kind};
 use millstream_planner::errors::from_datafusion;
 use millstream_planner::{Catalog, RelationSource};
@@ -66,6 +66,11 @@ pub(crate) fn register(catalog: &mut Catalog) -> Result<()> {
         catalog.register_function(function);
     }
     Ok(())
+}
+
+/// The catalog function of a name, as plans of views have it.
+pub(crate) fn find_function(name: &str) -> Option<Arc<ScalarUDF>> {
+    functions::find(name)
 }
 
 /// The plan with its catalog relations filled and its catalog functions bound to what a session sees. `view` is made

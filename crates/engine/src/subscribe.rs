@@ -15,7 +15,6 @@ use futures::stream::BoxStream;
 use millstream_operators::materialize::consolidate;
 use millstream_planner::RelationId;
 use millstream_planner::catalog::{Column, Kind, Relation};
-use millstream_planner::streaming::StreamingPlan;
 use millstream_runtime::{Command, RelationShared, Root, Tap};
 use millstream_types::{Delta, Epoch, Error, ErrorKind, Result, SqlState, SqlType};
 
@@ -23,6 +22,7 @@ use crate::api::{ResultColumn, Rows, RowsTag};
 use crate::coordinator::Request;
 use crate::engine::EngineState;
 use crate::live::{Failed, LiveRelation};
+use crate::plans::StoredPlan;
 use buffer::{Listener, SubscriptionSink, Teller, Told, buffer};
 
 /// Ids of the dataflows of subscriptions begin here: no catalog has so many relations.
@@ -99,7 +99,7 @@ fn tap(teller: &Teller) -> Tap {
 /// their beginning, as the query's result needs, or only from now on.
 pub(crate) async fn subscribe_to_plan(
     engine: &Arc<EngineState>,
-    plan: StreamingPlan,
+    stored: StoredPlan,
     columns: Vec<(String, SqlType)>,
     wanted: Wanted,
     history: bool,
@@ -116,7 +116,7 @@ pub(crate) async fn subscribe_to_plan(
     let (teller, listener) = buffer();
     let sink = SubscriptionSink { teller, snapshot: wanted.snapshot };
     let dataflow = HiddenDataflow { engine: Arc::clone(engine), id: relation.id };
-    let live = crate::session::install(engine, relation, shared, plan, Root::Sink(Arc::new(sink)), history).await?;
+    let live = crate::session::install(engine, relation, shared, stored, Root::Sink(Arc::new(sink)), history).await?;
     // The result as of the first epoch is told as that epoch's changes, so everything that is told is wanted.
     let subscription = Subscription::new(live, wanted.progress, Epoch::ZERO, listener);
     Ok(Subscription { dataflow: Some(dataflow), ..subscription }.into_rows())

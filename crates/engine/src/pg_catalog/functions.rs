@@ -23,6 +23,12 @@ fn specs() -> impl Iterator<Item = &'static Spec> {
         .chain(visibility::SPECS)
 }
 
+/// The function of a name.
+pub(super) fn find(name: &str) -> Option<Arc<ScalarUDF>> {
+    let spec = specs().find(|spec| spec.name == name)?;
+    Some(Arc::new(ScalarUDF::new_from_impl(CatalogFunction::new(spec))))
+}
+
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = Arc<ScalarUDF>> {
     specs().map(|spec| Arc::new(ScalarUDF::new_from_impl(CatalogFunction::new(spec))))

@@ -16,6 +16,7 @@ use super::dataflows::install;
 use crate::api::CancelHandle;
 use crate::engine::EngineState;
 use crate::live::{LiveRelation, Stage};
+use crate::plans::StoredPlan;
 
 impl EngineState {
     /// The arrangements that a dataflow which starts now may share.
@@ -66,10 +67,10 @@ impl Arranging {
             self.engine.set_catalog(&catalog);
             let account = self.engine.memory.part(Some(self.engine.config.memory.view));
             let shared = Arc::new(RelationShared::new(self.engine.config.workers, account));
-            let plan = plan_of(&arrangement, &base);
-            let root = Root::Materialize { spec: plan.result.clone(), shared: Arc::clone(&shared) };
+            let stored = StoredPlan::new(plan_of(&arrangement, &base))?;
+            let root = Root::Materialize { spec: stored.plan.result.clone(), shared: Arc::clone(&shared) };
             // What cannot be read now is said of the view that reads it.
-            if let Ok(live) = install(&self.engine, arrangement, shared, plan, root, true).await {
+            if let Ok(live) = install(&self.engine, arrangement, shared, stored, root, true).await {
                 started.push(live);
             }
         }

@@ -8,7 +8,7 @@ use millstream_connectors::SinkKind;
 use millstream_operators::{Dataflow, Node};
 use millstream_planner::ast::{self, CreateSink, CreateView, Refresh, RelationKind, SinkInput};
 use millstream_planner::catalog::{Column, Created, Kind, NewRelation, Relation, View};
-use millstream_planner::streaming::{self, StreamingPlan};
+use millstream_planner::streaming;
 use millstream_planner::{BoundQuery, Catalog, Purpose, RelationId, bind_query, optimize};
 use millstream_runtime::{
     DataflowMetrics, InstallDataflow, Intake, Pressure, RelationShared, Root, RowErrorLog, Sink, SinkWriter,
@@ -22,6 +22,7 @@ use crate::api::Response;
 use crate::engine::EngineState;
 use crate::live::{Body, LiveRelation};
 use crate::memory::parse_bytes;
+use crate::plans::StoredPlan;
 
 /// Options of a materialized view.
 pub(super) struct ViewOptions {
@@ -64,7 +65,7 @@ impl Session {
             let arrangements = engine.arrangements(&catalog);
             let planned = plan_view(&mut catalog, create, &arrangements)?;
             if options.wait && self.unpublished.is_none() && matches!(planned.created, Created::New(_)) {
-                let started = arranging.start(&planned.plan.copied).await?;
+                let started = arranging.start(&planned.stored.plan.copied).await?;
                 if !started.is_empty() {
                     drop(ddl);
                     Arranging::wait(&started, &self.cancel).await?;
@@ -73,7 +74,7 @@ impl Session {
             }
             let done = done("CREATE MATERIALIZED VIEW");
             let Some(relation) = self.made(planned.created) else { return Ok(done) };
-            let live = self.install_view(relation, planned.plan, options.memory_limit).await?;
+            let live = self.install_view(relation, planned.stored, options.memory_limit).await?;
             self.publish(catalog);
             drop(ddl);
             if let Some(unpublished) = &mut self.unpublished {
@@ -88,14 +89,14 @@ impl Session {
     async fn install_view(
         &self,
         relation: Arc<Relation>,
-        plan: StreamingPlan,
+        stored: StoredPlan,
         memory_limit: Option<usize>,
     ) -> Result<Arc<LiveRelation>> {
         let limit = memory_limit.unwrap_or(self.engine.config.memory.view);
         let account = self.engine.memory.part(Some(limit));
         let shared = Arc::new(RelationShared::new(self.engine.config.workers, account));
-        let root = Root::Materialize { spec: plan.result.clone(), shared: Arc::clone(&shared) };
-        self.install(relation, shared, plan, root).await
+        let root = Root::Materialize { spec: stored.plan.result.clone(), shared: Arc::clone(&shared) };
+        self.install(relation, shared, stored, root).await
     }
 
     /// Waits until a new dataflow follows its inputs. If it fails, or the statement is cancelled or its client has gone,
@@ -126,9 +127,9 @@ impl Session {
             let ddl = self.lock_catalog(&engine).await;
             let mut catalog = self.catalog();
             let arrangements = engine.arrangements(&catalog);
-            let (created, plan) = plan_sink(&mut catalog, create, &arrangements)?;
+            let (created, stored) = plan_sink(&mut catalog, create, &arrangements)?;
             if self.unpublished.is_none() && matches!(created, Created::New(_)) {
-                let started = arranging.start(&plan.copied).await?;
+                let started = arranging.start(&stored.plan.copied).await?;
                 if !started.is_empty() {
                     drop(ddl);
                     Arranging::wait(&started, &self.cancel).await?;
@@ -136,18 +137,18 @@ impl Session {
                 }
             }
             if let Some(relation) = self.made(created) {
-                self.install_sink(relation, plan).await?;
+                self.install_sink(relation, stored).await?;
                 self.publish(catalog);
             }
             return Ok(done("CREATE SINK"));
         }
     }
 
-    async fn install_sink(&self, relation: Arc<Relation>, plan: StreamingPlan) -> Result<Arc<LiveRelation>> {
+    async fn install_sink(&self, relation: Arc<Relation>, stored: StoredPlan) -> Result<Arc<LiveRelation>> {
         let account = self.engine.memory.part(Some(self.engine.config.memory.view));
         let shared = Arc::new(RelationShared::new(self.engine.config.workers, account));
         shared.mark_unstored();
-        self.install(relation, shared, plan, Root::Sink(Arc::new(Blackhole))).await
+        self.install(relation, shared, stored, Root::Sink(Arc::new(Blackhole))).await
     }
 
     /// Starts a dataflow on all workers.
@@ -155,10 +156,10 @@ impl Session {
         &self,
         relation: Arc<Relation>,
         shared: Arc<RelationShared>,
-        plan: StreamingPlan,
+        stored: StoredPlan,
         root: Root,
     ) -> Result<Arc<LiveRelation>> {
-        install(&self.engine, relation, shared, plan, root, true).await
+        install(&self.engine, relation, shared, stored, root, true).await
     }
 
     /// Rebuilds a view that has failed, and with `CASCADE` those built on it that have failed with it.
@@ -217,15 +218,15 @@ impl Session {
         let ddl = engine.ddl.lock().await;
         let mut catalog = self.catalog();
         let Some(relation) = catalog.get(relation.id).cloned() else { return Ok(()) };
-        let plan = replan(&catalog, &relation, &engine.arrangements(&catalog))?;
-        let unused = catalog.set_plan(relation.id, &plan);
+        let stored = replan(&catalog, &relation, &engine.arrangements(&catalog))?;
+        let unused = catalog.set_plan(relation.id, &stored.plan);
         let limit = relation.option("memory_limit").map(parse_bytes).transpose()?;
         let is_sink = matches!(relation.kind, Kind::Sink(_));
         let live = if is_sink {
-            self.install_sink(relation, plan).await?
+            self.install_sink(relation, stored).await?
         } else {
             let id = relation.id;
-            let live = self.install_view(relation, plan, limit).await?;
+            let live = self.install_view(relation, stored, limit).await?;
             let indexed = catalog.clone();
             engine.clock.between_epochs(move |c| c.set_indexes(id, &indexed)).await?;
             live
@@ -263,8 +264,8 @@ pub(super) fn check_replaced(catalog: &Catalog, view: &Relation, in_block: bool)
 /// catalog says of its rows.
 pub(super) fn plan_dependents(catalog: &mut Catalog, view: &Relation) -> Result<()> {
     for dependent in dependent_views(catalog, view) {
-        let plan = replan(catalog, &dependent, &[])?;
-        catalog.set_facts(dependent.id, &plan.result);
+        let stored = replan(catalog, &dependent, &[])?;
+        catalog.set_facts(dependent.id, &stored.plan.result);
     }
     Ok(())
 }
@@ -272,7 +273,7 @@ pub(super) fn plan_dependents(catalog: &mut Catalog, view: &Relation) -> Result<
 /// A view in the catalog that is not made yet.
 pub(super) struct PlannedView {
     pub(super) created: Created,
-    plan: StreamingPlan,
+    stored: StoredPlan,
 }
 
 /// Plans a view, and puts it into the catalog.
@@ -285,11 +286,12 @@ pub(super) fn plan_view(
     let columns = named_columns(&bound.columns, create)?;
     let names: Vec<_> = columns.iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect();
     let plan = streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names, arrangements)?;
+    let stored = StoredPlan::new(plan)?;
     let created = catalog.create_view(create, RelationKind::MaterializedView, columns, bound.relations)?;
     if let Created::New(relation) = &created {
-        catalog.set_plan(relation.id, &plan);
+        catalog.set_plan(relation.id, &stored.plan);
     }
-    Ok(PlannedView { created, plan })
+    Ok(PlannedView { created, stored })
 }
 
 /// Plans a sink, and puts it into the catalog.
@@ -297,7 +299,7 @@ fn plan_sink(
     catalog: &mut Catalog,
     create: &CreateSink,
     arrangements: &[Arc<Relation>],
-) -> Result<(Created, StreamingPlan)> {
+) -> Result<(Created, StoredPlan)> {
     let connector = create.options.iter().find(|(name, _)| name == "connector").map(|(_, v)| v.as_str());
     let connector =
         connector.ok_or_else(|| Error::user(SqlState::INVALID_PARAMETER_VALUE, "a sink needs option \"connector\""))?;
@@ -306,7 +308,7 @@ fn plan_sink(
         SinkInput::Query(query, text) => (query.clone(), Some(text.clone())),
         SinkInput::Relation(name) => (all_of(catalog.resolve(name)?)?, None),
     };
-    let (bound, plan) = kept_up_to_date(catalog, &query, arrangements)?;
+    let (bound, stored) = kept_up_to_date(catalog, &query, arrangements)?;
     let columns = bound.columns.iter().map(|(name, t)| Column::new(name, t.clone())).collect();
     let new = NewRelation {
         options: create.options.clone(),
@@ -315,9 +317,9 @@ fn plan_sink(
     };
     let created = catalog.create(&create.name, create.if_not_exists, new)?;
     if let Created::New(relation) = &created {
-        catalog.set_plan(relation.id, &plan);
+        catalog.set_plan(relation.id, &stored.plan);
     }
-    Ok((created, plan))
+    Ok((created, stored))
 }
 
 /// A query that is kept up to date: what it was bound to, and its dataflow, which shares some of these arrangements.
@@ -325,10 +327,10 @@ pub(super) fn kept_up_to_date(
     catalog: &Catalog,
     query: &ast::Query,
     arrangements: &[Arc<Relation>],
-) -> Result<(BoundQuery, StreamingPlan)> {
+) -> Result<(BoundQuery, StoredPlan)> {
     let bound = bind_query(catalog, query, &[], Purpose::View)?;
     let plan = streaming::plan(&optimize(bound.plan.clone(), Purpose::View, None)?, &bound.columns, arrangements)?;
-    Ok((bound, plan))
+    Ok((bound, StoredPlan::new(plan)?))
 }
 
 /// Starts a dataflow on all workers. Sources are read from their beginning if `history`, else from now on.
@@ -336,12 +338,12 @@ pub(crate) async fn install(
     engine: &Arc<EngineState>,
     relation: Arc<Relation>,
     shared: Arc<RelationShared>,
-    plan: StreamingPlan,
+    stored: StoredPlan,
     root: Root,
     history: bool,
 ) -> Result<Arc<LiveRelation>> {
     let n_workers = engine.config.workers;
-    let dataflow = plan.dataflow;
+    let dataflow = stored.plan.dataflow;
     let metrics = DataflowMetrics::new(n_workers, dataflow.nodes.len());
     let errors = Arc::new(RowErrorLog::default());
     let pressure = Arc::new(Pressure::new(&dataflow, n_workers));
@@ -352,6 +354,7 @@ pub(crate) async fn install(
         pressure: Arc::clone(&pressure),
         intake: Arc::clone(&intake),
         errors: Arc::clone(&errors),
+        plan: stored.bytes,
         explain: dataflow.explain(),
         operators: operators_of(&dataflow, &root),
     };
@@ -409,7 +412,7 @@ fn dependent_views(catalog: &Catalog, view: &Relation) -> Vec<Arc<Relation>> {
 }
 
 /// The plan of a view or sink that exists.
-fn replan(catalog: &Catalog, relation: &Relation, arrangements: &[Arc<Relation>]) -> Result<StreamingPlan> {
+fn replan(catalog: &Catalog, relation: &Relation, arrangements: &[Arc<Relation>]) -> Result<StoredPlan> {
     let query = match (relation.query_text(), relation.depends_on.first().and_then(|id| catalog.get(*id))) {
         (Some(text), _) => millstream_planner::parser::parse_query(text)?,
         (None, Some(input)) => all_of(input)?,
@@ -418,7 +421,7 @@ fn replan(catalog: &Catalog, relation: &Relation, arrangements: &[Arc<Relation>]
     let bound = bind_query(catalog, &query, &[], Purpose::View)?;
     let names: Vec<(String, SqlType)> =
         relation.visible_columns().iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect();
-    streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names, arrangements)
+    StoredPlan::new(streaming::plan(&optimize(bound.plan, Purpose::View, None)?, &names, arrangements)?)
 }
 
 /// The query for all rows of a relation.

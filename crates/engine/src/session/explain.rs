@@ -90,7 +90,7 @@ impl Session {
     fn explain_query(&self, catalog: &Catalog, query: &Query) -> Result<Vec<String>> {
         let once = bind_query(catalog, query, &[], Purpose::AdHoc)?;
         let mut lines = match kept_up_to_date(catalog, query, &self.engine.arrangements(catalog)) {
-            Ok((_, plan)) => plan.dataflow.explain(),
+            Ok((_, stored)) => stored.plan.dataflow.explain(),
             Err(error) if error.kind() == ErrorKind::NotSupported => {
                 vec![format!("No dataflow: {}", error.fields().message)]
             }

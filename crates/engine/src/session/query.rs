@@ -273,9 +273,9 @@ impl Session {
             Subscribed::Computed { query, is_stream } => {
                 // A stream's history is asked for; the result of a query is what a subscription to it is about.
                 let wanted = wanted(!is_stream);
-                let (bound, plan) = kept_up_to_date(&catalog, &query, &[])?;
+                let (bound, stored) = kept_up_to_date(&catalog, &query, &[])?;
                 let history = wanted.snapshot || !is_stream;
-                crate::subscribe::subscribe_to_plan(&self.engine, plan, bound.columns, wanted, history).await
+                crate::subscribe::subscribe_to_plan(&self.engine, stored, bound.columns, wanted, history).await
             }
         }
     }
