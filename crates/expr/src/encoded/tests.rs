@@ -229,6 +229,83 @@ fn expressions_of_all_kinds_come_back() {
     plain(Literal::new_with_metadata(ScalarValue::Int64(None), Some(metadata.into())));
 }
 
+/// A plan that has been written says these words, whatever the code calls them.
+#[test]
+fn nodes_are_written_as_they_were_by_the_first_release() {
+    let a = || r#"{"column":{"name":"a","index":0}}"#;
+    let t = || r#"{"column":{"name":"t","index":2}}"#;
+    let seven = || r#"{"literal":{"value":[0,0]}}"#;
+    let not_in = InListExpr::try_new(column(0), vec![literal(7i64)], true, &columns()).expect("bigints");
+    let of = CaseExpr::try_new(Some(column(0)), vec![(literal(7i64), column(0))], Some(column(0))).expect("a case");
+    let field = Arc::new(Field::new("x", DataType::Int32, false));
+    let pattern = literal(ScalarValue::Utf8View(Some("a%".into())));
+    let metadata: HashMap<_, _> = [("k".to_owned(), "v".to_owned())].into();
+    let noted = Literal::new_with_metadata(ScalarValue::Int64(Some(7)), Some(metadata.into()));
+    let checked = BinaryExpr::new(column(0), Operator::Plus, column(0)).with_fail_on_overflow(true);
+    let cases: [(String, String); 12] = [
+        (plain(IsNullExpr::new(column(0))), format!(r#"[{},{{"is_null":0}}]"#, a())),
+        (plain(IsNotNullExpr::new(column(0))), format!(r#"[{},{{"is_not_null":0}}]"#, a())),
+        (plain(NotExpr::new(column(0))), format!(r#"[{},{{"not":0}}]"#, a())),
+        (plain(NegativeExpr::new(column(0))), format!(r#"[{},{{"negative":0}}]"#, a())),
+        (
+            plain(LikeExpr::new(true, true, column(2), pattern)),
+            format!(
+                r#"[{},{},{{"like":{{"arg":0,"pattern":1,"negated":true,"case_insensitive":true}}}}]"#,
+                t(),
+                seven()
+            ),
+        ),
+        (plain(not_in), format!(r#"[{},{},{{"in_list":{{"arg":0,"list":[1],"negated":true}}}}]"#, a(), seven())),
+        (
+            plain(of),
+            format!(r#"[{},{},{},{},{{"case":{{"of":0,"when_then":[[1,2]],"otherwise":3}}}}]"#, a(), seven(), a(), a()),
+        ),
+        (
+            plain(CastExpr::new(column(0), DataType::Int32, None)),
+            format!(r#"[{},{{"cast":{{"arg":0,"to":{{"type":0}}}}}}]"#, a()),
+        ),
+        (
+            plain(CastExpr::new_with_target_field(column(0), field, None)),
+            format!(r#"[{},{{"cast":{{"arg":0,"to":{{"field":0}}}}}}]"#, a()),
+        ),
+        (
+            plain(TryCastExpr::new(column(0), DataType::Int32)),
+            format!(r#"[{},{{"try_cast":{{"arg":0,"to":{{"type":0}}}}}}]"#, a()),
+        ),
+        (plain(noted), r#"[{"literal":{"value":[0,0],"metadata":{"k":"v"}}}]"#.to_owned()),
+        (
+            plain(checked),
+            format!(r#"[{},{},{{"binary":{{"op":"Plus","left":0,"right":1,"fail_on_overflow":true}}}}]"#, a(), a()),
+        ),
+    ];
+    for (form, wanted) in cases {
+        assert_eq!(form, wanted);
+    }
+}
+
+#[test]
+fn aggregates_of_ours_are_written_by_their_names() {
+    use crate::AggregateFunction as F;
+    for function in [
+        F::Count,
+        F::Sum,
+        F::Avg,
+        F::Min,
+        F::Max,
+        F::BoolAnd,
+        F::BoolOr,
+        F::BitAnd,
+        F::BitOr,
+        F::BitXor,
+        F::VarPop,
+        F::VarSamp,
+        F::StddevPop,
+        F::StddevSamp,
+    ] {
+        assert_eq!(json(&function).expect("it has JSON"), function.name());
+    }
+}
+
 #[test]
 fn casts_come_back_with_their_options() {
     let safe =

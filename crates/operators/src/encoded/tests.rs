@@ -310,6 +310,22 @@ fn a_plan_of_the_first_release_is_read() {
     assert_eq!(json(&now), json(old), "another form is another version, or a field with a default");
 }
 
+/// As the fixture, for words that do not stand in it.
+#[test]
+fn words_are_those_of_the_first_release() {
+    let words = |forms: &[Value]| forms.iter().map(Value::to_string).collect::<Vec<_>>().join(" ");
+    let of = |form: &dyn Fn() -> Result<Value>| form().expect("it has JSON");
+    let alone = [Alone::Nothing, Alone::NullExtended, Alone::Semi, Alone::Anti, Alone::NullAwareAnti, Alone::Mark];
+    let alone = alone.map(|a| of(&|| json(&a)));
+    assert_eq!(words(&alone), r#""nothing" "null_extended" "semi" "anti" "null_aware_anti" "mark""#);
+    let keeps = [Keeps::None, Keeps::Nulls, Keeps::All].map(|k| of(&|| json(&k)));
+    assert_eq!(words(&keeps), r#""none" "nulls" "all""#);
+    let columns = [JoinColumn::Of(Side::Right, 2), JoinColumn::Mark].map(|c| of(&|| json(&c)));
+    assert_eq!(words(&columns), r#"{"of":["right",2]} "mark""#);
+    let rows = of(&|| json(&AggregateInput::Rows { group_by: vec![1] }));
+    assert_eq!(words(&[rows]), r#"{"rows":{"group_by":[1]}}"#);
+}
+
 #[test]
 fn another_version_is_an_error_that_says_so() {
     let mut bytes = bytes();

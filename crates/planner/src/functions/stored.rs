@@ -255,6 +255,16 @@ mod tests {
     }
 
     #[test]
+    fn window_functions_of_one_name_are_told_apart() {
+        let by_row = ByRow::of_name("lag").expect("one of them");
+        let name = stored_functions().name_of_window(&by_row).expect("a name");
+        assert_eq!(name.to_string(), r#"{"by_row":"lag"}"#);
+        let plain = find(&Registry::get().windows, "lag").expect("one of DataFusion's");
+        let name = stored_functions().name_of_window(&plain).expect("a name");
+        assert_eq!(name.to_string(), r#"{"datafusion":"lag"}"#);
+    }
+
+    #[test]
     fn an_unknown_name_is_an_error_that_says_so() {
         let name = serde_json::json!({"ours": "from_the_future"});
         let error = stored_functions().scalar(&name).expect_err("not known");
