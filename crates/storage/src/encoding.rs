@@ -16,6 +16,8 @@ pub(crate) trait Encode {
     fn put_u32(&mut self, n: u32);
     fn put_u64(&mut self, n: u64);
     fn put_u128(&mut self, n: u128);
+    /// Seven bits a byte, the lowest first, and the eighth if there are more: LEB128.
+    fn put_varint(&mut self, n: u64);
     /// A length and the bytes.
     fn put_bytes(&mut self, bytes: &[u8]);
     /// The number of elements of a list.
@@ -37,6 +39,14 @@ impl Encode for Vec<u8> {
 
     fn put_u128(&mut self, n: u128) {
         self.extend(n.to_le_bytes());
+    }
+
+    fn put_varint(&mut self, mut n: u64) {
+        while n >= 0x80 {
+            self.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        self.push(n as u8);
     }
 
     fn put_bytes(&mut self, bytes: &[u8]) {
@@ -75,6 +85,20 @@ impl<'a> Decoder<'a> {
         self.take().map(u128::from_le_bytes)
     }
 
+    pub(crate) fn varint(&mut self) -> Option<u64> {
+        let mut n = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            n |= bits << shift;
+            if byte < 0x80 {
+                // The last byte may have one bit only.
+                return (bits << shift >> shift == bits).then_some(n);
+            }
+        }
+        None
+    }
+
     pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let n_bytes = self.u32()? as usize;
         let (taken, rest) = self.0.split_at_checked(n_bytes)?;
@@ -95,5 +119,23 @@ impl<'a> Decoder<'a> {
     /// Whether all was taken.
     pub(crate) fn is_at_end(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints() {
+        let numbers = [0, 1, 127, 128, 300, 1 << 32, u64::MAX - 1, u64::MAX];
+        let mut bytes = Vec::new();
+        numbers.iter().for_each(|&n| bytes.put_varint(n));
+        assert_eq!(bytes[..5], [0, 1, 127, 128, 1]);
+        let mut rest = Decoder(&bytes);
+        assert!(numbers.iter().all(|&n| rest.varint() == Some(n)));
+        assert!(rest.is_at_end() && rest.varint().is_none());
+        assert_eq!(Decoder(&[0xff; 9]).varint(), None, "cut off");
+        assert_eq!(Decoder(&[&[0xff; 9][..], &[2]].concat()).varint(), None, "more than 64 bits");
     }
 }

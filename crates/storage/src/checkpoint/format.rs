@@ -209,7 +209,7 @@ fn encode_blocks(bytes: &mut Vec<u8>, blocks: &[BlockEntry]) {
         bytes.put_len(block.runs.len());
         for &(partition, n_rows) in &block.runs {
             bytes.put_u8(partition);
-            bytes.put_u32(n_rows);
+            bytes.put_varint(u64::from(n_rows));
         }
     }
 }
@@ -236,7 +236,7 @@ fn decode_blocks(rest: &mut Decoder<'_>) -> Option<Vec<BlockEntry>> {
             metadata_len: rest.u32()?,
             checksum: rest.u64()?.to_le_bytes(),
             decoded_bytes: rest.u64()?,
-            runs: rest.list(|rest| Some((rest.u8()?, rest.u32()?)))?,
+            runs: rest.list(|rest| Some((rest.u8()?, u32::try_from(rest.varint()?).ok()?)))?,
         })
     })
 }

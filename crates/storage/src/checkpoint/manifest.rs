@@ -186,11 +186,9 @@ impl ObjectEntry {
         bytes.extend(self.index_checksum);
         bytes.put_u32(self.worker.unwrap_or(MERGED));
         bytes.put_len(self.shares.len());
+        // There may be a thousand owners in each of hundreds of objects.
         for share in &self.shares {
-            bytes.put_u64(share.owner);
-            bytes.put_u64(share.n_bytes);
-            bytes.put_u64(share.n_rows);
-            bytes.put_u64(share.n_gone);
+            [share.owner, share.n_bytes, share.n_rows, share.n_gone].into_iter().for_each(|n| bytes.put_varint(n));
         }
     }
 
@@ -202,10 +200,15 @@ impl ObjectEntry {
             len: rest.u64()?,
             index_checksum: rest.u64()?.to_le_bytes(),
             worker: Some(rest.u32()?).filter(|&worker| worker != MERGED),
-            shares: rest.list(|rest| {
-                Some(OwnerShare { owner: rest.u64()?, n_bytes: rest.u64()?, n_rows: rest.u64()?, n_gone: rest.u64()? })
-            })?,
+            shares: rest.list(OwnerShare::decode)?,
         })
+    }
+}
+
+impl OwnerShare {
+    fn decode(rest: &mut Decoder<'_>) -> Option<OwnerShare> {
+        let (owner, n_bytes) = (rest.varint()?, rest.varint()?);
+        Some(OwnerShare { owner, n_bytes, n_rows: rest.varint()?, n_gone: rest.varint()? })
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) enum Part {
 
 /// An object that is being written. Dropped before [`ObjectWriter::finish`], it was never there.
 ///
-/// Memory is bounded by a block of each part, the index, and eight bytes for each row that [`ObjectWriter::add`] takes at once.
+/// Memory is bounded by a block of each part, the index, and 16 bytes for each row that [`ObjectWriter::add`] takes at once.
 pub struct ObjectWriter {
     store: Arc<dyn ObjectStore>,
     name: String,

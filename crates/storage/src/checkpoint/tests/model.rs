@@ -38,9 +38,12 @@ pub(super) fn options() -> CheckpointOptions {
 }
 
 pub(super) fn open(disk: &SimDisk) -> Result<CheckpointStore> {
-    let disk = Arc::new(disk.clone()) as Arc<dyn Disk>;
+    open_on(Arc::new(disk.clone()), options())
+}
+
+pub(super) fn open_on(disk: Arc<dyn Disk>, options: CheckpointOptions) -> Result<CheckpointStore> {
     let store = DiskStore::new(disk, &[OBJECTS, MANIFESTS])?;
-    CheckpointStore::open(Arc::new(store) as Arc<dyn ObjectStore>, options())
+    CheckpointStore::open(Arc::new(store) as Arc<dyn ObjectStore>, options)
 }
 
 /// Tables with an even number are keyed by their first column; the others are multisets.

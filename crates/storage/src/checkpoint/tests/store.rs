@@ -1,13 +1,14 @@
 //! Holds, writers that meet each other, and versions.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use millstream_types::SqlState;
 
 use super::super::*;
-use super::model::{Model, open};
-use crate::disk::Disk;
+use super::model::{Model, open, open_on, options};
 use crate::disk::sim::SimDisk;
+use crate::disk::{Disk, OsDisk};
 use crate::encoding::checksum;
 use crate::random::Bits;
 
@@ -65,8 +66,14 @@ fn a_checkpoint_that_is_not_committed_leaves_nothing() {
 
 #[test]
 fn another_writer_is_noticed() {
-    let disk = SimDisk::default();
-    let (one, two) = (open(&disk).expect("it opens"), open(&disk).expect("nothing locks it here"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let disks: [Arc<dyn Disk>; 2] = [Arc::new(SimDisk::default()), Arc::new(OsDisk::new(folder.path()))];
+    disks.into_iter().for_each(another_writer_of);
+}
+
+fn another_writer_of(disk: Arc<dyn Disk>) {
+    let one = open_on(Arc::clone(&disk), options()).expect("it opens");
+    let two = open_on(Arc::clone(&disk), options()).expect("nothing locks it here");
     let mut model = Model::default();
     model.change(&mut Bits(1));
     model.commit(&two, &Model::default(), 1, 1).expect("it is first");
@@ -74,6 +81,71 @@ fn another_writer_is_noticed() {
     let error = one.commit(&one.begin(), commit, vec![]).expect_err("it is too late");
     assert_eq!(error.state(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
     assert!(error.message().contains("another writer"), "{error}");
+    assert!(disk.list(MANIFESTS).expect("a folder").iter().all(|name| !name.ends_with(".tmp")));
+    // A term before that of the last writer is refused.
+    let earlier = CheckpointOptions { term: 0, ..options() };
+    let error = open_on(disk, earlier).err().expect("the other is after it");
+    assert_eq!(error.state(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
+}
+
+/// Says that it is over when it is dropped, also by a test that fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn objects_are_written_and_read_by_many_threads() {
+    fn is_send<T: Send>(_: &T) {}
+    fn is_sync<T: Send + Sync>(_: &T) {}
+    let store = open(&SimDisk::default()).expect("it opens");
+    is_sync(&store);
+    is_sync(&store.hold());
+    is_sync(&store.begin());
+    is_send(&store.begin().object(0).expect("it begins"));
+    let mut model = Model::default();
+    model.change(&mut Bits(1));
+    model.commit(&store, &Model::default(), 1, 2).expect("there is room");
+    let table = *model.tables.first_key_value().expect("it has tables").0;
+    is_sync(&store.hold().changes(table, &(0..256)).expect("it reads right"));
+    // Checkpoints, merges, deletions and readers beside each other.
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let over = Over(&is_over);
+        let merges = scope.spawn(|| {
+            let mut n_merges = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                n_merges += usize::from(store.merge_once(&is_over).expect("it can be merged").is_some());
+                store.collect().expect("it can be deleted");
+                std::thread::yield_now();
+            }
+            n_merges
+        });
+        let reader = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let snapshot = store.hold();
+                for &owner in &snapshot.manifest().owners {
+                    for table in snapshot.tables(owner).expect("it is held").into_keys() {
+                        snapshot.net_rows(table, &(0..256)).expect("it is held");
+                    }
+                }
+            }
+        });
+        let mut random = Bits(21);
+        for epoch in 2..40 {
+            let before = model.clone();
+            model.change(&mut random);
+            model.commit(&store, &before, epoch, 2).expect("there is room");
+            model.check(&store.hold());
+        }
+        drop(over);
+        reader.join().expect("it reads");
+        println!("{} merges meanwhile", merges.join().expect("it merges"));
+    });
+    model.check(&store.hold());
 }
 
 #[test]
