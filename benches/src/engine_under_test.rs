@@ -14,6 +14,7 @@ use millstream_runtime::{
     Account, Command, DataflowMetrics, EpochWork, Events, InstallDataflow, Intake, Pressure, RelationInput,
     RelationShared, RelationSpec, Root, RowErrorLog, Sink, SinkWriter, Source, Workers,
 };
+use millstream_state::Holds;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result, SqlType};
 
 /// Epochs in flight, as many as the coordinator allows a dataflow.
@@ -176,7 +177,7 @@ pub fn start(job: Job) -> Result<EngineUnderTest> {
     let workers = millstream_runtime::start(job.n_workers, Arc::new(Reporter { query, reports: sender }))?;
     let memory = Account::root(usize::MAX);
     for (id, (_, source)) in sources.iter().zip(&job.sources) {
-        let shared = Arc::new(RelationShared::new(job.n_workers, memory.part(None)));
+        let shared = Arc::new(RelationShared::new(job.n_workers, memory.part(None), Holds::new()));
         let spec = Arc::new(RelationSpec::Source { source: Arc::clone(source), shared });
         workers.send_all(|_| Command::CreateRelation(*id, Arc::clone(&spec)));
     }

@@ -1,7 +1,10 @@
 //! Home of the SQL test files, and the servers that they run against: Millstream in this process, and Postgres as the
 //! oracle.
 
+pub mod durable;
+pub mod killing;
 pub mod millstream;
 pub mod postgres;
+mod random;
 pub mod random_sql;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! Millstream in this process: an engine and a server for each file, on a free port.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use millstream_engine::{DATABASE, Engine, EngineConfig};
 use millstream_server::{Server, ServerHandle};
@@ -37,7 +38,15 @@ pub struct Handle {
 /// # Errors
 /// What the engine or the socket says.
 pub async fn start(options: Options) -> Result<Handle, String> {
-    let mut config = EngineConfig { workers: options.workers, query_threads: 1, ..EngineConfig::default() };
+    start_in(options, None).await
+}
+
+/// Starts an engine with a data directory and a server on a free port.
+///
+/// # Errors
+/// What the engine or the socket says.
+pub async fn start_in(options: Options, data_dir: Option<PathBuf>) -> Result<Handle, String> {
+    let mut config = EngineConfig { workers: options.workers, query_threads: 1, data_dir, ..EngineConfig::default() };
     if options.tiny {
         config.batch_rows_max = 1;
     }

@@ -1,5 +1,5 @@
-//! Runs every `.slt` file of this directory: against Millstream in four modes, and, if it is plain Postgres SQL,
-//! against Postgres 15. Then the SQL blocks of README and docs against Millstream.
+//! Runs every `.slt` file of this directory: against Millstream in four modes, and in two more in which the server ends
+//! in the middle and is started again; if it is plain Postgres SQL, against Postgres 15. Then the SQL blocks of README and docs against Millstream.
 //!
 //! `cargo test -p millstream-sql-tests -- joins` runs those with `joins` in their names;
 //! `-- --bless-from-postgres joins` writes into these files what Postgres answered, and never anything else.
@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use millstream_sql_tests::durable::{self, Durable, RESTARTS, Restart};
+use millstream_sql_tests::killing;
 use millstream_sql_tests::millstream::{self, MODES, Options};
 use millstream_sql_tests::postgres::Postgres;
 use millstream_sql_tests::random_sql::{self, Compared};
@@ -24,6 +26,8 @@ use tokio::sync::OnceCell;
 const FILE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Seeds of random SQL in each mode, unless `MILLSTREAM_RANDOM_SQL` names others as `first..end`.
 const RANDOM_SEEDS: Range<u64> = 1..9;
+/// How often a server under load is killed.
+const KILL_ROUNDS: usize = 10;
 /// What the suite promises of itself.
 const MIN_FILES: usize = 150;
 /// What every file must have, so that it is a story and not a line.
@@ -43,6 +47,12 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("no tokio runtime: {error}")),
     };
+    if let Some((folder, workers)) = durable::to_serve() {
+        return match runtime.block_on(durable::serve(folder, workers)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
+    }
     let suite = Arc::new(Suite { runtime, postgres: OnceCell::new() });
     let files = match slt::find_files(Path::new(env!("CARGO_MANIFEST_DIR"))) {
         Ok(files) => files,
@@ -76,6 +86,7 @@ fn main() -> ExitCode {
         Ok(in_each_mode) => trials.extend(in_each_mode),
         Err(error) => return fail(&error),
     }
+    trials.push(kill_trial(&suite));
     trials.push(Trial::test("files::enough", move || check_sizes(&sizes)));
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     // The trials hold the suite no longer, so this stops Postgres.
@@ -104,7 +115,12 @@ fn trials_of(suite: &Arc<Suite>, file: Arc<SltFile>, shown: &str) -> Vec<Trial> 
             let (suite, file) = (suite.clone(), file.clone());
             Trial::test(format!("{mode}::{name}"), move || suite.in_time(run_on_millstream(&file, options)))
         };
-        MODES.into_iter().map(in_mode).collect()
+        let with_restart = |(mode, restart)| {
+            let (suite, file) = (suite.clone(), file.clone());
+            Trial::test(format!("{mode}::{name}"), move || suite.in_time(run_with_restart(&file, restart)))
+        };
+        let restarts = RESTARTS.into_iter().filter(|_| file.header.restart);
+        MODES.into_iter().map(in_mode).chain(restarts.map(with_restart)).collect()
     };
     if file.header.postgres {
         let suite = suite.clone();
@@ -142,6 +158,26 @@ fn random_trials(suite: &Arc<Suite>) -> Result<Vec<Trial>, String> {
         Trial::test(format!("{mode}::random_sql"), run)
     };
     Ok(MODES.into_iter().map(in_mode).collect())
+}
+
+/// A server under load that is killed; `MILLSTREAM_KILLS` names a seed and a number of rounds, as `seed,rounds`.
+fn kill_trial(suite: &Arc<Suite>) -> Trial {
+    let suite = suite.clone();
+    let run = move || {
+        let (seed, n_rounds) = match std::env::var("MILLSTREAM_KILLS") {
+            Ok(named) => kills_of(&named).ok_or_else(|| format!("MILLSTREAM_KILLS is no seed,rounds: {named}"))?,
+            Err(_) => (std::process::id().into(), KILL_ROUNDS),
+        };
+        suite.runtime.block_on(killing::run(seed, n_rounds))?;
+        println!("kill::under_load: seed {seed}: {n_rounds} rounds");
+        Ok(())
+    };
+    Trial::test("kill::under_load", run)
+}
+
+fn kills_of(named: &str) -> Option<(u64, usize)> {
+    let (seed, n_rounds) = named.split_once(',')?;
+    Some((seed.parse().ok()?, n_rounds.parse().ok()?))
 }
 
 async fn run_random_sql(suite: &Suite, options: Options, seeds: Range<u64>) -> Result<Compared, String> {
@@ -188,6 +224,14 @@ async fn run_on_millstream(file: &SltFile, options: Options) -> Result<(), Strin
     let server = millstream::start(options).await?;
     let outcome = slt::run(file, Engine::Millstream, async || server.connect().await).await;
     server.stop().await;
+    outcome
+}
+
+async fn run_with_restart(file: &SltFile, restart: Restart) -> Result<(), String> {
+    let server = Durable::start(restart).await?;
+    let connect = async || server.connect().await;
+    let outcome = slt::run_with_restart(file, Engine::Millstream, connect, Some(async || server.restart().await)).await;
+    server.kill().await;
     outcome
 }
 

@@ -11,30 +11,45 @@ mod resolve;
 mod sources;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millstream_planner::RelationId;
+use millstream_planner::catalog::CatalogChange;
 use millstream_runtime::{Account, Command, EpochWork, Events, Workers};
-use millstream_types::{Epoch, EpochHeader, Error, Result};
+use millstream_state::{Holds, LastClosed};
+use millstream_storage::log::Reservation;
+use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use parking_lot::RwLock;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
+use crate::journal::{Journal, WhenClosed, encode_epoch};
 use crate::live::LiveRelation;
 use crate::transaction::Written;
+pub(crate) use epochs::Answer;
 use flows::Flow;
 pub(crate) use order::OrderHold;
 use order::WriteOrder;
-pub(crate) use resolve::{Commit, Reads, WriteOp};
+pub(crate) use resolve::{Commit, Publication, Reads, WriteOp};
 
 /// Transactions that one epoch takes at most.
 const EPOCH_WRITES_MAX: usize = 1 << 12;
 
+/// After so long without an epoch nothing is going on.
+const IDLE: Duration = Duration::from_millis(100);
+
 /// What the coordinator shares with everybody.
 pub(crate) struct Clock {
-    last_closed: AtomicU64,
+    last_closed: LastClosed,
+    /// The last epoch that the coordinator has made, closed or not.
+    last_made: AtomicU64,
+    /// The last epoch of writes that were acknowledged before it was closed.
+    acknowledged: AtomicU64,
+    /// Told when epochs are closed.
+    closed: Notify,
     /// Relations that run, by id.
     pub(crate) relations: RwLock<HashMap<RelationId, Arc<LiveRelation>>>,
     /// The coordinator waits for workers and wants to be woken when one has completed something.
@@ -45,16 +60,64 @@ pub(crate) struct Clock {
 impl Clock {
     pub(crate) fn new(requests: Sender<Request>) -> Self {
         Clock {
-            last_closed: AtomicU64::new(0),
+            last_closed: LastClosed::default(),
+            last_made: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            closed: Notify::new(),
             relations: RwLock::default(),
             waiting: AtomicBool::new(false),
             requests,
         }
     }
 
-    /// The last epoch that was closed: every write acknowledged before now lies in it or an earlier one.
+    /// The last epoch that was closed, which its record being durable belongs to. Every write acknowledged before now
+    /// lies in it or an earlier one, but for those that were acknowledged without waiting for that.
     pub(crate) fn last_closed(&self) -> Epoch {
-        Epoch(self.last_closed.load(Ordering::Acquire))
+        self.last_closed.get()
+    }
+
+    /// Who needs a relation as of when; the last closed epoch is always needed.
+    pub(crate) fn holds(&self) -> Holds {
+        Holds::of_readers(self.last_closed.clone())
+    }
+
+    /// Epochs up to this one are closed: everybody may see them.
+    pub(crate) fn close(&self, epoch: Epoch) {
+        self.last_closed.advance(epoch);
+        self.closed.notify_waiters();
+    }
+
+    /// Writes of an epoch are acknowledged although it is not closed.
+    pub(crate) fn acknowledge(&self, epoch: Epoch) {
+        self.acknowledged.fetch_max(epoch.0, Ordering::AcqRel);
+    }
+
+    /// Waits until an epoch is closed.
+    pub(crate) async fn until_closed(&self, epoch: Epoch) {
+        loop {
+            let closed = self.closed.notified();
+            tokio::pin!(closed);
+            closed.as_mut().enable();
+            if self.last_closed() >= epoch {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    /// Waits until every write that was acknowledged before now can be seen.
+    pub(crate) async fn until_all_seen(&self) {
+        self.until_closed(Epoch(self.acknowledged.load(Ordering::Acquire))).await;
+    }
+
+    /// Waits until all that has been written can be seen, acknowledged or not.
+    pub(crate) async fn until_all_closed(&self) {
+        self.until_closed(Epoch(self.last_made.load(Ordering::Acquire))).await;
+    }
+
+    /// Ready when epochs are closed after this was enabled.
+    pub(crate) fn closed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.closed.notified()
     }
 
     pub(crate) fn relation(&self, id: RelationId) -> Option<Arc<LiveRelation>> {
@@ -153,6 +216,9 @@ pub(crate) enum Request {
     Shutdown,
 }
 
+/// A record, and room for it in the log.
+type RoomedRecord = (Reservation, Vec<u8>);
+
 /// A base relation as the coordinator knows it.
 struct Base {
     live: Arc<LiveRelation>,
@@ -174,6 +240,14 @@ pub(crate) struct Coordinator {
     last_now_us: i64,
     /// The last epoch number that was given out.
     last_epoch: Epoch,
+    /// Where epochs are recorded; nowhere if all data is in memory.
+    journal: Option<Journal>,
+    /// The last epoch after which workers have forgotten what nobody can ask for.
+    forgotten: Epoch,
+    /// When the last epoch was made.
+    made_at: Instant,
+    /// Until when what can wait waits, because the disk was full.
+    put_off_until: Option<Instant>,
     bases: HashMap<RelationId, Base>,
     /// In the order in which they were installed.
     flows: Vec<Flow>,
@@ -208,6 +282,10 @@ impl Coordinator {
             order: WriteOrder::default(),
             last_now_us: 0,
             last_epoch: Epoch::ZERO,
+            journal: None,
+            forgotten: Epoch::ZERO,
+            made_at: Instant::now(),
+            put_off_until: None,
             bases: HashMap::new(),
             flows: Vec::new(),
             freeing: Vec::new(),
@@ -218,6 +296,11 @@ impl Coordinator {
             batch_rows_max: config.batch_rows_max,
             validates: config.sabotage != Some(crate::engine::Sabotage::NoValidation),
         }
+    }
+
+    /// From now on epochs are recorded.
+    pub(crate) fn record_in(&mut self, journal: Journal) {
+        self.journal = Some(journal);
     }
 
     /// Serves requests until told to end.
@@ -234,20 +317,22 @@ impl Coordinator {
                     Request::Write(commit, reply) if self.order.is_holder(commit.order) => {
                         let id = commit.order;
                         writes.push((commit, reply));
-                        self.close_epoch(std::mem::take(&mut writes));
+                        self.make_epoch(std::mem::take(&mut writes));
                         id.into_iter().for_each(|id| self.order.release(id));
                     }
-                    Request::Write(commit, reply) if self.order.admits(commit.order) => writes.push((commit, reply)),
+                    Request::Write(commit, reply) if commit.ops.is_empty() || self.order.admits(commit.order) => {
+                        writes.push((commit, reply));
+                    }
                     Request::HoldOrder { id, at_most, granted } if !self.order.is_held() => {
                         // What came before it belongs before it.
-                        self.close_epoch(std::mem::take(&mut writes));
+                        self.make_epoch(std::mem::take(&mut writes));
                         self.order.grant(id, at_most, granted);
                     }
                     Request::Write(..) | Request::HoldOrder { .. } => self.order.wait(next),
                     Request::ReleaseOrder(id) => self.order.release(id),
                     Request::BetweenEpochs(work) => {
                         // Writes that came before it belong before it.
-                        self.close_epoch(std::mem::take(&mut writes));
+                        self.make_epoch(std::mem::take(&mut writes));
                         work(&mut self);
                     }
                     Request::Wake => {}
@@ -257,7 +342,8 @@ impl Coordinator {
                 }
                 request = if writes.len() < EPOCH_WRITES_MAX { self.take_request() } else { None };
             }
-            self.close_epoch(writes);
+            self.make_epoch(writes);
+            self.forget_when_idle();
             self.drive_flows();
             self.set_stalled_aside();
         }
@@ -288,27 +374,98 @@ impl Coordinator {
         request
     }
 
+    /// Lets workers forget what the last epochs have left behind, once those are closed and nothing has come for a while.
+    /// While epochs come, each lets them forget what those before it have left.
+    fn forget_when_idle(&mut self) {
+        if self.journal.is_none() || self.forgotten == self.last_epoch {
+            return;
+        }
+        if self.made_at.elapsed() >= IDLE && self.clock.last_closed() == self.last_epoch {
+            self.forgotten = self.last_epoch;
+            self.workers.send_all(|_| Command::Forget(self.last_epoch));
+        }
+    }
+
     /// How long until there is something to do without a request. While the write order is `held`, sources wait.
     fn until_due(&mut self, held: Option<Duration>) -> Option<Duration> {
         let stall = self.has_epochs_in_flight().then(|| (self.max_stall / 8).max(Duration::from_millis(1)));
         let now = self.has_write_to_admit().then_some(Duration::ZERO);
-        [held.or_else(|| self.until_sources_are_due()), self.until_writes_are_due(), stall, now]
+        let forget = (self.journal.is_some() && self.forgotten < self.last_epoch).then_some(IDLE);
+        [forget, held.or_else(|| self.until_sources_are_due()), self.until_writes_are_due(), stall, now]
             .into_iter()
             .flatten()
             .min()
     }
 
-    /// A header with the next epoch's number.
-    pub(crate) fn next_header(&mut self) -> EpochHeader {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
-        self.last_now_us = self.last_now_us.max(now);
-        self.last_epoch = self.last_epoch.next();
-        EpochHeader { epoch: self.last_epoch, now_us: self.last_now_us }
+    /// The last epoch that there is, closed or not.
+    pub(crate) fn last_made(&self) -> Epoch {
+        self.last_epoch
     }
 
-    /// Makes an epoch known as closed.
-    pub(crate) fn publish(&self, epoch: Epoch) {
-        self.clock.last_closed.store(epoch.0, Ordering::Release);
+    /// A header with the next epoch's number. It is not taken before it is [made](Self::make).
+    fn next_header(&self) -> EpochHeader {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        EpochHeader { epoch: self.last_epoch.next(), now_us: self.last_now_us.max(now) }
+    }
+
+    /// Takes an epoch's number.
+    fn make(&mut self, header: &EpochHeader) {
+        self.last_now_us = header.now_us;
+        self.last_epoch = header.epoch;
+        self.made_at = Instant::now();
+        self.clock.last_made.store(header.epoch.0, Ordering::Release);
+    }
+
+    /// Makes an epoch in which nothing is written.
+    ///
+    /// # Errors
+    /// 53100 if there is no room for its record.
+    pub(super) fn make_empty(&mut self) -> Result<EpochHeader> {
+        let header = self.next_header();
+        let record = self.record(&header, &[], &HashMap::new(), &[])?;
+        self.make(&header);
+        self.enter(header.epoch, record, false, vec![]);
+        Ok(header)
+    }
+
+    /// An epoch's record and room for it, where epochs are recorded.
+    fn record(
+        &self,
+        header: &EpochHeader,
+        catalog: &[CatalogChange],
+        deltas: &HashMap<RelationId, Vec<Delta>>,
+        offsets: &[(RelationId, Range<u64>)],
+    ) -> Result<Option<RoomedRecord>> {
+        let Some(journal) = &self.journal else { return Ok(None) };
+        let record = encode_epoch(header, catalog, deltas, offsets)?;
+        Ok(Some((journal.reserve(&record)?, record)))
+    }
+
+    /// Answers writers that have changed nothing when all that they may have seen is closed.
+    fn answer_in_turn(&self, answers: Vec<Answer>) {
+        match &self.journal {
+            Some(journal) => journal.answer_in_turn(answers),
+            None => answers.into_iter().for_each(Answer::send),
+        }
+    }
+
+    /// Does something when all epochs that there are now are closed.
+    fn when_closed(&self, then: WhenClosed) {
+        match &self.journal {
+            Some(journal) => journal.when_closed(then),
+            None => then(),
+        }
+    }
+
+    /// Closes an epoch once it is durable, and answers its writers then, or at once if they do not wait for that.
+    fn enter(&self, epoch: Epoch, record: Option<RoomedRecord>, is_asynchronous: bool, answers: Vec<Answer>) {
+        match (&self.journal, record) {
+            (Some(journal), Some((room, record))) => journal.append(room, record, epoch, is_asynchronous, answers),
+            _ => {
+                self.clock.close(epoch);
+                answers.into_iter().for_each(Answer::send);
+            }
+        }
     }
 
     /// Sends each worker its part of an epoch.

@@ -1,5 +1,6 @@
 //! The engine as a whole: workers, coordinator, catalog.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
@@ -10,14 +11,17 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use millstream_planner::Catalog;
 use millstream_runtime::{Account, Events, OperatorHook, Workers};
-use millstream_types::deep_stack::THREAD_STACK_BYTES;
-use millstream_types::pg::FormatSettings;
+use millstream_storage::data_directory::DataDirectory;
+use millstream_storage::log::{Log, LogOptions};
+use millstream_types::deep_stack::{THREAD_STACK_BYTES, on_own_stack};
 use millstream_types::{Error, Result, SqlState};
 use parking_lot::{Mutex, RwLock};
 
 use crate::coordinator::{Clock, Coordinator, Request};
+use crate::journal::{Journal, Waiting};
 use crate::memory::MemoryLimits;
 use crate::pg_catalog::Activity;
+use crate::recovery;
 use crate::session::Session;
 use crate::statement_cache::StatementCache;
 use crate::transaction::Transaction;
@@ -30,6 +34,8 @@ pub const DATABASE: &str = "millstream";
 pub struct EngineConfig {
     /// The number of workers.
     pub workers: usize,
+    /// Where data is kept; in memory alone if nowhere.
+    pub data_dir: Option<PathBuf>,
     /// Threads on which ad-hoc queries run.
     pub query_threads: usize,
     /// Offsets that a followed source advances in one epoch at most.
@@ -63,6 +69,7 @@ impl Default for EngineConfig {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         EngineConfig {
             workers: cores,
+            data_dir: None,
             query_threads: cores,
             epoch_offsets_max: 40_000,
             batch_rows_max: 1 << 16,
@@ -83,8 +90,8 @@ pub(crate) struct EngineState {
     pub(crate) clock: Arc<Clock>,
     pub(crate) workers: Arc<Workers>,
     pub(crate) catalog: RwLock<Catalog>,
-    /// Held by a statement that changes the catalog, from reading it to having changed it.
-    pub(crate) ddl: tokio::sync::Mutex<()>,
+    /// The right to change the catalog.
+    pub(crate) ddl: Arc<tokio::sync::Mutex<()>>,
     /// What stale reads are served from, and how often it was.
     pub(crate) stale: tokio::sync::Mutex<Option<(Transaction, usize)>>,
     pub(crate) queries: Option<tokio::runtime::Runtime>,
@@ -105,21 +112,18 @@ pub(crate) struct EngineState {
 }
 
 impl Engine {
-    /// Starts workers and coordinator.
+    /// Starts workers and coordinator, and goes on from what is in the data directory. Tables and streams are as they were
+    /// when this returns; views take in what is there, like new ones.
     ///
     /// # Errors
-    /// Internal, if threads cannot be started.
+    /// Internal, if threads cannot be started; XX001 if the data directory is damaged, 53100 and 58030 if the disk fails.
     pub fn start(config: EngineConfig) -> Result<Engine> {
         let (send, receive) = channel();
         let clock = Arc::new(Clock::new(send));
         let workers: Arc<Workers> =
             Arc::new(millstream_runtime::start(config.workers, Arc::clone(&clock) as Arc<dyn Events>)?);
         let memory = Account::root(config.memory.state);
-        let coordinator =
-            Coordinator::new(Arc::clone(&clock), Arc::clone(&workers), receive, Arc::clone(&memory), &config);
         let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
-        let thread = std::thread::Builder::new().name("coordinator".to_owned());
-        let coordinator = thread.spawn(move || coordinator.run()).map_err(internal)?;
         let queries = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.query_threads)
             .thread_name("query")
@@ -136,12 +140,15 @@ impl Engine {
         let mut catalog = Catalog::new();
         crate::system::register(&mut catalog)?;
         crate::pg_catalog::register(&mut catalog)?;
-        Ok(Engine(Arc::new(EngineState {
+        let log = config.data_dir.as_ref().map(|folder| OpenLog::open(folder, &clock)).transpose()?;
+        let mut coordinator =
+            Coordinator::new(Arc::clone(&clock), Arc::clone(&workers), receive, Arc::clone(&memory), &config);
+        let engine = Arc::new(EngineState {
             config,
             clock,
             workers,
             catalog: RwLock::new(catalog),
-            ddl: tokio::sync::Mutex::new(()),
+            ddl: Arc::default(),
             stale: tokio::sync::Mutex::default(),
             queries: Some(queries),
             query_memory,
@@ -150,9 +157,18 @@ impl Engine {
             templates: StatementCache::default(),
             activity: Activity::default(),
             started_us: crate::session::now_us(),
-            coordinator: Mutex::new(Some(coordinator)),
+            coordinator: Mutex::default(),
             next_session: AtomicU32::new(1),
-        })))
+        });
+        if let Some(OpenLog { log, directory, waiting }) = log {
+            recovery::replay(&engine, &mut coordinator, &log)?;
+            coordinator.record_in(Journal::new(log, directory, waiting));
+            // Queries are planned, however deep they are.
+            on_own_stack(|| recovery::start_dataflows(&engine, &mut coordinator));
+        }
+        let thread = std::thread::Builder::new().name("coordinator".to_owned());
+        *engine.coordinator.lock() = Some(thread.spawn(move || coordinator.run()).map_err(internal)?);
+        Ok(Engine(engine))
     }
 
     /// Opens a session. `params` are the start-up parameters that the client sent.
@@ -176,6 +192,24 @@ impl Engine {
     }
 }
 
+/// A log with its data directory, and who is told of it.
+struct OpenLog {
+    log: Log,
+    directory: DataDirectory,
+    waiting: Arc<Waiting>,
+}
+
+impl OpenLog {
+    fn open(folder: &Path, clock: &Arc<Clock>) -> Result<Self> {
+        let waiting = Waiting::new(Arc::clone(clock));
+        let events = Arc::clone(&waiting);
+        let directory = DataDirectory::open(folder)?;
+        let options = LogOptions { id: directory.id(), ..LogOptions::default() };
+        let log = Log::open(directory.disk(), options, events)?;
+        Ok(OpenLog { log, directory, waiting })
+    }
+}
+
 impl EngineState {
     fn end(&self) {
         let coordinator = self.coordinator.lock().take();
@@ -185,11 +219,6 @@ impl EngineState {
             let _ = thread.join();
             self.workers.shutdown();
         }
-    }
-
-    /// Makes a version of the catalog the one that everybody sees, without the settings of the session that made it.
-    pub(crate) fn set_catalog(&self, catalog: &Catalog) {
-        *self.catalog.write() = catalog.clone().with_settings(FormatSettings::default());
     }
 
     pub(crate) fn query_runtime(&self) -> &tokio::runtime::Handle {

@@ -4,15 +4,19 @@
 //! Postgres front end is one of its users, tests and benchmarks are others.
 
 pub mod api;
+mod bases;
 mod coordinator;
 mod engine;
+mod journal;
 mod live;
 mod lookup;
 mod memory;
 mod pg_catalog;
 mod plans;
+mod publish;
 mod read;
 mod reads;
+mod recovery;
 mod session;
 mod staged;
 mod statement_cache;

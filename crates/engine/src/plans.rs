@@ -22,6 +22,16 @@ pub(crate) struct StoredPlan {
 }
 
 impl StoredPlan {
+    /// The plan that was stored.
+    ///
+    /// # Errors
+    /// 0A000 if this release cannot run it; internal, if the bytes are no plan.
+    pub(crate) fn read(bytes: &Arc<[u8]>) -> Result<Self> {
+        let (dataflow, result) = encoded::decode(bytes, &AllFunctions)?;
+        let plan = StreamingPlan { dataflow, result, relations: vec![], copied: vec![] };
+        Ok(StoredPlan { plan, bytes: Arc::clone(bytes) })
+    }
+
     /// Brings a plan into its stored form and back, so that a view that is made is one that can be recovered.
     ///
     /// # Errors

@@ -64,6 +64,7 @@ impl ReadPoint {
         if engine.config.sabotage == Some(Sabotage::StaleReads) {
             return ReadPoint::stale(engine, ids).await;
         }
+        engine.clock.until_all_seen().await;
         let point = ReadPoint::hold(engine, ids)?;
         for live in point.relations.values() {
             live.completed(point.epoch).await?;

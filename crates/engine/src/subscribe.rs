@@ -19,7 +19,7 @@ use millstream_runtime::{Command, RelationShared, Root, Tap};
 use millstream_types::{Delta, Epoch, Error, ErrorKind, Result, SqlState, SqlType};
 
 use crate::api::{ResultColumn, Rows, RowsTag};
-use crate::coordinator::Request;
+use crate::coordinator::{Clock, Request};
 use crate::engine::EngineState;
 use crate::live::{Failed, LiveRelation};
 use crate::plans::StoredPlan;
@@ -51,12 +51,12 @@ pub(crate) async fn subscribe(engine: &Arc<EngineState>, live: Arc<LiveRelation>
     let followed = Arc::clone(&live);
     // Between epochs all workers begin to follow after the same epoch.
     let begun = engine.clock.between_epochs(move |coordinator| {
-        let start = coordinator.clock.last_closed();
+        let start = coordinator.last_made();
         let from = wanted.as_of.unwrap_or(start);
         if from > start {
             let message = format!("epoch {from} is yet to come");
             return Err(Error::user(SqlState::INVALID_PARAMETER_VALUE, message)
-                .with_detail(format!("The last closed epoch is {start}.")));
+                .with_detail(format!("The last epoch is {start}.")));
         }
         let hold =
             followed.shared.holds.acquire(from).map_err(|since| no_longer_held(&followed.relation, from, since))?;
@@ -64,6 +64,7 @@ pub(crate) async fn subscribe(engine: &Arc<EngineState>, live: Arc<LiveRelation>
         Ok((start, from, hold))
     });
     let (start, from, hold) = begun.await??;
+    engine.clock.until_closed(start).await;
     live.completed(start).await?;
     let mut first = Vec::new();
     for reader in live.shared.readers() {
@@ -76,7 +77,7 @@ pub(crate) async fn subscribe(engine: &Arc<EngineState>, live: Arc<LiveRelation>
         }
     }
     drop(hold);
-    let subscription = Subscription::new(live, wanted.progress, start, listener);
+    let subscription = Subscription::new(engine, live, wanted.progress, start, listener);
     let subscription = Subscription { begins_with: VecDeque::from(first), ..subscription };
     Ok(subscription.into_rows())
 }
@@ -111,14 +112,14 @@ pub(crate) async fn subscribe_to_plan(
     static NEXT_ID: AtomicU64 = AtomicU64::new(FIRST_HIDDEN_ID);
     let relation = Arc::new(hidden_relation(RelationId(NEXT_ID.fetch_add(1, Ordering::Relaxed)), columns));
     let account = engine.memory.part(Some(engine.config.memory.view));
-    let shared = Arc::new(RelationShared::new(engine.config.workers, account));
+    let shared = Arc::new(RelationShared::new(engine.config.workers, account, engine.clock.holds()));
     shared.mark_unstored();
     let (teller, listener) = buffer();
     let sink = SubscriptionSink { teller, snapshot: wanted.snapshot };
     let dataflow = HiddenDataflow { engine: Arc::clone(engine), id: relation.id };
     let live = crate::session::install(engine, relation, shared, stored, Root::Sink(Arc::new(sink)), history).await?;
     // The result as of the first epoch is told as that epoch's changes, so everything that is told is wanted.
-    let subscription = Subscription::new(live, wanted.progress, Epoch::ZERO, listener);
+    let subscription = Subscription::new(engine, live, wanted.progress, Epoch::ZERO, listener);
     Ok(Subscription { dataflow: Some(dataflow), ..subscription }.into_rows())
 }
 
@@ -167,6 +168,7 @@ impl Drop for HiddenDataflow {
 
 struct Subscription {
     // Spec
+    clock: Arc<Clock>,
     live: Arc<LiveRelation>,
     columns: Vec<ResultColumn>,
     schema: SchemaRef,
@@ -187,12 +189,13 @@ struct Subscription {
 }
 
 impl Subscription {
-    fn new(live: Arc<LiveRelation>, progress: bool, start: Epoch, listener: Listener) -> Self {
+    fn new(engine: &EngineState, live: Arc<LiveRelation>, progress: bool, start: Epoch, listener: Listener) -> Self {
         let visible = live.relation.visible_columns();
         let followed: Vec<_> = visible.iter().map(|c| (c.name.clone(), c.sql_type.clone())).collect();
         let columns = columns(progress, &followed);
         let fields: Vec<Field> = columns.iter().map(|c| Field::new(&c.name, c.sql_type.arrow_type(), true)).collect();
         Subscription {
+            clock: Arc::clone(&engine.clock),
             live,
             columns,
             schema: Arc::new(Schema::new(fields)),
@@ -215,7 +218,7 @@ impl Subscription {
     }
 
     async fn next(&mut self) -> Option<Result<RecordBatch>> {
-        let live = Arc::clone(&self.live);
+        let (live, clock) = (Arc::clone(&self.live), Arc::clone(&self.clock));
         loop {
             if let Some((epoch, delta)) = self.begins_with.pop_front() {
                 return Some(self.batch(epoch, &delta));
@@ -227,11 +230,12 @@ impl Subscription {
             if let Some(batch) = self.ready.pop_front() {
                 return Some(Ok(batch));
             }
-            let changed = live.changed();
-            tokio::pin!(changed);
+            let (changed, closed) = (live.changed(), clock.closed());
+            tokio::pin!(changed, closed);
             changed.as_mut().enable();
+            closed.as_mut().enable();
             // First, so that all that was told of these epochs is there afterwards.
-            let sealed = live.sealed();
+            let sealed = live.sealed().min(clock.last_closed());
             while let Some(told) = self.listener.try_next() {
                 self.note(told);
             }
@@ -248,6 +252,7 @@ impl Subscription {
                     None => return Some(Err(self.check().err().unwrap_or_else(|| self.fell_behind()))),
                 },
                 () = changed => {}
+                () = closed, if !self.open.is_empty() => {}
             }
         }
     }

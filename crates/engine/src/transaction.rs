@@ -14,7 +14,7 @@ use millstream_planner::catalog::{Kind, Relation};
 use millstream_state::Hold;
 use millstream_types::{Epoch, Error, Result, SqlState};
 
-use crate::coordinator::{Commit, OrderHold, Reads, WriteOp};
+use crate::coordinator::{Commit, OrderHold, Publication, Reads, WriteOp};
 use crate::engine::EngineState;
 use crate::live::LiveRelation;
 use crate::lookup::look_up;
@@ -277,14 +277,20 @@ impl Transaction {
         self.memory.shrink_to(point.n_bytes);
     }
 
-    /// Has the coordinator take the writes over.
+    /// Has the coordinator take the writes over, with what becomes of the catalog.
     ///
     /// # Errors
     /// 40001 if what was read has changed, 23505 if a new row's key was taken meanwhile.
-    pub(crate) async fn commit(&mut self, engine: &EngineState) -> Result<()> {
-        if self.is_read_only() {
+    pub(crate) async fn commit(
+        &mut self,
+        engine: &EngineState,
+        is_asynchronous: bool,
+        publication: Option<Publication>,
+    ) -> Result<()> {
+        if self.is_read_only() && publication.is_none() {
             return Ok(());
         }
+        let validates = !self.is_read_only();
         let mut ops = Vec::new();
         for (id, mut staged) in std::mem::take(&mut self.staged) {
             if staged.is_empty() {
@@ -296,9 +302,9 @@ impl Transaction {
         }
         let set = std::mem::take(&mut self.reads);
         let _holds = set.keys().filter_map(|(id, _)| self.held.get(&id).map(|(_, hold)| hold.clone())).collect();
-        let reads = (!set.is_empty()).then_some(Reads { epoch: self.epoch, set, _holds });
+        let reads = (validates && !set.is_empty()).then_some(Reads { epoch: self.epoch, set, _holds });
         let order = self.order.as_ref().map(OrderHold::id);
-        engine.clock.write(Commit { ops, reads, order }).await.map(|_| ())
+        engine.clock.write(Commit { ops, reads, order, is_asynchronous, publication }).await.map(|_| ())
     }
 }
 

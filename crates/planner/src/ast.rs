@@ -6,6 +6,7 @@
 use datafusion::sql::sqlparser::ast;
 use millstream_types::SqlType;
 use millstream_types::copy::CopyHeader;
+use serde::{Deserialize, Serialize};
 
 pub use datafusion::sql::sqlparser::ast::{Expr, Query};
 
@@ -154,7 +155,7 @@ pub struct ColumnDef {
 }
 
 /// What a row does whose key exists already, where the statement does not say it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnKeyConflict {
     /// It is an error, as in Postgres.
     #[default]

@@ -6,6 +6,7 @@
 //! relations, which is small beside building a dataflow.
 
 mod arrangement;
+mod change;
 mod create;
 mod drop;
 mod relation;
@@ -19,9 +20,11 @@ use std::sync::Arc;
 use datafusion::logical_expr::ScalarUDF;
 use millstream_types::pg::FormatSettings;
 use millstream_types::{Error, Result, SqlState};
+use serde::{Deserialize, Serialize};
 
 use crate::ast::{Name, RelationKind};
 pub use arrangement::{Arranged, JoinSide, plan_of};
+pub use change::CatalogChange;
 pub use create::{Created, NewRelation, ROW_ID_COLUMN};
 pub use drop::Dropped;
 pub use relation::{Column, Index, Kind, Relation, RelationId, View};
@@ -32,6 +35,8 @@ pub const DEFAULT_SCHEMA: &str = "public";
 pub const SYSTEM_SCHEMAS: [&str; 3] = ["millstream", "pg_catalog", "information_schema"];
 /// Where an unqualified name is looked for, in this order.
 const SEARCH_PATH: [&str; 2] = ["pg_catalog", DEFAULT_SCHEMA];
+/// The first id of a user's relation; what the engine has itself comes before, however much a release has of it.
+const FIRST_USER_ID: u64 = 1 << 16;
 /// The first oid of a user's relation, as in Postgres.
 const FIRST_USER_OID: u32 = 16_384;
 /// The first oid of an engine's relation.
@@ -47,7 +52,8 @@ pub struct Catalog {
 #[derive(Clone, Debug)]
 struct Contents {
     version: u64,
-    next_id: u64,
+    next_system_id: u64,
+    next_user_id: u64,
     next_user_oid: u32,
     next_system_oid: u32,
     schemas: BTreeSet<String>,
@@ -56,6 +62,8 @@ struct Contents {
     arrangements: BTreeMap<RelationId, Arc<Relation>>,
     /// The join sides that each view keeps copies of.
     copied: BTreeMap<RelationId, Vec<JoinSide>>,
+    /// The plans that run, as they are stored.
+    plans: BTreeMap<RelationId, Arc<[u8]>>,
     /// schema, then name
     names: HashMap<String, HashMap<String, RelationId>>,
     functions: HashMap<String, Arc<ScalarUDF>>,
@@ -63,7 +71,7 @@ struct Contents {
 }
 
 /// What a comment is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Commented {
     /// A relation, or its column of this number from 1; 0 is the relation itself.
     Relation(RelationId, i16),
@@ -105,13 +113,15 @@ impl Catalog {
         let schemas = SYSTEM_SCHEMAS.into_iter().chain([DEFAULT_SCHEMA]).map(String::from).collect();
         let contents = Arc::new(Contents {
             version: 0,
-            next_id: 1,
+            next_system_id: 1,
+            next_user_id: FIRST_USER_ID,
             next_user_oid: FIRST_USER_OID,
             next_system_oid: FIRST_SYSTEM_OID,
             schemas,
             relations: BTreeMap::new(),
             arrangements: BTreeMap::new(),
             copied: BTreeMap::new(),
+            plans: BTreeMap::new(),
             names: HashMap::new(),
             functions: HashMap::new(),
             comments: BTreeMap::new(),
@@ -221,6 +231,21 @@ impl Catalog {
     /// All comments, in a fixed order.
     pub fn comments(&self) -> impl Iterator<Item = (&Commented, &str)> {
         self.contents.comments.iter().map(|(about, text)| (about, text.as_str()))
+    }
+
+    /// Notes the plan of a view, sink or arrangement as it is stored.
+    pub fn store_plan(&mut self, id: RelationId, plan: Arc<[u8]>) {
+        self.contents_mut().plans.insert(id, plan);
+    }
+
+    /// Forgets a stored plan: it does not say any more what the view's query says.
+    pub fn forget_plan(&mut self, id: RelationId) {
+        self.contents_mut().plans.remove(&id);
+    }
+
+    /// The plan of a view, sink or arrangement as it is stored.
+    pub fn stored_plan(&self, id: RelationId) -> Option<&Arc<[u8]>> {
+        self.contents.plans.get(&id)
     }
 
     /// Registers a function that only the engine can compute, such as `version()` or `pg_get_userbyid(oid)`, under its

@@ -53,6 +53,8 @@ pub enum Command {
     Lookup(Lookup),
     /// Follows a relation's changes.
     Tap(RelationId, Tap),
+    /// Forgets what nobody can ask for any more: this epoch is closed, and nothing has been sent after it.
+    Forget(Epoch),
     /// Runs a closure on the worker's thread, between quanta; for tests.
     Run(Box<dyn FnOnce() + Send>),
     /// Ends the worker.

@@ -29,9 +29,9 @@ pub struct RelationShared {
 
 impl RelationShared {
     /// For a relation that no worker has made yet.
-    pub fn new(n_workers: usize, account: Arc<Account>) -> Self {
+    pub fn new(n_workers: usize, account: Arc<Account>, holds: Holds) -> Self {
         let readers = Mutex::new(vec![None; n_workers]);
-        RelationShared { unstored: false.into(), holds: Holds::new(), readers, account }
+        RelationShared { unstored: false.into(), holds, readers, account }
     }
 
     pub(crate) fn set_reader(&self, worker: usize, reader: ArrangementReader) {

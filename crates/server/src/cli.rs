@@ -1,6 +1,7 @@
 //! The command line of the `millstream` binary.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -9,7 +10,7 @@ use millstream_types::{Error, Result, SqlState};
 
 /// SQL views over streams, kept correct and fresh.
 ///
-/// Without a command, serves. All data is in memory and is gone when the process ends.
+/// Without a command, serves. Unless --data-dir is given, all data is in memory and is gone when the process ends.
 #[derive(Debug, Parser)]
 #[command(name = "millstream", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -42,9 +43,13 @@ pub struct ServeArgs {
     /// Memory for all state and queries together, such as 8GB [default: three quarters of the machine or control group]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory_limit: Option<usize>,
-    /// Keep all data in memory, where it is gone when the process ends (the only mode so far)
+    /// Keep all data in memory, where it is gone when the process ends [default]
     #[arg(long)]
     pub in_memory: bool,
+    /// Keep tables, streams and definitions in this folder, which is made if it is not there; views are computed anew
+    /// when the process starts. So far what is written there is never compacted
+    #[arg(long, value_name = "FOLDER", conflicts_with = "in_memory")]
+    pub data_dir: Option<PathBuf>,
     /// What is logged, as in RUST_LOG: a level, or target=level, separated by commas
     #[arg(long, value_name = "DIRECTIVES", default_value = "info")]
     pub log: String,

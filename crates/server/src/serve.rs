@@ -44,6 +44,7 @@ impl Service {
         let engine = Engine::start(EngineConfig {
             workers: args.n_workers(),
             memory: args.memory(),
+            data_dir: args.data_dir.clone(),
             ..EngineConfig::default()
         })?;
         let server = Server::bind(args.listen, engine.clone()).await.map_err(not_bound)?;
@@ -84,7 +85,10 @@ pub async fn serve(args: &ServeArgs) -> Result<()> {
     let address = service.address();
     eprintln!("Millstream {} listens on {address}.", env!("CARGO_PKG_VERSION"));
     eprintln!("Connect with: psql -h {} -p {} millstream", address.ip(), address.port());
-    eprintln!("All data is in memory and is gone when this process ends.");
+    match &args.data_dir {
+        None => eprintln!("All data is in memory and is gone when this process ends."),
+        Some(folder) => eprintln!("Data is kept in {}.", folder.display()),
+    }
     stop_signal().await;
     eprintln!("Stopping.");
     service.stop().await;

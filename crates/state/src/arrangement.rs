@@ -522,6 +522,22 @@ impl Arrangement {
         self.publish(epoch, &dropped);
     }
 
+    /// Forgets what died at or before `since`, between epochs; nothing if one has begun.
+    pub fn forget(&mut self, since: Epoch) {
+        let has_begun = |(i, chunk): (usize, &Chunk)| chunk.touched && self.rows.len_of(i) > chunk.n_sealed;
+        let is_due = self.deaths.front().is_some_and(|(epoch, _)| *epoch <= since);
+        if !is_due || !self.new_deaths.is_empty() || self.chunks.iter().enumerate().any(has_begun) {
+            return;
+        }
+        let n_dead: usize =
+            self.deaths.iter().take_while(|(epoch, _)| *epoch <= since).map(|(_, rows)| rows.len()).sum();
+        self.chunks.iter_mut().filter(|chunk| chunk.dead.count() > 0).for_each(|chunk| chunk.births.fold(since));
+        self.forget_deaths(since);
+        let dropped = self.merge_chunks(since, MERGED_ROWS_MIN + 4 * n_dead);
+        let sealed = self.published.lock().sealed;
+        self.publish(sealed, &dropped);
+    }
+
     /// Takes rows that died by `since` out of the indexes.
     fn forget_deaths(&mut self, since: Epoch) {
         let mut gone: Vec<u32> = Vec::new();

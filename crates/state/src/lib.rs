@@ -20,7 +20,7 @@ mod strings;
 pub use arrangement::{Arrangement, ArrangementSpec, Matches, ProbePosition};
 pub use column::{Equality, Rows};
 pub use hash_index::{HashIndex, NO_ROW};
-pub use holds::{Hold, Holds};
+pub use holds::{Hold, Holds, LastClosed};
 pub use paged::PagedVec;
 pub use row_store::RowStore;
 pub use saved::SavedState;

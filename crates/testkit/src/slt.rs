@@ -13,7 +13,7 @@ mod run;
 
 pub use connection::{Connection, Output, SqlError};
 pub use file::{Header, SltFile, find_files};
-pub use run::{Engine, bless, run};
+pub use run::{Engine, bless, run, run_with_restart};
 
 #[cfg(test)]
 mod tests;

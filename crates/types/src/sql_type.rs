@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
+use serde::{Deserialize, Serialize};
 
 /// The precision of `numeric` without a declared one.
 pub const NUMERIC_PRECISION: u8 = 38;
@@ -14,7 +15,7 @@ pub const NUMERIC_SCALE: i8 = 16;
 ///
 /// Several SQL types may share an Arrow type (`text` and `varchar(n)`): lengths are checked when a row is written and
 /// play no part afterwards.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SqlType {
     /// `boolean`
     Boolean,

@@ -3,22 +3,10 @@
 use millstream_types::hash::mix;
 
 use super::{Case, Query, Type, oracle};
+use crate::random::Random;
 
 /// How deep queries are nested.
 const DEPTH: u64 = 3;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0) % n
-    }
-
-    fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[self.below(choices.len() as u64) as usize]
-    }
-}
 
 /// The types of further columns of tables.
 const MORE_TYPES: [Type; 7] =
@@ -51,7 +39,7 @@ impl Type {
 /// The case of a seed.
 pub(super) fn case(seed: u64) -> Case {
     let leaves_order_open = !oracle::is_asked(seed);
-    let mut generator = Generator { random: Random(mix(seed)), relations: Vec::new(), leaves_order_open };
+    let mut generator = Generator { random: Random::new(mix(seed)), relations: Vec::new(), leaves_order_open };
     let n_tables = 1 + generator.random.below(3) as usize;
     let mut tables = Vec::new();
     for i in 0..n_tables {

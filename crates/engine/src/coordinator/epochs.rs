@@ -1,17 +1,19 @@
-//! Closing an epoch: writes are resolved, sources' offsets bound, workers told, writers answered.
+//! Making an epoch: writes are resolved, sources' offsets bound, its record appended, workers told. Writers are answered when
+//! it is closed.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millstream_operators::dataflow::split_by_hash;
-use millstream_planner::catalog::{Kind, Relation};
+use millstream_planner::catalog::{CatalogChange, Kind, Relation};
 use millstream_planner::{Catalog, RelationId};
 use millstream_runtime::{Command, RelationInput, RelationSpec};
-use millstream_types::{Delta, Error, Result};
+use millstream_types::{Delta, EpochHeader, Error, Result};
 use tokio::sync::oneshot;
 
-use super::resolve::Resolver;
+use super::resolve::{Publication, Resolver};
 use super::{Base, Commit, Coordinator, WriteOp, Written, sources};
 use crate::live::{Body, LiveRelation};
 
@@ -19,47 +21,118 @@ use crate::live::{Body, LiveRelation};
 const SPREAD_ROWS_MIN: usize = 1 << 10;
 
 pub(super) type Reply = oneshot::Sender<Result<Written>>;
-type Answer = (Reply, Result<Written>);
 /// What changes in each relation.
 type Changes = HashMap<RelationId, Vec<Delta>>;
+/// How far each source advances.
+pub(super) type Offsets = Vec<(RelationId, Range<u64>)>;
+
+/// What a writer is told when its epoch is closed.
+pub(crate) struct Answer {
+    reply: Reply,
+    written: Result<Written>,
+    /// Makes known what it has changed in the catalog.
+    publish: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Answer {
+    /// Tells the writer.
+    pub(crate) fn send(self) {
+        if let Some(publish) = self.publish {
+            publish();
+        }
+        // A writer that has gone does not want to know.
+        drop(self.reply.send(self.written));
+    }
+
+    /// Tells the writer that nothing was written.
+    pub(crate) fn fail(self, error: &Error) {
+        drop(self.reply.send(Err(error.clone())));
+    }
+}
+
+/// Transactions that are resolved.
+#[derive(Default)]
+struct Resolved {
+    answers: Vec<Answer>,
+    catalog: Vec<CatalogChange>,
+    deltas: Changes,
+    /// For each change of the catalog, how what was made for it is taken back.
+    take_back: Vec<TakeBack>,
+}
+
+type TakeBack = Box<dyn FnOnce(&mut Coordinator) + Send>;
 
 impl Coordinator {
-    /// Closes an epoch with these writes and what sources have; does nothing if there is neither.
-    pub(super) fn close_epoch(&mut self, writes: Vec<(Commit, Reply)>) {
+    /// Makes an epoch of these writes and what sources have; nothing if there is neither. Writes that do not wait for the
+    /// disk get one of their own.
+    pub(super) fn make_epoch(&mut self, writes: Vec<(Commit, Reply)>) {
         let writes = self.admit(writes);
-        let offsets = if self.order.is_held() { vec![] } else { self.due_offsets() };
+        let (asynchronous, synchronous): (Vec<_>, Vec<_>) = writes.into_iter().partition(|(c, _)| c.is_asynchronous);
+        let offsets = self.due_offsets();
+        self.make_epoch_of(synchronous, offsets, false);
+        self.make_epoch_of(asynchronous, vec![], true);
+    }
+
+    fn make_epoch_of(&mut self, writes: Vec<(Commit, Reply)>, offsets: Offsets, is_asynchronous: bool) {
         if writes.is_empty() && offsets.is_empty() {
             return;
         }
-        let (answers, deltas) = self.resolve(writes);
-        if deltas.is_empty() && offsets.is_empty() {
-            answers.into_iter().for_each(|(reply, written)| drop(reply.send(written)));
+        let resolved = self.resolve(writes);
+        let Resolved { answers, catalog, deltas, take_back } = resolved;
+        if deltas.is_empty() && offsets.is_empty() && catalog.is_empty() {
+            self.answer_in_turn(answers);
             return;
         }
         let header = self.next_header();
+        let record = match self.record(&header, &catalog, &deltas, &offsets) {
+            Ok(record) => record,
+            // Nothing was written, and everybody is told so.
+            Err(error) => {
+                answers.into_iter().for_each(|answer| answer.fail(&error));
+                take_back.into_iter().for_each(|take_back| take_back(self));
+                if !offsets.is_empty() {
+                    self.put_off(&error);
+                }
+                return;
+            }
+        };
+        self.make(&header);
+        self.note_touched(&header, &deltas, &offsets);
+        self.enter(header.epoch, record, is_asynchronous, answers);
+        self.send_changes(&header, deltas, offsets);
+    }
+
+    /// Notes what an epoch changes, before anybody may see the epoch.
+    pub(super) fn note_touched(&mut self, header: &EpochHeader, deltas: &Changes, offsets: &Offsets) {
+        self.note_advance(offsets);
+        for (id, range) in offsets {
+            self.bases[id].live.advance(header.epoch, range.end);
+        }
+        let touched: HashSet<RelationId> = deltas.keys().copied().chain(offsets.iter().map(|(id, _)| *id)).collect();
+        if !touched.is_empty() {
+            self.touch(touched, header.epoch);
+        }
+    }
+
+    /// Sends workers their parts of an epoch.
+    pub(super) fn send_changes(&mut self, header: &EpochHeader, deltas: Changes, offsets: Offsets) {
         let n_workers = self.workers.len();
         let mut parts: Vec<Vec<(RelationId, RelationInput)>> = (0..n_workers).map(|_| Vec::new()).collect();
-        let mut touched = HashSet::new();
         for (id, deltas) in deltas {
-            touched.insert(id);
             for (worker, deltas) in self.route(id, deltas).into_iter().enumerate() {
                 parts[worker].push((id, RelationInput::Deltas(deltas)));
             }
         }
         for (id, range) in offsets {
-            touched.insert(id);
-            self.bases[&id].live.advance(header.epoch, range.end);
             let len = range.end - range.start;
             for (worker, part) in parts.iter_mut().enumerate() {
                 let at = |w: usize| range.start + len * w as u64 / n_workers as u64;
                 part.push((id, RelationInput::Offsets(at(worker)..at(worker + 1))));
             }
         }
-        self.touch(touched, header.epoch);
-        self.send_epoch(&header, parts);
-        self.publish(header.epoch);
-        // A writer that has gone does not want to know.
-        answers.into_iter().for_each(|(reply, written)| drop(reply.send(written)));
+        if parts.iter().any(|part| !part.is_empty()) {
+            self.send_epoch(header, parts);
+        }
     }
 
     /// Of these writes and those that wait, the ones whose turn it is. A write waits while a dataflow over its relation
@@ -87,7 +160,7 @@ impl Coordinator {
                 throttled.contains(&id) || behind.contains(&id) || self.is_paced(id, paces.get(&id).copied())
             };
             let has_order = self.order.is_holder(commit.order);
-            let is_shut_out = self.order.is_held() && !has_order;
+            let is_shut_out = self.order.is_held() && !has_order && !commit.ops.is_empty();
             if is_shut_out || !has_order && commit.ops.iter().map(WriteOp::relation).any(waits) {
                 behind.extend(commit.ops.iter().map(WriteOp::relation));
                 self.waiting_writes.push((commit, reply));
@@ -127,14 +200,30 @@ impl Coordinator {
         self.paces().into_values().min().map(interval)
     }
 
-    /// Resolves transactions in order; gives each its answer, and for each relation what changes.
-    fn resolve(&mut self, writes: Vec<(Commit, Reply)>) -> (Vec<Answer>, Changes) {
-        let (commits, replies): (Vec<Commit>, Vec<Reply>) = writes.into_iter().unzip();
-        match self.resolve_all(commits) {
-            Ok((written, deltas)) => (replies.into_iter().zip(written).collect(), deltas),
+    /// Resolves transactions in order; gives each its answer, and what changes.
+    fn resolve(&mut self, writes: Vec<(Commit, Reply)>) -> Resolved {
+        let (mut commits, replies): (Vec<Commit>, Vec<Reply>) = writes.into_iter().unzip();
+        let publications: Vec<_> = commits.iter_mut().map(|commit| commit.publication.take()).collect();
+        let (written, deltas) = match self.resolve_all(commits) {
+            Ok(resolved) => resolved,
             // Nothing was written, and everybody is told so.
-            Err(error) => (replies.into_iter().map(|reply| (reply, Err(error.clone()))).collect(), HashMap::new()),
+            Err(error) => (replies.iter().map(|_| Err(error.clone())).collect(), HashMap::new()),
+        };
+        let mut resolved = Resolved { deltas, ..Resolved::default() };
+        for ((reply, written), publication) in replies.into_iter().zip(written).zip(publications) {
+            let mut publish_it = None;
+            if let Some(Publication { change, publish, take_back }) = publication {
+                if written.is_ok() {
+                    resolved.catalog.push(change);
+                    resolved.take_back.push(take_back);
+                    publish_it = Some(publish);
+                } else {
+                    take_back(self);
+                }
+            }
+            resolved.answers.push(Answer { reply, written, publish: publish_it });
         }
+        resolved
     }
 
     fn resolve_all(&mut self, commits: Vec<Commit>) -> Result<(Vec<Result<Written>>, Changes)> {
@@ -165,6 +254,31 @@ impl Coordinator {
             }
         }
         parts
+    }
+
+    /// Does an epoch again.
+    pub(crate) fn replay(&mut self, header: &EpochHeader, deltas: Changes, offsets: Offsets) {
+        self.make(header);
+        self.note_touched(header, &deltas, &offsets);
+        self.clock.close(header.epoch);
+        self.send_changes(header, deltas, offsets);
+    }
+
+    /// Nothing is left to be done again: sources go on from where they are.
+    pub(crate) fn replayed(&mut self) {
+        self.bases.values_mut().filter_map(|base| base.source.as_mut()).for_each(sources::SourceState::restart);
+    }
+
+    /// A hidden row id is taken.
+    pub(crate) fn note_row_id(&mut self, id: RelationId, row_id: i64) {
+        if let Some(base) = self.bases.get_mut(&id) {
+            base.next_row_id = base.next_row_id.max(row_id + 1);
+        }
+    }
+
+    /// A table or stream that runs.
+    pub(crate) fn base_relation(&self, id: RelationId) -> Option<Arc<Relation>> {
+        self.base(id).map(|base| Arc::clone(&base.live.relation))
     }
 
     /// Makes a base relation.

@@ -79,18 +79,12 @@ impl Flow {
 }
 
 impl Coordinator {
-    /// Starts a dataflow at an epoch of its own. `build` makes it from the epoch's header and the offsets that imports of
-    /// sources start from.
+    /// Whether a dataflow over these relations can be started.
     ///
     /// # Errors
-    /// 55000 if an input cannot be read now, 42P01 if it is gone.
-    pub(crate) fn install(
-        &mut self,
-        live: Arc<LiveRelation>,
-        imports: Vec<RelationId>,
-        build: impl FnOnce(EpochHeader, Vec<Option<Range<u64>>>) -> InstallDataflow,
-    ) -> Result<()> {
-        for &id in &imports {
+    /// 55000 if one cannot be read now, 42P01 if it is gone.
+    pub(crate) fn check_imports(&self, imports: &[RelationId]) -> Result<()> {
+        for &id in imports {
             let input = self.clock.relation(id);
             let input = input.ok_or_else(|| Error::user(SqlState::UNDEFINED_TABLE, "a relation was dropped"))?;
             input.check()?;
@@ -98,9 +92,23 @@ impl Coordinator {
                 return Err(input.not_readable());
             }
         }
-        let holds = self.hold(&imports, self.clock.last_closed())?;
+        Ok(())
+    }
+
+    /// Starts a dataflow at an epoch of its own. `build` makes it from the epoch's header and the offsets that imports of
+    /// sources start from. It waits for those of its inputs that do not follow theirs.
+    ///
+    /// # Errors
+    /// 53100 if there is no room for the epoch's record.
+    pub(crate) fn install(
+        &mut self,
+        live: Arc<LiveRelation>,
+        imports: Vec<RelationId>,
+        build: impl FnOnce(EpochHeader, Vec<Option<Range<u64>>>) -> InstallDataflow,
+    ) -> Result<()> {
+        let holds = self.hold(&imports, self.last_epoch)?;
         let positions: Vec<Option<u64>> = imports.iter().map(|id| self.source_position(*id)).collect();
-        let header = self.next_header();
+        let header = self.make_empty()?;
         let epoch = header.epoch;
         let install = Arc::new(build(header, positions.iter().map(|p| p.map(|to| 0..to)).collect()));
         self.clock.relations.write().insert(live.id, Arc::clone(&live));
@@ -117,7 +125,6 @@ impl Coordinator {
             catching_up: Some(catching_up),
         });
         self.workers.send_all(|_| Command::Install(Arc::clone(&install)));
-        self.publish(epoch);
         Ok(())
     }
 
@@ -165,13 +172,17 @@ impl Coordinator {
         }
         if !began.is_empty() {
             // A source that waited to be followed goes on at once: who reads the view next sees its first rows.
-            self.close_epoch(vec![]);
-            began.into_iter().for_each(|(live, epoch)| live.follow_from(epoch));
+            self.make_epoch(vec![]);
+            // Nobody can read it as of an epoch that is not closed.
+            self.when_closed(Box::new(move || began.into_iter().for_each(|(live, epoch)| live.follow_from(epoch))));
         }
     }
 
     /// Whether some dataflow could be brought a step further.
     pub(super) fn has_flow_to_drive(&self) -> bool {
+        if self.is_put_off() {
+            return false;
+        }
         let mut behind = self.flows.iter().enumerate().filter(|(_, f)| f.catching_up.is_some());
         behind.any(|(i, f)| f.is_done() && (f.follows() || self.inputs_follow(i)))
     }
@@ -198,7 +209,10 @@ impl Coordinator {
             return;
         }
         let now: Vec<Option<u64>> = imports.iter().map(|id| self.source_position(*id)).collect();
-        let header = self.next_header();
+        let header = match self.make_empty() {
+            Ok(header) => header,
+            Err(error) => return self.put_off(&error),
+        };
         let epoch = header.epoch;
         let took = began.elapsed();
         let joins = took <= SHORT_ROUND;
@@ -219,7 +233,6 @@ impl Coordinator {
         tracing::debug!(relation = %id, %from, %epoch, ?took, joins, "a round begins");
         let round = Arc::new(Round { id, header, from, offsets, follows: joins });
         self.workers.send_all(|_| Command::Round(Arc::clone(&round)));
-        self.publish(epoch);
     }
 
     /// The relations whose followers have as much in flight as they may.
@@ -306,7 +319,7 @@ impl Coordinator {
 
     /// A dataflow, and those built on it, get no more epochs: they catch up in rounds.
     fn set_aside(&mut self, id: RelationId) {
-        let epoch = self.clock.last_closed();
+        let epoch = self.last_epoch;
         let mut aside = HashSet::from([id]);
         for i in 0..self.flows.len() {
             let flow = &self.flows[i];
@@ -368,7 +381,7 @@ impl Coordinator {
     pub(crate) fn make_stale(&mut self, id: RelationId, cause: &Error) {
         let start = self.flows.iter().find(|f| f.live.id == id).map(|f| f.start);
         if let Some(start) = start {
-            self.fail_flow(id, self.clock.last_closed().max(start), cause);
+            self.fail_flow(id, self.last_epoch.max(start), cause);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use millstream_planner::RelationId;
-use millstream_planner::catalog::{Kind, Relation};
+use millstream_planner::catalog::{CatalogChange, Kind, Relation};
 use millstream_state::Hold;
 use millstream_types::{Delta, Epoch, Error, Result, SqlState};
 
@@ -23,6 +23,19 @@ pub(crate) struct Commit {
     pub(crate) reads: Option<Reads>,
     /// The hold on the write order that the transaction has.
     pub(crate) order: Option<u64>,
+    /// The writer does not wait until it is durable.
+    pub(crate) is_asynchronous: bool,
+    /// What becomes of the catalog with it.
+    pub(crate) publication: Option<Publication>,
+}
+
+/// A change of the catalog that is made known when its epoch is closed.
+pub(crate) struct Publication {
+    pub(crate) change: CatalogChange,
+    /// Makes it known.
+    pub(crate) publish: Box<dyn FnOnce() + Send>,
+    /// Takes back what was made for it: it comes to nothing.
+    pub(crate) take_back: Box<dyn FnOnce(&mut Coordinator) + Send>,
 }
 
 /// What a transaction has read, and as of when.

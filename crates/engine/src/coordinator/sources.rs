@@ -1,23 +1,29 @@
 //! Replayable sources: how far each may go in the next epoch.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millstream_planner::RelationId;
 use millstream_runtime::Source;
+use millstream_types::Error;
 
-use super::epochs::interval;
+use super::epochs::{Offsets, interval};
 use super::{Base, Coordinator};
+use crate::journal::Journal;
 
 /// How often a source with a rate advances at most.
 pub(super) const TICK: Duration = Duration::from_millis(10);
+
+/// How long what can wait waits when the disk is full.
+const PUT_OFF: Duration = Duration::from_millis(100);
 
 /// A source's place.
 pub(super) struct SourceState {
     source: Arc<dyn Source>,
     started: Instant,
+    /// Where it was then.
+    started_at: u64,
     position: u64,
     last_advanced: Instant,
 }
@@ -25,13 +31,18 @@ pub(super) struct SourceState {
 impl SourceState {
     pub(super) fn new(source: Arc<dyn Source>) -> Self {
         let now = Instant::now();
-        SourceState { source, started: now, position: 0, last_advanced: now - TICK }
+        SourceState { source, started: now, started_at: 0, position: 0, last_advanced: now - TICK }
+    }
+
+    /// Goes on from where it is, whenever it got there.
+    pub(super) fn restart(&mut self) {
+        (self.started, self.started_at) = (Instant::now(), self.position);
     }
 
     /// The offset up to which it has rows now.
     fn available(&self, epoch_offsets_max: u64) -> u64 {
         let by_rate = match self.source.rate() {
-            Some(rate) => (self.started.elapsed().as_secs_f64() * rate) as u64,
+            Some(rate) => self.started_at + (self.started.elapsed().as_secs_f64() * rate) as u64,
             None => self.position + epoch_offsets_max,
         };
         by_rate.min(self.position + epoch_offsets_max).min(self.source.end().unwrap_or(u64::MAX))
@@ -52,17 +63,17 @@ impl SourceState {
 }
 
 impl Coordinator {
-    /// Offsets to bind to the epoch that is being closed, and notes them as taken.
-    pub(super) fn due_offsets(&mut self) -> Vec<(RelationId, Range<u64>)> {
-        if !self.bases.values().any(|b| b.source.is_some()) {
+    /// Offsets to bind to the next epoch.
+    pub(super) fn due_offsets(&mut self) -> Offsets {
+        if !self.bases.values().any(|b| b.source.is_some()) || self.order.is_held() || self.is_put_off() {
             return vec![];
         }
         let throttled = self.throttled();
         let followed = self.followed();
         let paces = self.paces();
         let mut due = Vec::new();
-        for (&id, base) in &mut self.bases {
-            let Some(state) = &mut base.source else { continue };
+        for (&id, base) in &self.bases {
+            let Some(state) = &base.source else { continue };
             let unlimited = state.source.rate().is_none();
             if throttled.contains(&id) || unlimited && !followed.contains(&id) {
                 continue;
@@ -74,17 +85,42 @@ impl Coordinator {
             let to = state.available((self.epoch_offsets_max >> pace).max(1));
             if to > state.position {
                 due.push((id, state.position..to));
-                state.position = to;
-                state.last_advanced = Instant::now();
             }
         }
         due
+    }
+
+    /// Notes offsets as taken.
+    pub(super) fn note_advance(&mut self, offsets: &Offsets) {
+        for (id, range) in offsets {
+            if let Some(state) = self.bases.get_mut(id).and_then(|base| base.source.as_mut()) {
+                state.position = range.end;
+                state.last_advanced = Instant::now();
+            }
+        }
+    }
+
+    /// There is no room for the record of an epoch that can wait: sources and rounds wait for a while.
+    pub(super) fn put_off(&mut self, error: &Error) {
+        if self.put_off_until.is_none() {
+            tracing::error!(%error, "epochs cannot be recorded; sources and views that catch up wait");
+        }
+        self.put_off_until = Some(Instant::now() + PUT_OFF);
+    }
+
+    /// Whether what can wait waits for the disk.
+    pub(super) fn is_put_off(&self) -> bool {
+        self.put_off_until.is_some_and(|until| until > Instant::now())
+            || self.journal.as_ref().is_some_and(Journal::is_behind)
     }
 
     /// How long until a source may advance; `None` if only a request or a worker can change that.
     pub(super) fn until_sources_are_due(&mut self) -> Option<Duration> {
         if !self.bases.values().any(|b| b.source.is_some()) {
             return None;
+        }
+        if self.is_put_off() {
+            return Some(TICK);
         }
         let throttled = self.throttled();
         let followed = self.followed();
@@ -95,7 +131,8 @@ impl Coordinator {
             match state.source.rate() {
                 None => followed.contains(id).then_some(tick),
                 Some(rate) => {
-                    let next = Duration::try_from_secs_f64((state.position + 1) as f64 / rate).ok()?;
+                    let next =
+                        Duration::try_from_secs_f64((state.position + 1 - state.started_at) as f64 / rate).ok()?;
                     Some(next.saturating_sub(state.started.elapsed()).max(tick))
                 }
             }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use millstream_operators::RelationId;
 use millstream_planner::Catalog;
 use millstream_planner::catalog::{JoinSide, Relation, plan_of};
-use millstream_runtime::{RelationShared, Root};
 use millstream_types::{Error, Result};
 
-use super::dataflows::install;
+use super::dataflows::{install, view_root};
 use crate::api::CancelHandle;
 use crate::engine::EngineState;
 use crate::live::{LiveRelation, Stage};
 use crate::plans::StoredPlan;
+use crate::publish::CatalogLock;
 
 impl EngineState {
     /// The arrangements that a dataflow which starts now may share.
@@ -45,10 +45,12 @@ impl Arranging {
     ///
     /// # Errors
     /// If the engine has ended.
-    pub(super) async fn start(&mut self, copied: &[JoinSide]) -> Result<Vec<Arc<LiveRelation>>> {
-        if std::mem::replace(&mut self.has_tried, true) {
-            return Ok(vec![]);
-        }
+    pub(super) async fn start(
+        &mut self,
+        copied: &[JoinSide],
+        lock: Option<&CatalogLock>,
+    ) -> Result<Vec<Arc<LiveRelation>>> {
+        let Some(lock) = lock.filter(|_| !std::mem::replace(&mut self.has_tried, true)) else { return Ok(vec![]) };
         let mut catalog = self.engine.catalog.read().clone();
         let mut started = Vec::new();
         for side in catalog.worth_arranging(copied) {
@@ -64,11 +66,10 @@ impl Arranging {
                 continue;
             };
             self.made.push(arrangement.id);
-            self.engine.set_catalog(&catalog);
-            let account = self.engine.memory.part(Some(self.engine.config.memory.view));
-            let shared = Arc::new(RelationShared::new(self.engine.config.workers, account));
             let stored = StoredPlan::new(plan_of(&arrangement, &base))?;
-            let root = Root::Materialize { spec: stored.plan.result.clone(), shared: Arc::clone(&shared) };
+            catalog.store_plan(arrangement.id, Arc::clone(&stored.bytes));
+            self.engine.publish(&catalog, vec![], lock).await?;
+            let (shared, root) = view_root(&self.engine, &stored.plan, None);
             // What cannot be read now is said of the view that reads it.
             if let Ok(live) = install(&self.engine, arrangement, shared, stored, root, true).await {
                 started.push(live);
@@ -101,13 +102,12 @@ impl Drop for Arranging {
         }
         let engine = Arc::clone(&self.engine);
         self.engine.query_runtime().spawn(async move {
-            let _ddl = engine.ddl.lock().await;
+            let lock = engine.lock_catalog().await;
             let mut catalog = engine.catalog.read().clone();
             let unused = catalog.forget_unused(&made);
             if !unused.is_empty() {
-                engine.set_catalog(&catalog);
                 // The engine may be ending; then everything is dropped.
-                let _ = engine.clock.between_epochs(move |c| c.drop_all(&unused, &catalog)).await;
+                let _ = engine.publish(&catalog, unused, &lock).await;
             }
         });
     }

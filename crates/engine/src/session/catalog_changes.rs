@@ -15,9 +15,10 @@ use super::dataflows::{ViewOptions, check_replaced, plan_view};
 use super::ddl::named_columns;
 use super::{Session, ddl_of, done};
 use crate::api::Response;
-use crate::coordinator::{Coordinator, Request};
+use crate::coordinator::{Coordinator, Publication, Request};
 use crate::engine::EngineState;
 use crate::live::LiveRelation;
+use crate::publish::CatalogLock;
 use crate::transaction::SharedTransaction;
 
 /// What a transaction block has done to the catalog.
@@ -30,7 +31,7 @@ pub(super) struct CatalogChanges {
 }
 
 /// The catalog while the statements of a transaction are run for real. Dropping it takes back what they have made,
-/// unless it was made known.
+/// unless it was handed over with the commit.
 pub(super) struct Unpublished {
     engine: Arc<EngineState>,
     pub(super) catalog: Catalog,
@@ -38,17 +39,17 @@ pub(super) struct Unpublished {
     dropped: Vec<Arc<Relation>>,
     /// Views that the statements wait for, once they are known.
     hydrating: Vec<Arc<LiveRelation>>,
-    is_published: bool,
+    is_handed_over: bool,
 }
 
 impl Unpublished {
     fn new(engine: &Arc<EngineState>) -> Self {
         let catalog = engine.catalog.read().clone();
         let (dropped, hydrating) = (Vec::new(), Vec::new());
-        Unpublished { engine: Arc::clone(engine), catalog, dropped, hydrating, is_published: false }
+        Unpublished { engine: Arc::clone(engine), catalog, dropped, hydrating, is_handed_over: false }
     }
 
-    pub(super) fn drop_later(&mut self, catalog: Catalog, gone: Vec<Arc<Relation>>) {
+    fn drop_later(&mut self, catalog: Catalog, gone: Vec<Arc<Relation>>) {
         self.catalog = catalog;
         self.dropped.extend(gone);
     }
@@ -57,22 +58,22 @@ impl Unpublished {
         self.hydrating.extend(view);
     }
 
-    fn publish(&mut self) {
-        self.engine.set_catalog(&self.catalog);
-        self.is_published = true;
+    /// What has to become of the catalog with the commit.
+    fn hand_over(&mut self, lock: &CatalogLock) -> Publication {
+        self.is_handed_over = true;
+        self.engine.publication(&self.catalog, std::mem::take(&mut self.dropped), lock)
     }
 }
 
 impl Drop for Unpublished {
     fn drop(&mut self) {
+        if self.is_handed_over {
+            return;
+        }
         let known = self.engine.catalog.read().clone();
-        let gone: Vec<Arc<Relation>> = if self.is_published {
-            std::mem::take(&mut self.dropped)
-        } else {
-            let made = self.catalog.relations().filter(|r| known.get(r.id).is_none());
-            // Views go before what they are built on.
-            made.cloned().collect::<Vec<_>>().into_iter().rev().collect()
-        };
+        let made = self.catalog.relations().filter(|r| known.get(r.id).is_none());
+        // Views go before what they are built on.
+        let gone: Vec<Arc<Relation>> = made.cloned().collect::<Vec<_>>().into_iter().rev().collect();
         if gone.is_empty() {
             return;
         }
@@ -173,22 +174,26 @@ impl Session {
         transaction: Option<SharedTransaction>,
     ) -> Result<Vec<Arc<LiveRelation>>> {
         let engine = Arc::clone(&self.engine);
-        let _ddl = engine.ddl.lock().await;
+        let lock = engine.lock_catalog().await;
         if engine.catalog.read().version() != changes.base_version {
             let message = "could not serialize access due to a concurrent change of the catalog";
             return Err(Error::user(SqlState::SERIALIZATION_FAILURE, message)
                 .with_hint("The transaction might succeed if retried."));
         }
         self.unpublished = Some(Unpublished::new(&engine));
-        let outcome = self.make_and_write(changes, transaction).await;
+        let outcome = self.make_and_write(changes, transaction, &lock).await;
         let unpublished = self.unpublished.take();
         outcome?;
         let mut unpublished = unpublished.ok_or_else(|| Error::internal("the catalog's new version is gone"))?;
-        unpublished.publish();
         Ok(std::mem::take(&mut unpublished.hydrating))
     }
 
-    async fn make_and_write(&mut self, changes: &CatalogChanges, transaction: Option<SharedTransaction>) -> Result<()> {
+    async fn make_and_write(
+        &mut self,
+        changes: &CatalogChanges,
+        transaction: Option<SharedTransaction>,
+        lock: &CatalogLock,
+    ) -> Result<()> {
         let n_notices = self.notices.len();
         for statement in &changes.statements {
             match statement {
@@ -203,7 +208,8 @@ impl Session {
         }
         // They were told when the statements were given.
         self.notices.truncate(n_notices);
-        self.commit_staged(transaction).await
+        let publication = self.unpublished.as_mut().map(|unpublished| unpublished.hand_over(lock));
+        self.commit_staged(transaction, publication).await
     }
 
     /// The catalog that statements plan against.
@@ -221,17 +227,25 @@ impl Session {
         self.unpublished.is_none() && self.block.changes.is_none()
     }
 
-    /// The lock on the catalog; `None` if this session has it already.
-    pub(super) async fn lock_catalog<'e>(&self, engine: &'e EngineState) -> Option<tokio::sync::MutexGuard<'e, ()>> {
-        if self.unpublished.is_some() { None } else { Some(engine.ddl.lock().await) }
+    /// The right to change the catalog; `None` if this session has it already.
+    pub(super) async fn lock_catalog(&self) -> Option<CatalogLock> {
+        if self.unpublished.is_some() { None } else { Some(self.engine.lock_catalog().await) }
     }
 
-    /// Makes a version of the catalog known, or keeps it until the transaction has committed.
-    pub(super) fn publish(&mut self, catalog: Catalog) {
-        match &mut self.unpublished {
-            Some(unpublished) => unpublished.catalog = catalog,
-            None => self.engine.set_catalog(&catalog),
+    /// Makes a version of the catalog known, without relations that are gone, or keeps it until the transaction has
+    /// committed.
+    pub(super) async fn publish(
+        &mut self,
+        catalog: Catalog,
+        gone: Vec<Arc<Relation>>,
+        lock: Option<&CatalogLock>,
+    ) -> Result<()> {
+        match (&mut self.unpublished, lock) {
+            (Some(unpublished), _) => unpublished.drop_later(catalog, gone),
+            (None, Some(lock)) => self.engine.publish(&catalog, gone, lock).await?,
+            (None, None) => return Err(Error::internal("the catalog is changed without the right to")),
         }
+        Ok(())
     }
 }
 

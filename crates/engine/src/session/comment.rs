@@ -1,7 +1,5 @@
 //! `COMMENT ON`
 
-use std::sync::Arc;
-
 use millstream_planner::ast::{Comment, CommentTarget};
 use millstream_planner::catalog::Commented;
 use millstream_types::{Error, Result, SqlState};
@@ -11,8 +9,7 @@ use crate::api::Response;
 
 impl Session {
     pub(super) async fn comment(&mut self, comment: &Comment) -> Result<Response> {
-        let engine = Arc::clone(&self.engine);
-        let _ddl = self.lock_catalog(&engine).await;
+        let lock = self.lock_catalog().await;
         let mut catalog = self.catalog();
         let about = match &comment.target {
             CommentTarget::Relation(kind, name) => Commented::Relation(catalog.resolve_kind(name, *kind)?.id, 0),
@@ -41,7 +38,7 @@ impl Session {
             }
         };
         catalog.set_comment(about, comment.text.clone());
-        self.publish(catalog);
+        self.publish(catalog, vec![], lock.as_ref()).await?;
         Ok(done("COMMENT"))
     }
 }

@@ -7,18 +7,19 @@ use std::sync::Arc;
 use millstream_connectors::SinkKind;
 use millstream_operators::{Dataflow, Node};
 use millstream_planner::ast::{self, CreateSink, CreateView, Refresh, RelationKind, SinkInput};
-use millstream_planner::catalog::{Column, Created, Kind, NewRelation, Relation, View};
-use millstream_planner::streaming;
+use millstream_planner::catalog::{Column, Created, Kind, NewRelation, Relation, View, plan_of};
+use millstream_planner::streaming::{self, StreamingPlan};
 use millstream_planner::{BoundQuery, Catalog, Purpose, RelationId, bind_query, optimize};
 use millstream_runtime::{
     DataflowMetrics, InstallDataflow, Intake, Pressure, RelationShared, Root, RowErrorLog, Sink, SinkWriter,
 };
-use millstream_types::{Delta, Epoch, Error, Result, SqlState, SqlType};
+use millstream_types::{Delta, Epoch, EpochHeader, Error, Result, SqlState, SqlType};
 
 use super::arranging::Arranging;
 use super::ddl::named_columns;
 use super::{Session, done};
 use crate::api::Response;
+use crate::coordinator::Coordinator;
 use crate::engine::EngineState;
 use crate::live::{Body, LiveRelation};
 use crate::memory::parse_bytes;
@@ -60,14 +61,14 @@ impl Session {
         let options = ViewOptions::of(&create.options)?;
         let mut arranging = Arranging::new(&engine);
         loop {
-            let ddl = self.lock_catalog(&engine).await;
+            let lock = self.lock_catalog().await;
             let mut catalog = self.catalog();
             let arrangements = engine.arrangements(&catalog);
             let planned = plan_view(&mut catalog, create, &arrangements)?;
             if options.wait && self.unpublished.is_none() && matches!(planned.created, Created::New(_)) {
-                let started = arranging.start(&planned.stored.plan.copied).await?;
+                let started = arranging.start(&planned.stored.plan.copied, lock.as_ref()).await?;
                 if !started.is_empty() {
-                    drop(ddl);
+                    drop(lock);
                     Arranging::wait(&started, &self.cancel).await?;
                     continue;
                 }
@@ -75,8 +76,8 @@ impl Session {
             let done = done("CREATE MATERIALIZED VIEW");
             let Some(relation) = self.made(planned.created) else { return Ok(done) };
             let live = self.install_view(relation, planned.stored, options.memory_limit).await?;
-            self.publish(catalog);
-            drop(ddl);
+            self.publish(catalog, vec![], lock.as_ref()).await?;
+            drop(lock);
             if let Some(unpublished) = &mut self.unpublished {
                 unpublished.wait_later(options.wait.then_some(live));
             } else if options.wait {
@@ -92,10 +93,7 @@ impl Session {
         stored: StoredPlan,
         memory_limit: Option<usize>,
     ) -> Result<Arc<LiveRelation>> {
-        let limit = memory_limit.unwrap_or(self.engine.config.memory.view);
-        let account = self.engine.memory.part(Some(limit));
-        let shared = Arc::new(RelationShared::new(self.engine.config.workers, account));
-        let root = Root::Materialize { spec: stored.plan.result.clone(), shared: Arc::clone(&shared) };
+        let (shared, root) = view_root(&self.engine, &stored.plan, memory_limit);
         self.install(relation, shared, stored, root).await
     }
 
@@ -124,31 +122,29 @@ impl Session {
         let engine = Arc::clone(&self.engine);
         let mut arranging = Arranging::new(&engine);
         loop {
-            let ddl = self.lock_catalog(&engine).await;
+            let lock = self.lock_catalog().await;
             let mut catalog = self.catalog();
             let arrangements = engine.arrangements(&catalog);
             let (created, stored) = plan_sink(&mut catalog, create, &arrangements)?;
             if self.unpublished.is_none() && matches!(created, Created::New(_)) {
-                let started = arranging.start(&stored.plan.copied).await?;
+                let started = arranging.start(&stored.plan.copied, lock.as_ref()).await?;
                 if !started.is_empty() {
-                    drop(ddl);
+                    drop(lock);
                     Arranging::wait(&started, &self.cancel).await?;
                     continue;
                 }
             }
             if let Some(relation) = self.made(created) {
                 self.install_sink(relation, stored).await?;
-                self.publish(catalog);
+                self.publish(catalog, vec![], lock.as_ref()).await?;
             }
             return Ok(done("CREATE SINK"));
         }
     }
 
     async fn install_sink(&self, relation: Arc<Relation>, stored: StoredPlan) -> Result<Arc<LiveRelation>> {
-        let account = self.engine.memory.part(Some(self.engine.config.memory.view));
-        let shared = Arc::new(RelationShared::new(self.engine.config.workers, account));
-        shared.mark_unstored();
-        self.install(relation, shared, stored, Root::Sink(Arc::new(Blackhole))).await
+        let (shared, root) = sink_root(&self.engine);
+        self.install(relation, shared, stored, root).await
     }
 
     /// Starts a dataflow on all workers.
@@ -215,11 +211,12 @@ impl Session {
     /// Builds a failed view anew, in the place of the old one; if that comes to nothing the failed one is put back.
     async fn rebuild(&mut self, relation: &Arc<Relation>, failed: Arc<LiveRelation>) -> Result<()> {
         let engine = Arc::clone(&self.engine);
-        let ddl = engine.ddl.lock().await;
+        let lock = engine.lock_catalog().await;
         let mut catalog = self.catalog();
         let Some(relation) = catalog.get(relation.id).cloned() else { return Ok(()) };
         let stored = replan(&catalog, &relation, &engine.arrangements(&catalog))?;
         let unused = catalog.set_plan(relation.id, &stored.plan);
+        catalog.store_plan(relation.id, Arc::clone(&stored.bytes));
         let limit = relation.option("memory_limit").map(parse_bytes).transpose()?;
         let is_sink = matches!(relation.kind, Kind::Sink(_));
         let live = if is_sink {
@@ -231,16 +228,18 @@ impl Session {
             engine.clock.between_epochs(move |c| c.set_indexes(id, &indexed)).await?;
             live
         };
-        self.publish(catalog.clone());
-        engine.clock.between_epochs(move |c| c.drop_all(&unused, &catalog)).await?;
-        drop(ddl);
+        let rebuilt = Arc::clone(&live);
+        if let Err(error) = engine.publish(&catalog, unused, &lock).await {
+            engine.clock.between_epochs(move |c| c.put_back(&rebuilt, failed)).await?;
+            return Err(error);
+        }
+        drop(lock);
         let cancel = self.cancel.clone();
         let outcome = tokio::select! {
             outcome = live.follows() => outcome,
             () = cancel.cancelled() => Err(Error::cancelled()),
         };
         if outcome.is_err() && live.failure().is_none() {
-            let rebuilt = Arc::clone(&live);
             engine.clock.between_epochs(move |c| c.put_back(&rebuilt, failed)).await?;
         }
         outcome.map_err(|error| live.failure().map_or(error, |failed| failed.cause.clone()))
@@ -290,6 +289,7 @@ pub(super) fn plan_view(
     let created = catalog.create_view(create, RelationKind::MaterializedView, columns, bound.relations)?;
     if let Created::New(relation) = &created {
         catalog.set_plan(relation.id, &stored.plan);
+        catalog.store_plan(relation.id, Arc::clone(&stored.bytes));
     }
     Ok(PlannedView { created, stored })
 }
@@ -318,6 +318,7 @@ fn plan_sink(
     let created = catalog.create(&create.name, create.if_not_exists, new)?;
     if let Created::New(relation) = &created {
         catalog.set_plan(relation.id, &stored.plan);
+        catalog.store_plan(relation.id, Arc::clone(&stored.bytes));
     }
     Ok((created, stored))
 }
@@ -342,42 +343,132 @@ pub(crate) async fn install(
     root: Root,
     history: bool,
 ) -> Result<Arc<LiveRelation>> {
-    let n_workers = engine.config.workers;
-    let dataflow = stored.plan.dataflow;
-    let metrics = DataflowMetrics::new(n_workers, dataflow.nodes.len());
-    let errors = Arc::new(RowErrorLog::default());
-    let pressure = Arc::new(Pressure::new(&dataflow, n_workers));
-    let intake = Arc::new(Intake::default());
-    let account = Arc::clone(&shared.account);
-    let body = Body::Dataflow {
-        metrics: metrics.clone(),
-        pressure: Arc::clone(&pressure),
-        intake: Arc::clone(&intake),
-        errors: Arc::clone(&errors),
-        plan: stored.bytes,
-        explain: dataflow.explain(),
-        operators: operators_of(&dataflow, &root),
+    let installation = Installation::new(engine, relation, shared, stored, root, history);
+    let live = Arc::clone(&installation.live);
+    let install = move |coordinator: &mut Coordinator| {
+        coordinator.check_imports(&installation.imports)?;
+        installation.start(coordinator)
     };
-    let hook = engine.config.operator_hook.clone();
-    let live = Arc::new(LiveRelation::new(Arc::clone(&relation), shared, body, n_workers));
-    let started = Arc::clone(&live);
-    let imports: Vec<RelationId> = dataflow.imports().map(|(_, id, _)| id).collect();
-    let install = move |start, offsets: Vec<Option<Range<u64>>>| InstallDataflow {
-        id: relation.id,
-        name: relation.name.clone(),
-        dataflow,
-        root,
-        start,
-        offsets: if history { offsets } else { ends(offsets) },
-        metrics,
-        pressure,
-        intake,
-        account,
-        errors,
-        hook,
+    engine.clock.between_epochs(install).await??;
+    Ok(live)
+}
+
+/// Where a view's rows go.
+pub(super) fn view_root(
+    engine: &EngineState,
+    plan: &StreamingPlan,
+    memory_limit: Option<usize>,
+) -> (Arc<RelationShared>, Root) {
+    let account = engine.memory.part(Some(memory_limit.unwrap_or(engine.config.memory.view)));
+    let shared = Arc::new(RelationShared::new(engine.config.workers, account, engine.clock.holds()));
+    let root = Root::Materialize { spec: plan.result.clone(), shared: Arc::clone(&shared) };
+    (shared, root)
+}
+
+/// Where a sink's changes go.
+fn sink_root(engine: &EngineState) -> (Arc<RelationShared>, Root) {
+    let account = engine.memory.part(Some(engine.config.memory.view));
+    let shared = Arc::new(RelationShared::new(engine.config.workers, account, engine.clock.holds()));
+    shared.mark_unstored();
+    (shared, Root::Sink(Arc::new(Blackhole)))
+}
+
+/// The dataflow of a view, sink or arrangement of the catalog: the stored one, if this release can run it.
+///
+/// # Errors
+/// If there is none, and the query cannot be planned.
+pub(crate) fn stored_dataflow(
+    engine: &EngineState,
+    catalog: &Catalog,
+    relation: &Arc<Relation>,
+) -> Result<Installation> {
+    let stored = match catalog.stored_plan(relation.id).map(StoredPlan::read).transpose() {
+        Ok(Some(stored)) => stored,
+        Ok(None) => plan_of_stored(catalog, relation)?,
+        Err(error) => {
+            tracing::warn!(relation = %relation.name, %error, "a plan is made anew, since this release cannot run the stored one");
+            plan_of_stored(catalog, relation)?
+        }
     };
-    engine.clock.between_epochs(move |coordinator| coordinator.install(live, imports, install)).await??;
-    Ok(started)
+    let (shared, root) = match relation.kind {
+        Kind::Sink(_) => sink_root(engine),
+        _ => view_root(engine, &stored.plan, relation.option("memory_limit").map(parse_bytes).transpose()?),
+    };
+    Ok(Installation::new(engine, Arc::clone(relation), shared, stored, root, true))
+}
+
+fn plan_of_stored(catalog: &Catalog, relation: &Relation) -> Result<StoredPlan> {
+    if let Some(arranged) = relation.arranges() {
+        let base = catalog.get(arranged.side.relation);
+        let base = base.ok_or_else(|| Error::internal("an arrangement without its relation"))?;
+        return StoredPlan::new(plan_of(relation, base));
+    }
+    let used: Vec<Arc<Relation>> =
+        catalog.arrangements().filter(|a| relation.depends_on.contains(&a.id)).cloned().collect();
+    replan(catalog, relation, &used)
+}
+
+/// A dataflow that is to be started.
+pub(crate) struct Installation {
+    pub(crate) live: Arc<LiveRelation>,
+    /// The relations that it reads.
+    pub(crate) imports: Vec<RelationId>,
+    build: Box<dyn FnOnce(EpochHeader, Vec<Option<Range<u64>>>) -> InstallDataflow + Send>,
+}
+
+impl Installation {
+    /// Sources are read from their beginning if `history`, else from now on.
+    pub(crate) fn new(
+        engine: &EngineState,
+        relation: Arc<Relation>,
+        shared: Arc<RelationShared>,
+        stored: StoredPlan,
+        root: Root,
+        history: bool,
+    ) -> Self {
+        let n_workers = engine.config.workers;
+        let dataflow = stored.plan.dataflow;
+        let metrics = DataflowMetrics::new(n_workers, dataflow.nodes.len());
+        let errors = Arc::new(RowErrorLog::default());
+        let pressure = Arc::new(Pressure::new(&dataflow, n_workers));
+        let intake = Arc::new(Intake::default());
+        let account = Arc::clone(&shared.account);
+        let body = Body::Dataflow {
+            metrics: metrics.clone(),
+            pressure: Arc::clone(&pressure),
+            intake: Arc::clone(&intake),
+            errors: Arc::clone(&errors),
+            plan: stored.bytes,
+            explain: dataflow.explain(),
+            operators: operators_of(&dataflow, &root),
+        };
+        let hook = engine.config.operator_hook.clone();
+        let live = Arc::new(LiveRelation::new(Arc::clone(&relation), shared, body, n_workers));
+        let imports: Vec<RelationId> = dataflow.imports().map(|(_, id, _)| id).collect();
+        let build = move |start, offsets: Vec<Option<Range<u64>>>| InstallDataflow {
+            id: relation.id,
+            name: relation.name.clone(),
+            dataflow,
+            root,
+            start,
+            offsets: if history { offsets } else { ends(offsets) },
+            metrics,
+            pressure,
+            intake,
+            account,
+            errors,
+            hook,
+        };
+        Installation { live, imports, build: Box::new(build) }
+    }
+
+    /// Starts it on all workers.
+    ///
+    /// # Errors
+    /// 53100 if there is no room for its epoch's record.
+    pub(crate) fn start(self, coordinator: &mut Coordinator) -> Result<()> {
+        coordinator.install(self.live, self.imports, self.build)
+    }
 }
 
 /// Where ranges of offsets end, as ranges of nothing.
@@ -460,17 +551,17 @@ impl Drop for Unfinished {
 }
 
 /// Drops a dataflow with what has been built on it meanwhile.
-async fn drop_unfinished(engine: &EngineState, live: &LiveRelation) {
-    let _ddl = engine.ddl.lock().await;
+async fn drop_unfinished(engine: &Arc<EngineState>, live: &LiveRelation) {
+    let lock = engine.lock_catalog().await;
     let mut catalog = engine.catalog.read().clone();
     let Some(relation) = catalog.get(live.id).cloned() else { return };
     let name = ast::Name { schema: Some(relation.schema.clone()), name: relation.name.clone(), position: 0 };
     let (kind, behavior) = (RelationKind::MaterializedView, ast::DropBehavior::Cascade);
     let drop = ast::Drop { kind, names: vec![name], if_exists: true, behavior };
     let Ok(dropped) = catalog.drop(&drop) else { return };
-    engine.set_catalog(&catalog);
-    // The engine may be ending; then everything is dropped.
-    let _ = engine.clock.between_epochs(move |c| c.drop_all(&dropped.relations, &catalog)).await;
+    if let Err(error) = engine.publish(&catalog, dropped.relations, &lock).await {
+        tracing::warn!(%error, relation = %live.relation.name, "a view that nobody waits for any more was not dropped");
+    }
 }
 
 /// Names and particulars of a dataflow's nodes, the root last.

@@ -2,27 +2,23 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use millstream_connectors::{BoundExpr, ColumnDeclaration, ExprBinder, SourceOptions, create_source};
+use millstream_connectors::ColumnDeclaration;
 use millstream_planner::ast::{self, CreateIndex, CreateRelation, CreateView, RelationKind};
 use millstream_planner::catalog::{Column, Created, Kind, Relation};
 use millstream_planner::dml::settle_defaults;
-use millstream_planner::row_expr::bind_row_expr;
 use millstream_planner::{Catalog, Purpose, bind_query};
-use millstream_runtime::{RelationShared, RelationSpec};
-use millstream_state::ArrangementSpec;
 use millstream_types::{Epoch, Error, Result, SqlState, SqlType};
 
 use super::dataflows::{check_replaced, plan_dependents};
-use super::prepared::without_position;
 use super::{Session, done};
 use crate::api::Response;
-use crate::live::{Body, LiveRelation};
+use crate::bases::source_of;
+use crate::live::LiveRelation;
+use crate::publish::CatalogLock;
 
 impl Session {
     pub(super) async fn create_table(&mut self, create: &CreateRelation) -> Result<Response> {
-        let engine = Arc::clone(&self.engine);
-        let _ddl = self.lock_catalog(&engine).await;
+        let lock = self.lock_catalog().await;
         if let Some((name, _)) = create.options.first() {
             return Err(Error::not_supported(format!("option \"{name}\" of a table is not supported yet")));
         }
@@ -31,15 +27,14 @@ impl Session {
         settle_defaults(&catalog, &mut create)?;
         let created = catalog.create_table(&create)?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE TABLE")) };
-        self.create_store(catalog, relation).await?;
+        self.create_store(catalog, relation, lock.as_ref()).await?;
         Ok(done("CREATE TABLE"))
     }
 
     pub(super) async fn create_stream(&mut self, create: &CreateRelation) -> Result<Response> {
-        let engine = Arc::clone(&self.engine);
-        let _ddl = self.lock_catalog(&engine).await;
+        let lock = self.lock_catalog().await;
         if create.options.iter().any(|(name, _)| name == "connector") {
-            return self.create_source(create).await;
+            return self.create_source(create, lock.as_ref()).await;
         }
         if let Some((name, _)) = create.options.first() {
             return Err(Error::not_supported(format!("option \"{name}\" of a stream is not supported yet")));
@@ -49,20 +44,19 @@ impl Session {
         settle_defaults(&catalog, &mut create)?;
         let created = catalog.create_stream(&create, None)?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE STREAM")) };
-        self.create_store(catalog, relation).await?;
+        self.create_store(catalog, relation, lock.as_ref()).await?;
         Ok(done("CREATE STREAM"))
     }
 
     /// A stream that reads from a connector.
-    async fn create_source(&mut self, create: &CreateRelation) -> Result<Response> {
+    async fn create_source(&mut self, create: &CreateRelation, lock: Option<&CatalogLock>) -> Result<Response> {
         let declared: Vec<ColumnDeclaration> = create
             .columns
             .iter()
             .map(|c| ColumnDeclaration { name: c.name.name.clone(), sql_type: c.sql_type.clone() })
             .collect();
         let mut catalog = self.catalog();
-        let options = SourceOptions::new(create.options.clone())?.with_columns(declared.clone());
-        let source = create_source(&options.with_binder(binder(&catalog)))?;
+        let source = source_of(&catalog, create.options.clone(), declared.clone())?;
         let schema = source.schema();
         let columns = schema.fields().iter().map(|f| {
             // Arrow does not know how long a varchar may be.
@@ -76,36 +70,30 @@ impl Session {
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let created = catalog.create_stream(create, Some(columns))?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE STREAM")) };
-        let n_workers = self.engine.config.workers;
-        let shared = Arc::new(RelationShared::new(n_workers, self.engine.memory.part(None)));
-        let spec = RelationSpec::Source { source: Arc::clone(&source), shared: Arc::clone(&shared) };
-        shared.mark_unstored();
-        let body = Body::Source { source, positions: parking_lot::RwLock::default() };
-        let live = Arc::new(LiveRelation::new(relation, shared, body, n_workers));
+        let (live, spec) = self.engine.sourced(relation, source);
         self.engine.clock.between_epochs(move |c| c.create_base(live, spec)).await?;
-        self.publish(catalog);
+        self.publish(catalog, vec![], lock).await?;
         Ok(done("CREATE STREAM"))
     }
 
     /// A relation whose rows are kept.
-    async fn create_store(&mut self, catalog: Catalog, relation: Arc<Relation>) -> Result<()> {
-        let n_workers = self.engine.config.workers;
-        let shared = Arc::new(RelationShared::new(n_workers, self.engine.memory.part(None)));
-        let identity = (relation.kind == Kind::Table).then(|| relation.primary_key.clone());
-        let arrangement = ArrangementSpec { schema: relation.full_schema(), identity, indexes: vec![] };
-        let spec = RelationSpec::Stored { arrangement, shared: Arc::clone(&shared) };
-        let live = Arc::new(LiveRelation::new(relation, shared, Body::Stored, n_workers));
+    async fn create_store(
+        &mut self,
+        catalog: Catalog,
+        relation: Arc<Relation>,
+        lock: Option<&CatalogLock>,
+    ) -> Result<()> {
+        let (live, spec) = self.engine.stored(relation);
         let made = Arc::clone(&live);
         self.engine.clock.between_epochs(move |c| c.create_base(live, spec)).await?;
         wait_until_made(&made).await?;
-        self.publish(catalog);
+        self.publish(catalog, vec![], lock).await?;
         Ok(())
     }
 
     /// Makes or replaces a view. What reads it is built anew if it now says something else.
     pub(super) async fn create_view(&mut self, create: &CreateView) -> Result<Response> {
-        let engine = Arc::clone(&self.engine);
-        let ddl = self.lock_catalog(&engine).await;
+        let lock = self.lock_catalog().await;
         let mut catalog = self.catalog();
         let bound = bind_query(&catalog, &create.query, &[], Purpose::AdHoc)?;
         let columns = named_columns(&bound.columns, create)?;
@@ -119,8 +107,8 @@ impl Session {
             plan_dependents(&mut catalog, view)?;
         }
         self.made(created);
-        self.publish(catalog);
-        drop(ddl);
+        self.publish(catalog, vec![], lock.as_ref()).await?;
+        drop(lock);
         if let Some(view) = replaced {
             self.rebuild_dependents(&view).await?;
         }
@@ -128,8 +116,7 @@ impl Session {
     }
 
     pub(super) async fn create_index(&mut self, create: &CreateIndex) -> Result<Response> {
-        let engine = Arc::clone(&self.engine);
-        let _ddl = self.lock_catalog(&engine).await;
+        let lock = self.lock_catalog().await;
         let mut catalog = self.catalog();
         let created = catalog.create_index(create)?;
         let Some(relation) = self.made(created) else { return Ok(done("CREATE INDEX")) };
@@ -137,23 +124,17 @@ impl Session {
             let (id, catalog) = (index.relation, catalog.clone());
             self.engine.clock.between_epochs(move |c| c.set_indexes(id, &catalog)).await?;
         }
-        self.publish(catalog);
+        self.publish(catalog, vec![], lock.as_ref()).await?;
         Ok(done("CREATE INDEX"))
     }
 
     pub(super) async fn drop_relations(&mut self, drop: &ast::Drop) -> Result<Response> {
-        let engine = Arc::clone(&self.engine);
-        let _ddl = self.lock_catalog(&engine).await;
+        let lock = self.lock_catalog().await;
         let mut catalog = self.catalog();
         let dropped = catalog.drop(drop)?;
         dropped.notices.into_iter().for_each(|n| self.notice(n));
         let gone = dropped.relations;
-        if let Some(unpublished) = &mut self.unpublished {
-            unpublished.drop_later(catalog, gone);
-            return Ok(Response::Done { tag: format!("DROP {}", drop.kind.keywords()) });
-        }
-        self.publish(catalog.clone());
-        self.engine.clock.between_epochs(move |c| c.drop_all(&gone, &catalog)).await?;
+        self.publish(catalog, gone, lock.as_ref()).await?;
         Ok(Response::Done { tag: format!("DROP {}", drop.kind.keywords()) })
     }
 
@@ -167,17 +148,6 @@ impl Session {
             }
         }
     }
-}
-
-/// Binds the expressions in a connector's options.
-fn binder(catalog: &Catalog) -> ExprBinder {
-    let catalog = catalog.clone();
-    Arc::new(move |text, schema, sql_type| {
-        // Positions would point into the option's text.
-        let bound = bind_row_expr(&catalog, text, schema, sql_type).map_err(|e| without_position(&e))?;
-        let (inputs, scalar) = (bound.inputs, bound.scalar);
-        Ok(BoundExpr { inputs, evaluate: Arc::new(move |batch: &RecordBatch| scalar.evaluate(batch)) })
-    })
 }
 
 /// Waits until all workers have made their parts of a store.

@@ -154,7 +154,7 @@ fn no_statement(name: &str) -> Error {
 }
 
 /// The error without a position, which would point into a text that the client does not see.
-pub(super) fn without_position(error: &Error) -> Error {
+pub(crate) fn without_position(error: &Error) -> Error {
     let fields = error.fields();
     let mut plain = Error::new(fields.kind, fields.state, fields.message.clone());
     if let Some(detail) = &fields.detail {

@@ -10,7 +10,7 @@ use millstream_types::{Error, Result, SqlState};
 use super::catalog_changes::CatalogChanges;
 use super::{Session, done};
 use crate::api::{Response, TransactionStatus};
-use crate::coordinator::OrderHold;
+use crate::coordinator::{Commit, OrderHold, Publication};
 use crate::transaction::{SavePoint, SharedTransaction, Transaction};
 
 /// Conflicts in a row after which a session's next transaction has the write order for itself.
@@ -99,6 +99,12 @@ impl Session {
             } else {
                 None
             };
+            if self.block.n_conflicts > 0 {
+                // What was in the way may not be closed yet.
+                self.engine.clock.until_all_closed().await;
+            } else {
+                self.engine.clock.until_all_seen().await;
+            }
             let transaction = Transaction::begin(&self.engine, order)?;
             self.block.transaction = Some(Arc::new(tokio::sync::Mutex::new(transaction)));
         }
@@ -173,7 +179,7 @@ impl Session {
         let transaction = self.block.end();
         let outcome = match changes {
             Some(changes) => self.commit_changes(changes, transaction).await,
-            None => self.commit_staged(transaction).await,
+            None => self.commit_staged(transaction, None).await,
         };
         self.block_ended(outcome.is_ok());
         match &outcome {
@@ -183,10 +189,24 @@ impl Session {
         outcome
     }
 
-    pub(super) async fn commit_staged(&mut self, transaction: Option<SharedTransaction>) -> Result<()> {
-        let Some(transaction) = transaction else { return Ok(()) };
+    /// Commits what a transaction has written, with what becomes of the catalog.
+    pub(super) async fn commit_staged(
+        &mut self,
+        transaction: Option<SharedTransaction>,
+        publication: Option<Publication>,
+    ) -> Result<()> {
+        if transaction.is_none() && publication.is_none() {
+            return Ok(());
+        }
+        let is_asynchronous = self.is_asynchronous();
         self.committing.store(true, Ordering::Release);
-        let outcome = transaction.lock().await.commit(&self.engine).await;
+        let outcome = match transaction {
+            Some(transaction) => transaction.lock().await.commit(&self.engine, is_asynchronous, publication).await,
+            None => {
+                let commit = Commit { publication, ..Commit::default() };
+                self.engine.clock.write(commit).await.map(|_| ())
+            }
+        };
         self.committing.store(false, Ordering::Release);
         outcome
     }

@@ -225,7 +225,7 @@ impl Session {
         let op = |rows| WriteOp::Insert { relation: relation.id, rows, conflict: conflict.clone() };
         let ops = batches.into_iter().map(op).collect();
         self.committing.store(true, Ordering::Release);
-        let written = self.engine.clock.write(Commit { ops, reads: None, order: None }).await;
+        let written = self.engine.clock.write(self.commit_of(ops)).await;
         self.committing.store(false, Ordering::Release);
         written.map(|_| ())
     }
@@ -253,9 +253,18 @@ impl Session {
         };
         let op = WriteOp::Insert { relation: relation.id, rows, conflict: conflict.clone() };
         self.committing.store(true, Ordering::Release);
-        let written = self.engine.clock.write(Commit { ops: vec![op], reads: None, order: None }).await;
+        let written = self.engine.clock.write(self.commit_of(vec![op])).await;
         self.committing.store(false, Ordering::Release);
         Ok(Some(Outcome::Count(written?.n_rows())))
+    }
+
+    fn commit_of(&self, ops: Vec<WriteOp>) -> Commit {
+        Commit { ops, is_asynchronous: self.is_asynchronous(), ..Commit::default() }
+    }
+
+    /// Whether commits are acknowledged before they are durable.
+    pub(super) fn is_asynchronous(&self) -> bool {
+        self.settings.get("synchronous_commit").is_ok_and(|value| value == "off")
     }
 
     /// Runs statements as a transaction, again if what they read has changed before their turn came.
@@ -273,10 +282,16 @@ impl Session {
             } else {
                 None
             };
+            if attempt == 1 {
+                self.engine.clock.until_all_seen().await;
+            } else {
+                // What was in the way may not be closed yet.
+                self.engine.clock.until_all_closed().await;
+            }
             let mut transaction = Transaction::begin_on(&self.engine, &ids, order)?;
             let outcome = run(&self.engine, &mut transaction, writes, returning).await?;
             self.committing.store(true, Ordering::Release);
-            let committed = transaction.commit(&self.engine).await;
+            let committed = transaction.commit(&self.engine, self.is_asynchronous(), None).await;
             self.committing.store(false, Ordering::Release);
             match committed {
                 Err(error) if error.state() == SqlState::SERIALIZATION_FAILURE && attempt < ATTEMPTS_MAX => {

@@ -1,5 +1,6 @@
 //! Many sessions at once: what they see must be what one after the other would.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -172,8 +173,21 @@ async fn transaction(session: &mut Session, shared: &Shared, random: &mut Random
 }
 
 /// A history of many sessions over lists, and the checker's verdict on it.
-async fn lists(workers: usize, seed: u64, sabotage: Option<Sabotage>) -> Result<usize, String> {
-    let config = EngineConfig { workers, query_threads: 2, sabotage, ..EngineConfig::default() };
+///
+/// With a data directory every third session does not wait until its commits are durable.
+async fn lists(
+    workers: usize,
+    seed: u64,
+    sabotage: Option<Sabotage>,
+    data_dir: Option<&Path>,
+) -> Result<usize, String> {
+    let config = EngineConfig {
+        workers,
+        query_threads: 2,
+        sabotage,
+        data_dir: data_dir.map(Path::to_owned),
+        ..EngineConfig::default()
+    };
     let engine = Engine::start(config).expect("an engine starts");
     let mut s = session(&engine);
     s.query(
@@ -191,6 +205,9 @@ async fn lists(workers: usize, seed: u64, sabotage: Option<Sabotage>) -> Result<
             let (engine, shared) = (engine.clone(), Arc::clone(&shared));
             tokio::spawn(async move {
                 let mut session = session(&engine);
+                if n % 3 == 1 {
+                    session.query("SET synchronous_commit = off").await.expect("it can be set");
+                }
                 let mut random = Random(seed.wrapping_mul(1009).wrapping_add(n as u64));
                 let mut history = Vec::new();
                 for i in 0..N_TRANSACTIONS * budget() {
@@ -220,8 +237,19 @@ async fn lists(workers: usize, seed: u64, sabotage: Option<Sabotage>) -> Result<
 async fn lists_are_strictly_serializable() {
     for (workers, seed) in [(1, 11), (2, 12), (2, 13), (4, 14)] {
         let n_committed =
-            lists(workers, seed, None).await.unwrap_or_else(|e| panic!("workers {workers}, seed {seed}: {e}"));
+            lists(workers, seed, None, None).await.unwrap_or_else(|e| panic!("workers {workers}, seed {seed}: {e}"));
         println!("workers {workers}, seed {seed}: {n_committed} transactions committed");
+        assert!(n_committed > N_SESSIONS * N_TRANSACTIONS / 4, "most transactions commit");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn lists_on_a_disk_are_strictly_serializable() {
+    for (workers, seed) in [(1, 15), (2, 16)] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let outcome = lists(workers, seed, None, Some(folder.path())).await;
+        let n_committed = outcome.unwrap_or_else(|e| panic!("workers {workers}, seed {seed}: {e}"));
+        println!("workers {workers}, seed {seed}: {n_committed} transactions committed on a disk");
         assert!(n_committed > N_SESSIONS * N_TRANSACTIONS / 4, "most transactions commit");
     }
 }
@@ -231,7 +259,7 @@ async fn a_broken_engine_is_caught() {
     for sabotage in [Sabotage::StaleReads, Sabotage::NoValidation] {
         let mut verdicts = Vec::new();
         for seed in 21..29 {
-            verdicts.push(lists(2, seed, Some(sabotage)).await);
+            verdicts.push(lists(2, seed, Some(sabotage), None).await);
             if verdicts.last().is_some_and(Result::is_err) {
                 break;
             }

@@ -13,7 +13,7 @@ use millstream_types::Result;
 
 use super::best::{Best, BestKeys, BestValues};
 use super::best_bytes::BestBytes;
-use super::ordered::{fits_u64, keys_i128, keys_u64, values_of_i128, values_of_u64};
+use super::ordered::{ZERO, fits_u64, keys_i128, keys_u64, values_of_i128, values_of_u64};
 use super::{GroupAccumulator, Input};
 
 pub(super) fn is_supported(data_type: &DataType) -> bool {
@@ -64,7 +64,8 @@ impl Key for u64 {
 
     fn to_array(data_type: &DataType, keys: Vec<Option<u64>>) -> Result<ArrayRef> {
         let nulls = nulls_of(&keys);
-        Ok(values_of_u64(data_type, keys.into_iter().map(Option::unwrap_or_default).collect(), nulls))
+        // Functions may compute with what is below a null: that has to be harmless.
+        Ok(values_of_u64(data_type, keys.into_iter().map(|key| key.unwrap_or(ZERO)).collect(), nulls))
     }
 }
 
@@ -241,5 +242,19 @@ impl<K: Key> GroupAccumulator for Multisets<K> {
         // A B-tree's nodes are about two thirds full.
         self.n_entries * (size_of::<K>() + size_of::<i64>()) * 3 / 2
             + self.groups.capacity() * size_of::<(u32, BTreeMap<K, i64>)>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_harmless_value_below_a_null() {
+        for data_type in [DataType::Int64, DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None)] {
+            let array = u64::to_array(&data_type, vec![None, Some(ZERO + 5)]).expect("a type of keys");
+            assert_eq!(array.to_data().buffers()[0].typed_data::<i64>(), [0, 5]);
+            assert!(array.is_null(0) && array.is_valid(1));
+        }
     }
 }

@@ -10,6 +10,8 @@ use arrow::datatypes::{
 };
 
 const SIGN: u64 = 1 << 63;
+/// The key of zero; false, for booleans.
+pub(super) const ZERO: u64 = SIGN;
 
 /// Whether values of a type map to `u64` in order.
 pub(super) fn fits_u64(data_type: &DataType) -> bool {

@@ -10,12 +10,13 @@ use millstream_expr::Stages;
 use millstream_operators::map::MapSpec;
 use millstream_operators::materialize::MaterializeSpec;
 use millstream_operators::{Dataflow, Edge, Exchange, Node};
+use serde::{Deserialize, Serialize};
 
 use super::{Catalog, Kind, NewRelation, Relation, RelationId};
 use crate::streaming::StreamingPlan;
 
 /// The rows of a relation as a side of a join wants them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinSide {
     /// The relation.
     pub relation: RelationId,
@@ -44,7 +45,7 @@ impl JoinSide {
 }
 
 /// What an arrangement has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arranged {
     /// Its columns are the side's; its rows are partitioned and indexed by the key.
     pub side: JoinSide,
@@ -151,6 +152,7 @@ impl Catalog {
             return vec![];
         }
         let contents = self.contents_mut();
+        unused.iter().for_each(|id| drop(contents.plans.remove(id)));
         unused.iter().filter_map(|id| contents.arrangements.remove(id)).collect()
     }
 }

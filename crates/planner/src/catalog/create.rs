@@ -270,14 +270,13 @@ impl Contents {
 
     /// A relation with an id and an oid of its own.
     pub(super) fn new_relation(&mut self, schema: &str, name: &str, new: NewRelation) -> Relation {
-        let id = RelationId(self.next_id);
-        self.next_id += 1;
-        let counter = match new.kind {
-            Kind::System => &mut self.next_system_oid,
-            _ => &mut self.next_user_oid,
+        let (next_id, next_oid) = match new.kind {
+            Kind::System => (&mut self.next_system_id, &mut self.next_system_oid),
+            _ => (&mut self.next_user_id, &mut self.next_user_oid),
         };
-        let oid = *counter;
-        *counter += 1;
+        let (id, oid) = (RelationId(*next_id), *next_oid);
+        *next_id += 1;
+        *next_oid += 1;
         Relation {
             id,
             oid,

@@ -57,6 +57,7 @@ impl Catalog {
                 contents.relations.remove(&relation.id);
                 contents.arrangements.remove(&relation.id);
                 contents.copied.remove(&relation.id);
+                contents.plans.remove(&relation.id);
                 if relation.arranges().is_some() {
                     continue;
                 }

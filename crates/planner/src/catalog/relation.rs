@@ -5,12 +5,13 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 pub use millstream_operators::RelationId;
 use millstream_types::SqlType;
+use serde::{Deserialize, Serialize};
 
 use super::Arranged;
 use crate::ast::{OnKeyConflict, RelationKind};
 
 /// A column of a relation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// Its name.
     pub name: String,
@@ -37,7 +38,7 @@ impl Column {
 }
 
 /// What a relation is, and what only its kind has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// A stream.
     Stream,
@@ -58,14 +59,14 @@ pub enum Kind {
 }
 
 /// A stored query.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     /// The query's text.
     pub text: String,
 }
 
 /// What an index is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Index {
     /// The relation.
     pub relation: RelationId,
@@ -107,7 +108,7 @@ impl Kind {
 }
 
 /// A relation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relation {
     /// Its id.
     pub id: RelationId,

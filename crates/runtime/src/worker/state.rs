@@ -165,6 +165,7 @@ impl WorkerState {
             Command::SetAside(id) => self.set_follows(id, false),
             Command::Epoch(work) => self.epoch(work),
             Command::Lookup(lookup) => self.lookup(lookup),
+            Command::Forget(epoch) => self.forget(epoch),
             Command::Tap(id, tap) => {
                 if let Some(relation) = self.relations.get_mut(&id) {
                     relation.taps.push(tap);
@@ -390,6 +391,19 @@ impl WorkerState {
                 }
             }
             self.events.completed(sealed.relation, self.index, sealed.upto);
+        }
+    }
+
+    fn forget(&mut self, epoch: Epoch) {
+        for relation in self.relations.values_mut() {
+            let Some(arrangement) = relation.arrangement() else { continue };
+            let mut arrangement = arrangement.borrow_mut();
+            arrangement.forget(relation.shared.holds.advance(epoch));
+            let n_bytes = arrangement.n_bytes();
+            drop(arrangement);
+            if let Some(charge) = &mut relation.charge {
+                charge.set(n_bytes);
+            }
         }
     }
 

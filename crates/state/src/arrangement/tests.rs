@@ -307,6 +307,12 @@ impl Pair {
         self.paused = Some(paused);
     }
 
+    /// Lets the arrangement forget what nobody can ask for, whether an epoch has begun or not.
+    fn forget(&mut self, epoch: Epoch) {
+        let since = self.holds.advance(epoch);
+        self.arrangement.forget(since);
+    }
+
     /// All rows go, and nobody holds anything.
     fn empty(&mut self, epoch: Epoch) {
         if self.paused.take().is_some() {
@@ -329,6 +335,9 @@ fn run(case: Case, n_epochs: u64) {
         for _ in 0..pair.random.below(3) {
             pair.apply();
         }
+        if pair.random.below(3) == 0 {
+            pair.forget(epoch);
+        }
         pair.check_lookups();
         epoch = Epoch(epoch.0 + 1 + pair.random.below(2));
         pair.seal(epoch);
@@ -348,6 +357,11 @@ fn run(case: Case, n_epochs: u64) {
         pair.check_lookups();
         pair.probe_on(epoch);
         pair.hold(epoch);
+        if pair.random.below(3) == 0 {
+            pair.forget(epoch);
+            pair.check_readers();
+            pair.check_lookups();
+        }
     }
     if case.deletable {
         let fresh = Pair::new(case).arrangement.n_bytes();
@@ -390,6 +404,9 @@ fn memory_of_dead_rows_comes_back_when_a_hold_goes() {
     arrangement.apply(&delta_of(&gone, true).negate()).expect("the rows are there");
     // Somebody holds the first epoch, and then nobody does.
     arrangement.seal(Epoch(2), Epoch(1));
+    arrangement.forget(Epoch(2));
+    let left = arrangement.rows.n_bytes();
+    assert!(left < n_bytes, "{left} bytes of {n_bytes} are left before the next epoch");
     (3..20).for_each(|epoch| arrangement.seal(Epoch(epoch), Epoch(epoch)));
     let left = arrangement.rows.n_bytes();
     assert!(left * 2 < n_bytes, "{left} bytes of {n_bytes} are left of a quarter of the rows");

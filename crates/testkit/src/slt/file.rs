@@ -14,6 +14,8 @@ pub struct Header {
     pub purpose: String,
     /// Whether the file is plain Postgres SQL and must give the same rows there.
     pub postgres: bool,
+    /// Whether the server may be started anew in the middle; if not, the line says why.
+    pub restart: bool,
 }
 
 /// A parsed test file.
@@ -67,7 +69,12 @@ impl Header {
             Some("no") => false,
             _ => return Err("the opening comment must have a line `# postgres: yes` or `# postgres: no`".into()),
         };
-        Ok(Header { purpose, postgres })
+        let restart = match lines.iter().find_map(|line| line.strip_prefix("restart:")).map(str::trim) {
+            None => true,
+            Some(no) if no.strip_prefix("no, ").is_some_and(|why| !why.is_empty()) => false,
+            Some(_) => return Err("a line `# restart:` must say `no, ` and why".into()),
+        };
+        Ok(Header { purpose, postgres, restart })
     }
 }
 

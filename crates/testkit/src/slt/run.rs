@@ -1,5 +1,6 @@
 //! Runs a file's records and says which did not do as expected; or writes what Postgres answered into the file.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 
 use sqllogictest::{
@@ -42,13 +43,47 @@ where
     C: Connection,
     F: AsyncFn() -> Result<C, SqlError>,
 {
+    run_with_restart(file, engine, connect, None::<fn() -> std::future::Ready<_>>).await
+}
+
+/// Runs a file, and calls `restart` in the middle, between transactions, if there is one. Then sessions begin anew, with the
+/// settings and prepared statements that they had.
+///
+/// # Errors
+/// As [`run`], and what `restart` says.
+pub async fn run_with_restart<C, F, R>(
+    file: &SltFile,
+    engine: Engine,
+    connect: F,
+    restart: Option<R>,
+) -> Result<(), String>
+where
+    C: Connection,
+    F: AsyncFn() -> Result<C, SqlError>,
+    R: AsyncFnOnce() -> Result<(), String>,
+{
     let connect = &connect;
-    let mut runner = Runner::new(move || async move { Ok(Session { connection: connect().await?, engine }) });
+    let new_runner = || Runner::new(move || async move { Ok(Session { connection: connect().await?, engine }) });
+    let mut runner = new_runner();
     let mut failures = Vec::new();
-    for record in &file.records {
+    let mut restart = restart;
+    let mut sessions = SessionState::default();
+    for (i, record) in file.records.iter().enumerate() {
         if matches!(record, Record::Halt { .. }) {
             break;
         }
+        if i >= file.records.len() / 2
+            && sessions.in_transaction.is_empty()
+            && let Some(restart) = restart.take()
+        {
+            runner.shutdown_async().await;
+            restart().await?;
+            runner = new_runner();
+            for record in &sessions.settings {
+                runner.apply_record(record.clone()).await;
+            }
+        }
+        sessions.note(record);
         let output = runner.apply_record(record.clone()).await;
         if let Some(failure) = judge(record, &output) {
             failures.push(failure);
@@ -60,6 +95,31 @@ where
     }
     runner.shutdown_async().await;
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+/// What sessions have that goes with them.
+#[derive(Default)]
+struct SessionState {
+    in_transaction: HashSet<sqllogictest::Connection>,
+    /// Statements to which they owe what they are.
+    settings: Vec<Record<DefaultColumnType>>,
+}
+
+impl SessionState {
+    fn note(&mut self, record: &Record<DefaultColumnType>) {
+        let (Record::Statement { connection, sql, .. } | Record::Query { connection, sql, .. }) = record else {
+            return;
+        };
+        let word = sql.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+        match word.trim_end_matches(';') {
+            "BEGIN" | "START" => drop(self.in_transaction.insert(connection.clone())),
+            "COMMIT" | "END" | "ROLLBACK" | "ABORT" if !sql.to_ascii_uppercase().contains(" TO ") => {
+                self.in_transaction.remove(connection);
+            }
+            "SET" | "RESET" | "PREPARE" | "DEALLOCATE" | "DISCARD" => self.settings.push(record.clone()),
+            _ => {}
+        }
+    }
 }
 
 /// Runs a file and gives its text with the rows of every query replaced by those that came. Expected errors are judged

@@ -1,0 +1,319 @@
+//! The journal: the log's records as the engine reads and writes them, one for each epoch.
+//!
+//! Nobody sees an epoch before its record is durable. The coordinator appends the record when it closes an epoch, workers
+//! start on it at once, and when the log says how far it is, epochs are made known and their writers answered, in order.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use millstream_planner::RelationId;
+use millstream_planner::catalog::CatalogChange;
+use millstream_state::codec::encode_rows;
+use millstream_storage::data_directory::DataDirectory;
+use millstream_storage::log::{Log, LogEvents, Reservation};
+use millstream_types::{Delta, Epoch, EpochHeader, Error, Result, SqlState};
+use parking_lot::Mutex;
+
+use crate::coordinator::{Answer, Clock};
+
+/// The kind of the records that epochs have in the log.
+pub(crate) const EPOCH: u8 = 1;
+/// The code with which the process ends when nobody knows what is on its disk.
+const LOST_EXIT_CODE: i32 = 74;
+/// Epochs that may wait for the disk before sources wait.
+const BACKLOG_MAX: usize = 64;
+
+/// What went into an epoch.
+#[derive(Debug)]
+pub(crate) struct EpochRecord<'a> {
+    pub(crate) header: EpochHeader,
+    /// What became of the catalog, before all else.
+    pub(crate) catalog: Vec<CatalogChange>,
+    pub(crate) changes: Vec<(RelationId, Change<'a>)>,
+}
+
+/// What an epoch brought to a relation.
+#[derive(Debug)]
+pub(crate) enum Change<'a> {
+    /// Rows of a stored relation.
+    Deltas(Vec<EncodedDelta<'a>>),
+    /// Offsets of a source.
+    Offsets(Range<u64>),
+}
+
+/// A delta as [`millstream_state::codec::decode_rows`] reads it.
+pub(crate) type EncodedDelta<'a> = &'a [u8];
+
+/// The bytes of a record. `docs/storage.md` has the format.
+pub(crate) fn encode_epoch(
+    header: &EpochHeader,
+    catalog: &[CatalogChange],
+    deltas: &HashMap<RelationId, Vec<Delta>>,
+    offsets: &[(RelationId, Range<u64>)],
+) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.extend(header.epoch.0.to_le_bytes());
+    bytes.extend(header.now_us.to_le_bytes());
+    put_len(&mut bytes, catalog.len())?;
+    for change in catalog {
+        let change = change.encode()?;
+        put_len(&mut bytes, change.len())?;
+        bytes.extend(change);
+    }
+    put_len(&mut bytes, deltas.len())?;
+    for (id, deltas) in deltas {
+        bytes.extend(id.0.to_le_bytes());
+        put_len(&mut bytes, deltas.len())?;
+        for delta in deltas {
+            let at = bytes.len();
+            put_len(&mut bytes, 0)?;
+            encode_rows(delta, &mut bytes)?;
+            let len = (bytes.len() - at - 4) as u64;
+            let len = u32::try_from(len).map_err(|_| too_large())?;
+            bytes[at..at + 4].copy_from_slice(&len.to_le_bytes());
+        }
+    }
+    put_len(&mut bytes, offsets.len())?;
+    for (id, range) in offsets {
+        bytes.extend(id.0.to_le_bytes());
+        bytes.extend(range.start.to_le_bytes());
+        bytes.extend(range.end.to_le_bytes());
+    }
+    if u32::try_from(bytes.len()).is_err() {
+        return Err(too_large());
+    }
+    Ok(bytes)
+}
+
+/// The record that these bytes are.
+///
+/// # Errors
+/// Internal, if they are none.
+pub(crate) fn decode_epoch(bytes: &[u8]) -> Result<EpochRecord<'_>> {
+    let mut rest = bytes;
+    let epoch = Epoch(take_u64(&mut rest)?);
+    let now_us = take_u64(&mut rest)? as i64;
+    let mut catalog = Vec::new();
+    for _ in 0..take_len(&mut rest)? {
+        let len = take_len(&mut rest)?;
+        catalog.push(CatalogChange::decode(take(&mut rest, len)?)?);
+    }
+    let mut changes = Vec::new();
+    for _ in 0..take_len(&mut rest)? {
+        let id = RelationId(take_u64(&mut rest)?);
+        let mut deltas = Vec::new();
+        for _ in 0..take_len(&mut rest)? {
+            let len = take_len(&mut rest)?;
+            deltas.push(take(&mut rest, len)?);
+        }
+        changes.push((id, Change::Deltas(deltas)));
+    }
+    for _ in 0..take_len(&mut rest)? {
+        let id = RelationId(take_u64(&mut rest)?);
+        let (start, end) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
+        changes.push((id, Change::Offsets(start..end)));
+    }
+    Ok(EpochRecord { header: EpochHeader { epoch, now_us }, catalog, changes })
+}
+
+fn put_len(bytes: &mut Vec<u8>, len: usize) -> Result<()> {
+    bytes.extend(u32::try_from(len).map_err(|_| too_large())?.to_le_bytes());
+    Ok(())
+}
+
+fn too_large() -> Error {
+    Error::user(SqlState::PROGRAM_LIMIT_EXCEEDED, "a transaction writes more than 4 GB")
+        .with_hint("Write it in several transactions.")
+}
+
+fn take<'a>(rest: &mut &'a [u8], n_bytes: usize) -> Result<&'a [u8]> {
+    let taken = rest.split_at_checked(n_bytes).ok_or_else(|| Error::internal("a record of an epoch that is cut off"));
+    let (taken, left) = taken?;
+    *rest = left;
+    Ok(taken)
+}
+
+fn take_len(rest: &mut &[u8]) -> Result<usize> {
+    Ok(u32::from_le_bytes(take(rest, 4)?.try_into().expect("four bytes")) as usize)
+}
+
+fn take_u64(rest: &mut &[u8]) -> Result<u64> {
+    Ok(u64::from_le_bytes(take(rest, 8)?.try_into().expect("eight bytes")))
+}
+
+/// The log, as the coordinator writes it.
+pub(crate) struct Journal {
+    log: Log,
+    waiting: Arc<Waiting>,
+    /// It is this process's until the log has ended.
+    _directory: DataDirectory,
+}
+
+/// Epochs whose records are not durable yet. The log's events go here.
+pub(crate) struct Waiting {
+    clock: Arc<Clock>,
+    state: Mutex<WaitingState>,
+}
+
+#[derive(Default)]
+struct WaitingState {
+    /// In order.
+    epochs: VecDeque<WaitingEpoch>,
+    /// The last record that is durable.
+    durable: u64,
+}
+
+struct WaitingEpoch {
+    sequence: u64,
+    epoch: Epoch,
+    /// Nobody waits for its record.
+    is_asynchronous: bool,
+    answers: Vec<Answer>,
+    /// What happens first when it is closed.
+    then: Vec<WhenClosed>,
+}
+
+/// Something that happens when an epoch is closed.
+pub(crate) type WhenClosed = Box<dyn FnOnce() + Send>;
+
+impl Waiting {
+    /// Takes the events of a log that has records up to `durable`.
+    pub(crate) fn new(clock: Arc<Clock>) -> Arc<Self> {
+        Arc::new(Waiting { clock, state: Mutex::default() })
+    }
+
+    /// Makes known what may be: all before the first epoch whose writers wait for its record. Records are durable in
+    /// order, so of those that nobody waits for only the last synchronous one before them matters.
+    fn make_known(&self, state: &mut WaitingState) {
+        let (mut answers, mut then) = (Vec::new(), Vec::new());
+        let mut known = None;
+        while state.epochs.front().is_some_and(|e| e.is_asynchronous || e.sequence <= state.durable) {
+            let Some(epoch) = state.epochs.pop_front() else { break };
+            known = Some(epoch.epoch);
+            answers.extend(epoch.answers);
+            then.extend(epoch.then);
+        }
+        if let Some(epoch) = known {
+            self.clock.close(epoch);
+        }
+        then.into_iter().for_each(|then| then());
+        answers.into_iter().for_each(Answer::send);
+    }
+}
+
+impl LogEvents for Waiting {
+    fn durable(&self, sequence: u64) {
+        let mut state = self.state.lock();
+        state.durable = sequence;
+        self.make_known(&mut state);
+    }
+
+    fn lost(&self, error: Error) {
+        tracing::error!(%error, "nobody knows what is on the disk: the process ends, and recovers when it is started again");
+        eprintln!("millstream: {error}");
+        std::process::exit(LOST_EXIT_CODE);
+    }
+}
+
+impl Journal {
+    /// Writes to a log whose events `waiting` gets.
+    pub(crate) fn new(log: Log, directory: DataDirectory, waiting: Arc<Waiting>) -> Self {
+        Journal { log, waiting, _directory: directory }
+    }
+
+    /// Makes room for a record.
+    ///
+    /// # Errors
+    /// 53100 if the disk is full.
+    pub(crate) fn reserve(&self, record: &[u8]) -> Result<Reservation> {
+        self.log.reserve(record.len())
+    }
+
+    /// Appends an epoch's record; its writers are answered when it is durable, or at once if they do not wait for that.
+    pub(crate) fn append(
+        &self,
+        room: Reservation,
+        record: Vec<u8>,
+        epoch: Epoch,
+        is_asynchronous: bool,
+        answers: Vec<Answer>,
+    ) {
+        // The log's thread may be done with the record before it is noted here.
+        let mut state = self.waiting.state.lock();
+        let n_waiting = if is_asynchronous { 0 } else { answers.len() };
+        match self.log.append(room, EPOCH, record, n_waiting) {
+            Ok(sequence) => {
+                let answers = if is_asynchronous {
+                    self.waiting.clock.acknowledge(epoch);
+                    answers.into_iter().for_each(Answer::send);
+                    vec![]
+                } else {
+                    answers
+                };
+                state.epochs.push_back(WaitingEpoch { sequence, epoch, is_asynchronous, answers, then: vec![] });
+                self.waiting.make_known(&mut state);
+            }
+            // The process is about to end.
+            Err(error) => answers.into_iter().for_each(|answer| answer.fail(&error)),
+        }
+    }
+
+    /// Answers writers that have changed nothing when all that they may have seen is closed.
+    pub(crate) fn answer_in_turn(&self, answers: Vec<Answer>) {
+        let mut state = self.waiting.state.lock();
+        match state.epochs.back_mut() {
+            Some(last) => last.answers.extend(answers),
+            None => answers.into_iter().for_each(Answer::send),
+        }
+    }
+
+    /// Does something when all epochs that there are now are closed.
+    pub(crate) fn when_closed(&self, then: WhenClosed) {
+        let mut state = self.waiting.state.lock();
+        match state.epochs.back_mut() {
+            Some(last) => last.then.push(then),
+            None => then(),
+        }
+    }
+
+    /// Whether so many epochs wait for the disk that nothing should be added that can wait.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.waiting.state.lock().epochs.len() >= BACKLOG_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use arrow::datatypes::DataType;
+    use millstream_state::codec::decode_rows;
+    use millstream_types::delta::schema_of;
+
+    #[test]
+    fn a_record_is_what_it_was() {
+        let schema = schema_of(&[("k", DataType::Int64)]);
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let batch = RecordBatch::try_new(schema.clone(), vec![column]).expect("one column");
+        let delta = Delta::new(batch, Some(vec![1, -1, 2].into()));
+        let header = EpochHeader { epoch: Epoch(7), now_us: -3 };
+        let deltas = HashMap::from([(RelationId(1 << 40), vec![delta.clone(), delta.clone()])]);
+        let offsets = [(RelationId(5), 3..9), (RelationId(6), 0..u64::MAX)];
+        let catalog = [millstream_planner::Catalog::new().change_since(&millstream_planner::Catalog::new())];
+        let bytes = encode_epoch(&header, &catalog, &deltas, &offsets).expect("encodes");
+        let record = decode_epoch(&bytes).expect("decodes");
+        assert_eq!((record.header.epoch, record.header.now_us), (Epoch(7), -3));
+        assert_eq!(record.catalog, catalog);
+        let [(first, Change::Deltas(found)), (_, Change::Offsets(o1)), (last, Change::Offsets(o2))] =
+            &record.changes[..]
+        else {
+            panic!("not what it was: {:?}", record.changes);
+        };
+        assert_eq!((*first, *last, o1, o2), (RelationId(1 << 40), RelationId(6), &(3..9), &(0..u64::MAX)));
+        for bytes in found {
+            assert_eq!(decode_rows(bytes, &schema).expect("decodes").batch(), delta.batch());
+        }
+        assert!((0..bytes.len()).all(|n| decode_epoch(&bytes[..n]).is_err()));
+    }
+}

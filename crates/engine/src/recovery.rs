@@ -1,0 +1,214 @@
+//! Recovery: an engine goes on from what is on its disk.
+//!
+//! The log has, epoch by epoch, what became of the catalog, of tables and streams, and how far sources have been read.
+//! Tables and streams take it in as if it were written again; then every view takes in what there is, like a new one.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use millstream_planner::catalog::{CatalogChange, Kind, Relation};
+use millstream_planner::{Catalog, RelationId};
+use millstream_runtime::{Command, Workers};
+use millstream_state::codec::decode_rows;
+use millstream_storage::log::Log;
+use millstream_types::{Delta, Epoch, Error, Result};
+
+use crate::coordinator::Coordinator;
+use crate::engine::EngineState;
+use crate::journal::{Change, EPOCH, EpochRecord, decode_epoch};
+use crate::live::{Body, Failed, LiveRelation};
+use crate::session::stored_dataflow;
+
+/// Bytes of records that workers may be behind.
+const AHEAD_BYTES: usize = 64 << 20;
+/// How often the log is told how far recovery is.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// Takes in all records of a log. Nobody else uses the engine yet.
+///
+/// # Errors
+/// XX001, naming file and place, if a record does not read right.
+pub(crate) fn replay(engine: &Arc<EngineState>, coordinator: &mut Coordinator, log: &Log) -> Result<()> {
+    let n_records = log.last_found();
+    let mut catalog = engine.catalog.read().clone();
+    let (began, mut told) = (Instant::now(), Instant::now());
+    let mut n_bytes_ahead = 0;
+    for record in log.records(1) {
+        let record = record?;
+        if record.kind != EPOCH {
+            let message = format!("the log has a record of kind {}, which this release does not know", record.kind);
+            return Err(
+                Error::internal(message).with_hint("Start a later release of Millstream with this data directory.")
+            );
+        }
+        let epoch = decode_epoch(&record.payload)?;
+        n_bytes_ahead += record.payload.len();
+        replay_epoch(engine, coordinator, &mut catalog, epoch)?;
+        if n_bytes_ahead > AHEAD_BYTES {
+            wait_for(&engine.workers)?;
+            n_bytes_ahead = 0;
+        }
+        if told.elapsed() >= TOLD_EVERY {
+            told = Instant::now();
+            tracing::info!(record = record.sequence, of = n_records, "recovering from the log");
+        }
+    }
+    wait_for(&engine.workers)?;
+    coordinator.replayed();
+    if n_records > 0 {
+        let (epoch, took) = (coordinator.last_made(), began.elapsed());
+        tracing::info!(n_records, %epoch, ?took, "tables and streams have recovered");
+    }
+    *engine.catalog.write() = catalog;
+    Ok(())
+}
+
+fn replay_epoch(
+    engine: &Arc<EngineState>,
+    coordinator: &mut Coordinator,
+    catalog: &mut Catalog,
+    record: EpochRecord<'_>,
+) -> Result<()> {
+    for change in record.catalog {
+        replay_change(engine, coordinator, catalog, change)?;
+    }
+    let mut deltas: HashMap<RelationId, Vec<Delta>> = HashMap::new();
+    let mut offsets = Vec::new();
+    for (id, change) in record.changes {
+        // What was dropped may have been written to while the drop was made known.
+        let Some(relation) = coordinator.base_relation(id) else { continue };
+        match change {
+            Change::Offsets(range) => offsets.push((id, range)),
+            Change::Deltas(encoded) => {
+                let schema = relation.full_schema();
+                let decoded = encoded.into_iter().map(|bytes| decode_rows(bytes, &schema));
+                let decoded = decoded.collect::<Result<Vec<_>>>()?;
+                if let Some(row_id) = decoded.iter().filter_map(|d| last_row_id(&relation, d)).max() {
+                    coordinator.note_row_id(id, row_id);
+                }
+                deltas.insert(id, decoded);
+            }
+        }
+    }
+    coordinator.replay(&record.header, deltas, offsets);
+    Ok(())
+}
+
+fn replay_change(
+    engine: &Arc<EngineState>,
+    coordinator: &mut Coordinator,
+    catalog: &mut Catalog,
+    change: CatalogChange,
+) -> Result<()> {
+    change.gone().iter().for_each(|id| coordinator.drop_if_running(*id));
+    let relations: Vec<RelationId> = change.relations().iter().map(|r| r.id).collect();
+    catalog.apply(change);
+    for id in relations {
+        let Some(relation) = catalog.get(id).filter(|r| matches!(r.kind, Kind::Table | Kind::Stream)) else { continue };
+        if coordinator.base_relation(id).is_none() {
+            let (live, spec) = engine.base(catalog, Arc::clone(relation))?;
+            coordinator.create_base(live, spec);
+        }
+    }
+    Ok(())
+}
+
+/// The greatest row id among the rows of a table that has no key of its own.
+fn last_row_id(relation: &Relation, delta: &Delta) -> Option<i64> {
+    if relation.kind != Kind::Table || relation.declared_key().is_some() {
+        return None;
+    }
+    let column = delta.columns().get(*relation.primary_key.first()?)?;
+    arrow::compute::max(column.as_primitive::<Int64Type>())
+}
+
+/// Waits until workers have done what they were sent.
+fn wait_for(workers: &Workers) -> Result<()> {
+    let (send, receive) = channel();
+    workers.send_all(|_| {
+        let send = send.clone();
+        Command::Run(Box::new(move || {
+            // Whoever waited may have given up.
+            let _ = send.send(());
+        }))
+    });
+    drop(send);
+    let n_done = receive.iter().count();
+    if n_done < workers.len() { Err(Error::internal("a worker has ended")) } else { Ok(()) }
+}
+
+/// Starts the dataflows of the catalog's views, sinks and arrangements, each after those that it reads. One that cannot
+/// be started says so when it is read.
+pub(crate) fn start_dataflows(engine: &Arc<EngineState>, coordinator: &mut Coordinator) {
+    let catalog = engine.catalog.read().clone();
+    let has_dataflow = |r: &&Arc<Relation>| matches!(r.kind, Kind::MaterializedView(_) | Kind::Sink(_));
+    let mut waiting: Vec<Arc<Relation>> =
+        catalog.arrangements().chain(catalog.relations().filter(has_dataflow)).cloned().collect();
+    waiting.sort_by_key(|r| r.id);
+    let mut started: HashSet<RelationId> = HashSet::new();
+    while !waiting.is_empty() {
+        let n_waiting = waiting.len();
+        let ids: HashSet<RelationId> = waiting.iter().map(|r| r.id).collect();
+        let is_next = |r: &Arc<Relation>| below(&catalog, r).iter().all(|id| *id == r.id || !ids.contains(id));
+        let (next, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_next);
+        for relation in next {
+            started.insert(relation.id);
+            if let Err(error) = start_dataflow(engine, coordinator, &catalog, &relation) {
+                tracing::error!(relation = %relation.name, %error, "a view could not be started again");
+                fail(engine, coordinator, &relation, error);
+            }
+        }
+        waiting = later;
+        if waiting.len() == n_waiting {
+            break;
+        }
+    }
+    for relation in catalog.relations().filter(|r| started.contains(&r.id)) {
+        coordinator.set_indexes(relation.id, &catalog);
+    }
+    for relation in catalog.relations().filter(|r| matches!(r.kind, Kind::Table | Kind::Stream)) {
+        coordinator.set_indexes(relation.id, &catalog);
+    }
+}
+
+fn start_dataflow(
+    engine: &Arc<EngineState>,
+    coordinator: &mut Coordinator,
+    catalog: &Catalog,
+    relation: &Arc<Relation>,
+) -> Result<()> {
+    let installation = stored_dataflow(engine, catalog, relation)?;
+    for id in &installation.imports {
+        let input = engine.clock.relation(*id).ok_or_else(|| Error::internal(format!("relation {id} is missing")))?;
+        input.check()?;
+    }
+    installation.start(coordinator)
+}
+
+/// A relation whose dataflow does not run, and why.
+fn fail(engine: &EngineState, coordinator: &Coordinator, relation: &Arc<Relation>, cause: Error) {
+    let account = engine.memory.part(None);
+    let shared =
+        Arc::new(millstream_runtime::RelationShared::new(engine.config.workers, account, engine.clock.holds()));
+    let live = Arc::new(LiveRelation::new(Arc::clone(relation), shared, Body::Stored, engine.config.workers));
+    live.fail(Failed { epoch: coordinator.last_made().max(Epoch::ZERO.next()), cause, origin: None });
+    engine.clock.relations.write().insert(relation.id, live);
+}
+
+/// All that a relation reads, at any distance.
+fn below(catalog: &Catalog, relation: &Relation) -> HashSet<RelationId> {
+    let mut all = HashSet::new();
+    let mut pending = relation.depends_on.clone();
+    while let Some(id) = pending.pop() {
+        if all.insert(id) {
+            let arrangement = || catalog.arrangements().find(|a| a.id == id);
+            let read = catalog.get(id).or_else(arrangement);
+            pending.extend(read.into_iter().flat_map(|r| r.depends_on.iter().copied()));
+        }
+    }
+    all
+}
