@@ -12,6 +12,7 @@ mod grouping_sets;
 mod keywords;
 mod quantified;
 mod session;
+mod table_command;
 mod tokens;
 mod trims;
 mod types;

@@ -10,6 +10,7 @@ use super::dialect::MillstreamDialect;
 use super::exclusion::rewrite_exclusions;
 use super::grouping_sets::flatten_grouping_sets;
 use super::quantified::rewrite_quantified;
+use super::table_command::rewrite_table_commands;
 use super::trims::complete_trims;
 
 pub(super) static DIALECT: MillstreamDialect = MillstreamDialect;
@@ -125,11 +126,12 @@ fn token_error(sql: &str, lines: &LineStarts, error: TokenizerError) -> Error {
 }
 
 /// Refuses phrases that are planned, and rewrites `TABLE(TUMBLE(TABLE r, DESCRIPTOR(c), i))` to `TUMBLE(r, c, i)`, `BETWEEN
-/// SYMMETRIC`, `EXCLUDE`, `LIKE ANY`, and all kinds of quoted strings to the plain one.
+/// SYMMETRIC`, `EXCLUDE`, `LIKE ANY`, `TABLE r`, and all kinds of quoted strings to the plain one.
 pub(super) fn prepare(mut piece: Piece<'_>) -> Result<Piece<'_>> {
     check_depth(&piece.tokens)?;
     refuse_planned(&piece.tokens)?;
     unwrap_table_functions(&mut piece.tokens);
+    rewrite_table_commands(&mut piece.tokens);
     end_before_options(&mut piece.tokens);
     rewrite_symmetric(&mut piece.tokens);
     rewrite_exclusions(&mut piece.tokens);
