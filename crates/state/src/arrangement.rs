@@ -19,13 +19,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, DynComparator, RecordBatch, UInt32Array, make_comparator};
+use arrow::array::{Array, ArrayRef, AsArray, DynComparator, RecordBatch, UInt32Array, make_comparator};
 use arrow::compute::SortOptions;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, IntervalMonthDayNanoType, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
 use millstream_types::delta::take_batch;
-use millstream_types::hash::{hash_columns, is_exact};
+use millstream_types::hash::{hash_columns, is_exact, mix};
 use millstream_types::{Delta, Epoch, Error, Result};
 use parking_lot::Mutex;
 
@@ -107,6 +107,9 @@ struct KeyIndex {
     columns: Vec<usize>,
     /// Equal hashes of non-null keys mean equal keys.
     exact: bool,
+    /// It finds a row as it is, and not all whose values are equal: intervals, of which many are equal, are told apart,
+    /// so that the rows of a chain are mostly the same.
+    finds_identical: bool,
     index: HashIndex,
     /// While it is built: the first chunk whose rows are not in it.
     built_to: Option<usize>,
@@ -116,7 +119,29 @@ impl KeyIndex {
     fn new(schema: &SchemaRef, columns: &[usize], deletable: bool) -> Self {
         let exact = matches!(columns, [one] if is_exact(schema.field(*one).data_type()));
         let index = if deletable { HashIndex::new() } else { HashIndex::append_only() };
-        KeyIndex { columns: columns.to_vec(), exact, index, built_to: None }
+        KeyIndex { columns: columns.to_vec(), exact, finds_identical: false, index, built_to: None }
+    }
+
+    /// The index through which a row to delete is found.
+    fn of_identity(schema: &SchemaRef, columns: &[usize]) -> Self {
+        let has_intervals = schema.fields().iter().any(|f| matches!(f.data_type(), DataType::Interval(_)));
+        let finds_identical = has_intervals && columns.len() == schema.fields().len();
+        KeyIndex { finds_identical, ..Self::new(schema, columns, true) }
+    }
+
+    /// The hashes of keys, one array a column.
+    fn hash(&self, keys: &[ArrayRef], n_rows: usize, hashes: &mut Vec<u64>) {
+        hash_columns(keys, n_rows, hashes);
+        if !self.finds_identical {
+            return;
+        }
+        for intervals in keys.iter().filter_map(|k| k.as_primitive_opt::<IntervalMonthDayNanoType>()) {
+            for (i, hash) in hashes.iter_mut().enumerate().filter(|(i, _)| intervals.is_valid(*i)) {
+                let value = intervals.value(i);
+                let parts = (value.months as u32 as u64) << 32 | value.days as u32 as u64;
+                *hash = mix(*hash ^ mix(parts ^ mix(value.nanoseconds as u64)));
+            }
+        }
     }
 
     /// Whether a row's chunk is one whose rows are in it.
@@ -183,12 +208,14 @@ impl Arrangement {
     /// # Errors
     /// Not supported, if a column's type cannot be kept.
     pub fn new(spec: &ArrangementSpec) -> Result<Self> {
-        let keys = spec.identity.iter().chain(&spec.indexes);
+        let deletable = spec.identity.is_some();
+        let identity = spec.identity.iter().map(|columns| KeyIndex::of_identity(&spec.schema, columns));
+        let others = spec.indexes.iter().map(|columns| KeyIndex::new(&spec.schema, columns, deletable));
         Ok(Arrangement {
             rows: ChunkedRows::new(spec.schema.clone())?,
             chunks: Vec::new(),
-            indexes: keys.map(|columns| KeyIndex::new(&spec.schema, columns, spec.identity.is_some())).collect(),
-            deletable: spec.identity.is_some(),
+            indexes: identity.chain(others).collect(),
+            deletable,
             n_live: 0,
             new_deaths: Vec::new(),
             deaths: VecDeque::new(),
@@ -224,17 +251,16 @@ impl Arrangement {
 
     /// The number of the index over exactly these columns, in this order, if all rows are in it.
     pub fn index_on(&self, columns: &[usize]) -> Option<usize> {
-        self.indexes.iter().position(|i| i.columns == columns && i.built_to.is_none())
+        self.indexes.iter().position(|i| i.columns == columns && i.built_to.is_none() && !i.finds_identical)
     }
 
     /// Makes the indexes over these columns the only ones beside the identity index; those that are new are built by
     /// [`Arrangement::build_indexes`]. Numbers of indexes other than the identity index change.
     pub fn set_indexes(&mut self, wanted: &[Vec<usize>]) {
-        let identity = self.deletable.then(|| self.indexes[0].columns.clone());
-        let is_kept = |columns: &Vec<usize>| identity.as_ref() == Some(columns) || wanted.contains(columns);
-        self.indexes.retain(|i| is_kept(&i.columns));
+        let mut is_identity = self.deletable;
+        self.indexes.retain(|i| std::mem::take(&mut is_identity) || wanted.contains(&i.columns));
         for columns in wanted {
-            if !self.indexes.iter().any(|i| i.columns == *columns) {
+            if !self.indexes.iter().any(|i| i.columns == *columns && !i.finds_identical) {
                 let index = KeyIndex::new(&self.rows.schema, columns, self.deletable);
                 self.indexes.push(KeyIndex { built_to: Some(0), ..index });
             }
@@ -253,7 +279,7 @@ impl Arrangement {
                 .collect();
             let keys: Vec<ArrayRef> = index.columns.iter().map(|&c| self.rows.columns[c].gather(&present)).collect();
             let mut hashes = Vec::new();
-            hash_columns(&keys, present.len(), &mut hashes);
+            index.hash(&keys, present.len(), &mut hashes);
             index.index.insert_all(&hashes, present);
             index.built_to = Some(chunk + 1);
         } else {
@@ -312,12 +338,12 @@ impl Arrangement {
             let keys = index.keys(columns);
             match rows {
                 Rows::Range { offset, len } if offset == 0 && keys.first().is_none_or(|k| k.len() == len) => {
-                    hash_columns(&keys, len, &mut hashes);
+                    index.hash(&keys, len, &mut hashes);
                 }
                 _ => {
                     let n_rows = keys.first().map_or(rows.len(), |k| k.len());
                     let mut all = Vec::new();
-                    hash_columns(&keys, n_rows, &mut all);
+                    index.hash(&keys, n_rows, &mut all);
                     hashes.clear();
                     hashes.extend((0..rows.len()).map(|i| all.get(rows.index(i)).copied().unwrap_or(all[0])));
                 }
@@ -343,7 +369,7 @@ impl Arrangement {
         let identity = &self.indexes[0];
         let keys = identity.keys(columns);
         let mut hashes = Vec::new();
-        hash_columns(&keys, delta.n_rows(), &mut hashes);
+        identity.hash(&keys, delta.n_rows(), &mut hashes);
         let mut missing = Vec::new();
         // Equal rows go down their chain together: each by itself would pass all that the others have taken.
         let mut pending = Matches::default();
@@ -554,7 +580,7 @@ impl Arrangement {
         let mut hashes = Vec::new();
         for index in &mut self.indexes {
             let keys: Vec<ArrayRef> = index.columns.iter().map(|&c| self.rows.columns[c].gather(&gone)).collect();
-            hash_columns(&keys, gone.len(), &mut hashes);
+            index.hash(&keys, gone.len(), &mut hashes);
             for (&row, &hash) in gone.iter().zip(&hashes) {
                 if index.covers(row) {
                     index.index.remove(hash, row);
@@ -637,7 +663,7 @@ impl Arrangement {
         }
         let mut hashes = Vec::new();
         for index in &mut self.indexes {
-            hash_columns(&index.keys(batch.columns()), living.len(), &mut hashes);
+            index.hash(&index.keys(batch.columns()), living.len(), &mut hashes);
             for ((&old, &new), &hash) in living.iter().zip(&moved).zip(&hashes) {
                 match (index.covers(old), index.covers(new)) {
                     (true, true) => index.index.rename(hash, old, new),

@@ -451,3 +451,32 @@ fn rows_without_columns_come_and_go() {
     }
     arrangement.apply(&delta(&[-2, 0])).expect_err("there is one row");
 }
+
+/// Rows of intervals that are equal and not the same are found each by itself, and all of them by key.
+#[test]
+fn intervals_that_are_equal_are_told_apart() {
+    use arrow::array::{IntervalMonthDayNanoArray, PrimitiveArray};
+    use arrow::datatypes::{IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit};
+    let schema = schema_of(&[("i", DataType::Interval(IntervalUnit::MonthDayNano))]);
+    let same = [(0, 30, 0), (1, 0, 0), (0, 29, 86_400_000_000_000)];
+    let value = |n: usize| IntervalMonthDayNano::new(same[n % 3].0, same[n % 3].1, same[n % 3].2);
+    let batch = |ns: &[usize]| {
+        let column: IntervalMonthDayNanoArray = PrimitiveArray::from_iter_values(ns.iter().map(|n| value(*n)));
+        RecordBatch::try_new(schema.clone(), vec![Arc::new(column)]).expect("one column")
+    };
+    let spec = ArrangementSpec { schema: schema.clone(), identity: Some(vec![0]), indexes: vec![vec![0]] };
+    let mut arrangement = Arrangement::new(&spec).expect("the types can be kept");
+    arrangement.apply(&Delta::new(batch(&[0, 1, 2]), Some(vec![4_000, 3_000, 2_000].into()))).expect("rows come");
+    arrangement.seal(Epoch(1), Epoch(1));
+    arrangement.apply(&Delta::new(batch(&[2, 0]), Some(vec![-2_000, -1].into()))).expect("the rows are there");
+    arrangement.apply(&Delta::new(batch(&[2]), Some(vec![-1].into()))).expect_err("all of it are gone");
+    let keys = batch(&[1]).columns().to_vec();
+    let mut hashes = Vec::new();
+    hash_columns(&keys, 1, &mut hashes);
+    let mut matches = Matches::default();
+    let index = arrangement.index_on(&[0]).expect("it was asked for");
+    arrangement.probe(index, &keys, &hashes, None, &mut matches);
+    assert_eq!(matches.len(), 3_999 + 3_000, "all that are equal");
+    arrangement.set_indexes(&[]);
+    assert_eq!(arrangement.index_on(&[0]), None);
+}
