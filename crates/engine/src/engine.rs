@@ -124,13 +124,7 @@ impl Engine {
             Arc::new(millstream_runtime::start(config.workers, Arc::clone(&clock) as Arc<dyn Events>)?);
         let memory = Account::root(config.memory.state);
         let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
-        let queries = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.query_threads)
-            .thread_name("query")
-            .thread_stack_size(2 * THREAD_STACK_BYTES)
-            .enable_time()
-            .build()
-            .map_err(internal)?;
+        let log = config.data_dir.as_ref().map(|folder| OpenLog::open(folder, &clock)).transpose()?;
         let query_memory = RuntimeEnvBuilder::new()
             .with_memory_limit(config.memory.queries, 1.0)
             // A query that does not fit fails, rather than fill a disk that nobody gave us.
@@ -140,7 +134,14 @@ impl Engine {
         let mut catalog = Catalog::new();
         crate::system::register(&mut catalog)?;
         crate::pg_catalog::register(&mut catalog)?;
-        let log = config.data_dir.as_ref().map(|folder| OpenLog::open(folder, &clock)).transpose()?;
+        // A runtime must not be dropped by itself in another one: what fails from here on fails with the engine.
+        let queries = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.query_threads)
+            .thread_name("query")
+            .thread_stack_size(2 * THREAD_STACK_BYTES)
+            .enable_time()
+            .build()
+            .map_err(internal)?;
         let mut coordinator =
             Coordinator::new(Arc::clone(&clock), Arc::clone(&workers), receive, Arc::clone(&memory), &config);
         let engine = Arc::new(EngineState {

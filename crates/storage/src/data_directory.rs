@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use millstream_types::{Error, ErrorKind, Result, SqlState};
 
@@ -21,6 +22,10 @@ const IN_USE: SqlState = SqlState("55006");
 
 /// The file that the lock is on.
 const LOCK: &str = "LOCK";
+
+/// How long one waits for a process that ends, looking each so long.
+const LOCKED_WITHIN: Duration = Duration::from_secs(1);
+const LOCKED_AFTER: Duration = Duration::from_millis(10);
 
 /// The file that says what the directory is.
 const IDENTITY: &str = "data.id";
@@ -53,10 +58,15 @@ impl DataDirectory {
         refuse_other_folders(path).map_err(|e| io_error("list", &shown, &e))??;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
         let lock = lock.map_err(|e| io_error("make", &format!("{shown}/{LOCK}"), &e))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(&shown)),
-            Err(TryLockError::Error(error)) => return Err(io_error("lock", &format!("{shown}/{LOCK}"), &error)),
+        let waits_until = Instant::now() + LOCKED_WITHIN;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // A process that was killed may still be on its way out.
+                Err(TryLockError::WouldBlock) if Instant::now() < waits_until => std::thread::sleep(LOCKED_AFTER),
+                Err(TryLockError::WouldBlock) => return Err(in_use(&shown)),
+                Err(TryLockError::Error(error)) => return Err(io_error("lock", &format!("{shown}/{LOCK}"), &error)),
+            }
         }
         let id = identity(&*disk)?;
         Ok(DataDirectory { id, disk, _lock: lock })
