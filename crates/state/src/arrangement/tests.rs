@@ -456,7 +456,7 @@ fn rows_without_columns_come_and_go() {
 #[test]
 fn intervals_that_are_equal_are_told_apart() {
     use arrow::array::{IntervalMonthDayNanoArray, PrimitiveArray};
-    use arrow::datatypes::{IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit};
+    use arrow::datatypes::{IntervalMonthDayNano, IntervalUnit};
     let schema = schema_of(&[("i", DataType::Interval(IntervalUnit::MonthDayNano))]);
     let same = [(0, 30, 0), (1, 0, 0), (0, 29, 86_400_000_000_000)];
     let value = |n: usize| IntervalMonthDayNano::new(same[n % 3].0, same[n % 3].1, same[n % 3].2);
