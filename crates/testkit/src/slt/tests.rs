@@ -128,7 +128,10 @@ fn refuses_what_depends_on_time_or_is_misspelt() {
 #[test]
 fn the_header_must_be_complete() {
     let read = |text: &str| SltFile::parse(text, Path::new("a.slt"), "a.slt").map(|file| file.header);
-    assert_eq!(read("# Why\n# postgres: no\n"), Ok(Header { purpose: "Why".into(), postgres: false }));
+    assert_eq!(read("# Why\n# postgres: no\n"), Ok(Header { purpose: "Why".into(), postgres: false, restart: true }));
+    let restart = read("# Why\n# postgres: no\n# restart: no, because\n").map(|header| header.restart);
+    assert_eq!(restart, Ok(false));
+    assert!(read("# Why\n# postgres: no\n# restart: no\n").is_err_and(|e| e.contains("and why")));
     assert!(read("# postgres: no\n").unwrap_err().contains("what the file is for"));
     assert!(read("# Why\n\n# postgres: no\n").unwrap_err().contains("`# postgres: yes`"));
 }
