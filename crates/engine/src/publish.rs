@@ -43,7 +43,7 @@ impl EngineState {
         catalog: &Catalog,
         gone: Vec<Arc<Relation>>,
         lock: &CatalogLock,
-    ) -> Publication {
+    ) -> Box<Publication> {
         // Settings are the session's.
         let catalog = catalog.clone().with_settings(FormatSettings::default());
         let known = self.catalog.read().clone();
@@ -54,11 +54,11 @@ impl EngineState {
         let mut made: Vec<Arc<Relation>> = made.cloned().collect();
         made.sort_by_key(|r| std::cmp::Reverse(r.id));
         let (engine, lock) = (Arc::downgrade(self), Arc::clone(lock));
-        Publication {
+        Box::new(Publication {
             change,
             publish: Box::new(move || make_known(&engine, catalog, gone, lock)),
             take_back: Box::new(move |coordinator| coordinator.drop_all(&made, &known)),
-        }
+        })
     }
 }
 

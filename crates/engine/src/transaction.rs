@@ -285,7 +285,7 @@ impl Transaction {
         &mut self,
         engine: &EngineState,
         is_asynchronous: bool,
-        publication: Option<Publication>,
+        publication: Option<Box<Publication>>,
     ) -> Result<()> {
         if self.is_read_only() && publication.is_none() {
             return Ok(());

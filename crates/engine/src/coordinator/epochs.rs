@@ -212,7 +212,8 @@ impl Coordinator {
         let mut resolved = Resolved { deltas, ..Resolved::default() };
         for ((reply, written), publication) in replies.into_iter().zip(written).zip(publications) {
             let mut publish_it = None;
-            if let Some(Publication { change, publish, take_back }) = publication {
+            if let Some(publication) = publication {
+                let Publication { change, publish, take_back } = *publication;
                 if written.is_ok() {
                     resolved.catalog.push(change);
                     resolved.take_back.push(take_back);

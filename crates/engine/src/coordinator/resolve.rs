@@ -26,7 +26,7 @@ pub(crate) struct Commit {
     /// The writer does not wait until it is durable.
     pub(crate) is_asynchronous: bool,
     /// What becomes of the catalog with it.
-    pub(crate) publication: Option<Publication>,
+    pub(crate) publication: Option<Box<Publication>>,
 }
 
 /// A change of the catalog that is made known when its epoch is closed.

@@ -59,7 +59,7 @@ impl Unpublished {
     }
 
     /// What has to become of the catalog with the commit.
-    fn hand_over(&mut self, lock: &CatalogLock) -> Publication {
+    fn hand_over(&mut self, lock: &CatalogLock) -> Box<Publication> {
         self.is_handed_over = true;
         self.engine.publication(&self.catalog, std::mem::take(&mut self.dropped), lock)
     }

@@ -408,12 +408,15 @@ fn plan_of_stored(catalog: &Catalog, relation: &Relation) -> Result<StoredPlan> 
     replan(catalog, relation, &used)
 }
 
+/// Makes a dataflow of the header of the epoch that it starts at, and of the offsets that its sources start from.
+type BuildDataflow = Box<dyn FnOnce(EpochHeader, Vec<Option<Range<u64>>>) -> InstallDataflow + Send>;
+
 /// A dataflow that is to be started.
 pub(crate) struct Installation {
     pub(crate) live: Arc<LiveRelation>,
     /// The relations that it reads.
     pub(crate) imports: Vec<RelationId>,
-    build: Box<dyn FnOnce(EpochHeader, Vec<Option<Range<u64>>>) -> InstallDataflow + Send>,
+    build: BuildDataflow,
 }
 
 impl Installation {

@@ -193,7 +193,7 @@ impl Session {
     pub(super) async fn commit_staged(
         &mut self,
         transaction: Option<SharedTransaction>,
-        publication: Option<Publication>,
+        publication: Option<Box<Publication>>,
     ) -> Result<()> {
         if transaction.is_none() && publication.is_none() {
             return Ok(());
