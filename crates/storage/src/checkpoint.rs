@@ -1,8 +1,20 @@
 //! Checkpoints: durable images of all state as of an epoch, as objects of what has changed and a manifest that names
-//! those which make up the state.
+//! those which make up the state. `docs/storage.md` describes the bytes and the rules.
 //!
-//! [`CheckpointStore`] is where one begins: it opens what is there, takes what workers write through [`ObjectWriter`],
-//! commits it, merges and deletes. [`Snapshot`] reads. `docs/storage.md` describes the bytes and the rules.
+//! ```text
+//!   CheckpointStore::open       what is there; deletes what writers have left that are no more
+//!
+//!   begin ─ Checkpoint::object ─ ObjectWriter::add, finish ─┐     a checkpoint: objects by workers, at once,
+//!                 (one a worker, on any thread)             └─ commit     then the manifest, which is the atomic point
+//!
+//!   hold ─ Snapshot::changes ─ TableChanges::read                 recovery: pieces by number, on any threads
+//!
+//!   merge_once, then collect                                      a thread of its own, beside all of that
+//! ```
+//!
+//! Invariants: what a manifest names was durable before it; objects never change; a manifest under its name is whole; the
+//! objects of the two newest manifests and of those that are held are there. Of all calls only those of
+//! [`CheckpointStore`] that commit take the store's lock while the disk is written, for as long as a manifest takes.
 
 mod block;
 mod format;

@@ -42,7 +42,7 @@ impl CheckpointStore {
     /// [`CheckpointStore::collect`] after the next commit.
     ///
     /// # Errors
-    /// 53100 and 58030 if the disk fails: nothing has changed, and it may be tried again. What is damaged stays as it is, for
+    /// 53100 and 58030 if the disk fails: nothing has changed, and it may be tried again after a while. What is damaged stays as it is, for
     /// those who read it to be told.
     pub fn merge_once(&self, stop: &AtomicBool) -> Result<Option<Merged>> {
         let _alone = self.shared.merging.lock();
@@ -66,8 +66,13 @@ impl CheckpointStore {
             }
         };
         drop(unmergeable);
+        self.merge_objects(&snapshot, chosen, stop)
+    }
+
+    /// Merges objects next to each other; nothing if it was stopped.
+    fn merge_objects(&self, snapshot: &Snapshot, chosen: Range<usize>, stop: &AtomicBool) -> Result<Option<Merged>> {
         let mut writer = self.shared.merged_object()?;
-        match merge(&snapshot, chosen.clone(), options.merge_bytes, &mut writer, stop) {
+        match merge(snapshot, chosen.clone(), self.shared.options.merge_bytes, &mut writer, stop) {
             Err(error) if error.state() == SqlState::QUERY_CANCELED => return Ok(None),
             merged => merged?,
         }
@@ -77,6 +82,17 @@ impl CheckpointStore {
         let bytes_after = written.as_ref().map_or(0, |object| object.n_bytes());
         self.shared.replace(objects, written)?;
         Ok(Some(Merged { n_objects: objects.len(), bytes_before, bytes_after }))
+    }
+
+    /// Merges some objects next to each other, whatever their sizes.
+    #[cfg(test)]
+    pub(super) fn merge_any(&self, random: &mut crate::random::Bits) -> Result<Option<Merged>> {
+        let _alone = self.shared.merging.lock();
+        let snapshot = self.hold();
+        let n_objects = snapshot.manifest().objects.len() as u64;
+        let start = random.below(n_objects.max(1));
+        let end = start + 1 + random.below(4);
+        self.merge_objects(&snapshot, start as usize..end.min(n_objects) as usize, &AtomicBool::new(false))
     }
 }
 

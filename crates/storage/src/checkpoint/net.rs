@@ -158,3 +158,48 @@ pub(super) fn interleave(batches: &[&RecordBatch], indices: &[(usize, usize)]) -
     }
     Ok(interleave_record_batch(batches, indices)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::datatypes::DataType;
+    use millstream_types::delta::schema_of;
+
+    use super::*;
+
+    /// Pieces from `- key`, `+ key value`; all in one partition.
+    fn pieces(changes: &[(Rows, i64, i64)], is_multiset: bool) -> Vec<Piece> {
+        let piece = |&(rows, key, value): &(Rows, i64, i64)| {
+            let columns =
+                [("k", key), ("v", value)].map(|(name, n)| (name, Arc::new(Int64Array::from(vec![n])) as ArrayRef));
+            let n_columns = if rows == Rows::Gone && !is_multiset { 1 } else { 2 };
+            let batch = RecordBatch::try_from_iter(columns.into_iter().take(n_columns)).expect("columns");
+            Piece { rows, runs: vec![(0, 1)], batch }
+        };
+        changes.iter().map(piece).collect()
+    }
+
+    /// What is left, as numbers of the changes.
+    fn left(changes: &[(Rows, i64, i64)], is_multiset: bool, is_oldest: bool) -> Result<(Vec<u32>, Vec<u32>)> {
+        let schema = schema_of(&[("k", DataType::Int64), ("v", DataType::Int64)]);
+        let shape = if is_multiset { TableShape::multiset(schema) } else { TableShape::keyed(schema, vec![0]) };
+        let net = net(&pieces(changes, is_multiset), &shape, &Identities::new(&shape)?, is_oldest)?;
+        let numbers = |places: Vec<Place>| places.into_iter().map(|(_, piece, _)| piece).collect();
+        Ok((numbers(net.gone), numbers(net.rows)))
+    }
+
+    #[test]
+    fn what_is_left() {
+        use Rows::{Added, Gone};
+        let updated = [(Added, 1, 10), (Gone, 1, 0), (Added, 1, 11), (Gone, 2, 0), (Added, 2, 20)];
+        assert_eq!(left(&updated, false, false), Ok((vec![3], vec![2, 4])));
+        assert!(left(&updated, false, true).is_err(), "there is no older row with key 2");
+        assert_eq!(left(&updated[..3], false, true), Ok((vec![], vec![2])));
+        let twice = [(Added, 1, 1), (Added, 1, 1), (Gone, 1, 1), (Gone, 2, 2), (Added, 2, 2), (Added, 2, 3)];
+        assert_eq!(left(&twice, true, false), Ok((vec![], vec![0, 5])), "the like of what is gone cancels it");
+        assert!(left(&twice[2..3], true, true).is_err());
+        assert_eq!(left(&twice[2..4], true, false), Ok((vec![0, 1], vec![])));
+    }
+}

@@ -68,7 +68,11 @@ impl Run {
                     return;
                 }
                 self.checkpoint(&store);
-                let merged = store.merge_once(&AtomicBool::new(false));
+                let merged = if step == 1 {
+                    store.merge_any(&mut self.random)
+                } else {
+                    store.merge_once(&AtomicBool::new(false))
+                };
                 self.note(merged);
                 if (step + part) % 2 == 0 {
                     let collected = store.collect();
