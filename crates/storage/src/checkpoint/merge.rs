@@ -32,6 +32,8 @@ pub struct Merged {
     pub bytes_before: u64,
     /// How many bytes it has.
     pub bytes_after: u64,
+    /// Tables that could not be merged, since something is wrong with them, and stay as they were.
+    pub n_tables_kept: usize,
 }
 
 impl CheckpointStore {
@@ -72,16 +74,17 @@ impl CheckpointStore {
     /// Merges objects next to each other; nothing if it was stopped.
     fn merge_objects(&self, snapshot: &Snapshot, chosen: Range<usize>, stop: &AtomicBool) -> Result<Option<Merged>> {
         let mut writer = self.shared.merged_object()?;
-        match merge(snapshot, chosen.clone(), self.shared.options.merge_bytes, &mut writer, stop) {
+        let merged = merge(snapshot, chosen.clone(), self.shared.options.merge_bytes, &mut writer, stop);
+        let n_tables_kept = match merged {
             Err(error) if error.state() == SqlState::QUERY_CANCELED => return Ok(None),
             merged => merged?,
-        }
+        };
         let written = writer.finish()?;
         let objects = &snapshot.manifest().objects[chosen];
         let bytes_before = objects.iter().map(|object| object.len).sum();
         let bytes_after = written.as_ref().map_or(0, |object| object.n_bytes());
         self.shared.replace(objects, written)?;
-        Ok(Some(Merged { n_objects: objects.len(), bytes_before, bytes_after }))
+        Ok(Some(Merged { n_objects: objects.len(), bytes_before, bytes_after, n_tables_kept }))
     }
 
     /// Merges some objects next to each other, whatever their sizes.
@@ -96,14 +99,15 @@ impl CheckpointStore {
     }
 }
 
-/// Writes what objects next to each other come to.
+/// Writes what objects next to each other come to; gives the number of tables that could not be merged.
 fn merge(
     snapshot: &Snapshot,
     chosen: Range<usize>,
     bytes_max: u64,
     writer: &mut ObjectWriter,
     stop: &AtomicBool,
-) -> Result<()> {
+) -> Result<usize> {
+    let mut n_kept = 0;
     let is_oldest = chosen.start == 0;
     let objects = chosen.map(|i| snapshot.object(i)).collect::<Result<Vec<_>>>()?;
     let tables: BTreeSet<TableId> = objects.iter().flat_map(|o| o.sections().iter().map(|s| s.table)).collect();
@@ -118,11 +122,12 @@ fn merge(
                 tracing::error!(%error, ?table, "the state of a table cannot be merged");
                 writer.abandon_section();
                 merge.copy(writer)?;
+                n_kept += 1;
             }
             merged => merged?,
         }
     }
-    Ok(())
+    Ok(n_kept)
 }
 
 /// Merging one table.

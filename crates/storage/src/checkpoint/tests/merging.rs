@@ -29,9 +29,14 @@ fn any_changes_and_any_merges() {
             model.change(&mut random);
             let n_workers = 1 + random.below(3) as usize;
             model.commit(&store, &before, epoch, n_workers).expect("there is room");
-            while random.below(3) > 0 && store.merge_once(&AtomicBool::new(false)).expect("it can be merged").is_some()
-            {
-                n_merges += 1;
+            for _ in 0..random.below(3) {
+                let merged = store.merge_any(&mut random).expect("it can be merged");
+                n_merges += usize::from(merged.is_some_and(|merged| merged.n_objects > 1));
+                assert!(merged.is_none_or(|merged| merged.n_tables_kept == 0), "{merged:?}");
+                model.check(&store.hold());
+            }
+            if random.below(4) == 0 {
+                store.merge_once(&AtomicBool::new(false)).expect("it can be merged");
                 model.check(&store.hold());
             }
             if random.below(4) == 0 {
@@ -193,8 +198,11 @@ fn a_damaged_table_keeps_its_damage_and_others_are_merged() {
     disk.damage(&path, block.offset as usize + 8, |bytes| bytes[0] ^= 4);
     drop(snapshot);
     let n_before = store.newest().n_objects();
-    while store.merge_once(&AtomicBool::new(false)).expect("others can be merged").is_some() {}
-    assert!(store.newest().n_objects() < n_before);
+    let mut n_kept = 0;
+    while let Some(merged) = store.merge_once(&AtomicBool::new(false)).expect("others can be merged") {
+        n_kept += merged.n_tables_kept;
+    }
+    assert!(n_kept > 0 && store.newest().n_objects() < n_before);
     let snapshot = store.hold();
     assert_eq!(snapshot.manifest().data_id, DATA_ID);
     for (&of, rows) in &model.tables {
