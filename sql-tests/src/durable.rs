@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use millstream_engine::{DATABASE, Engine, EngineConfig};
+use millstream_engine::{CheckpointWhen, DATABASE, Engine, EngineConfig};
 use millstream_server::Server;
 use millstream_testkit::slt::{Connection, Output, SqlError};
 use tempfile::TempDir;
@@ -163,7 +163,10 @@ pub fn to_serve() -> Option<(PathBuf, usize)> {
 /// # Errors
 /// What the engine or the socket says.
 pub async fn serve(folder: PathBuf, workers: usize) -> Result<(), String> {
-    let config = EngineConfig { workers, query_threads: 1, data_dir: Some(folder), ..EngineConfig::default() };
+    // So often that most kills come while one is written.
+    let checkpoints = CheckpointWhen { interval: Duration::from_millis(20), ..CheckpointWhen::default() };
+    let config =
+        EngineConfig { workers, query_threads: 1, data_dir: Some(folder), checkpoints, ..EngineConfig::default() };
     let engine = Engine::start(config).map_err(|error| format!("the engine does not start: {error}"))?;
     let no_server = |error: std::io::Error| format!("the server does not start: {error}");
     let server = Server::bind((Ipv4Addr::LOCALHOST, 0), engine).await.map_err(no_server)?;

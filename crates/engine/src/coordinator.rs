@@ -4,6 +4,7 @@
 //! up the next. A transaction is resolved at its turn, against the stores and the earlier transactions of its epoch, to
 //! an exact delta or to an error that leaves nothing; workers check nothing.
 
+mod checkpointing;
 mod epochs;
 mod flows;
 mod order;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use millstream_planner::RelationId;
 use millstream_planner::catalog::CatalogChange;
 use millstream_runtime::{Account, Command, EpochWork, Events, Workers};
-use millstream_state::{Holds, LastClosed};
+use millstream_state::{Hold, Holds, LastClosed};
 use millstream_storage::log::Reservation;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use parking_lot::RwLock;
@@ -29,6 +30,8 @@ use tokio::sync::{Notify, oneshot};
 use crate::journal::{Journal, WhenClosed, encode_epoch};
 use crate::live::LiveRelation;
 use crate::transaction::Written;
+pub use checkpointing::CheckpointWhen;
+use checkpointing::Checkpointing;
 pub(crate) use epochs::Answer;
 use flows::Flow;
 pub(crate) use order::OrderHold;
@@ -146,6 +149,16 @@ impl Clock {
         receive.await.map_err(|_| shutting_down())
     }
 
+    /// Waits for a checkpoint of all that was written so far.
+    ///
+    /// # Errors
+    /// 53100 and 58030 if it cannot be written.
+    pub(crate) async fn checkpoint(&self) -> Result<()> {
+        let (reply, receive) = oneshot::channel();
+        self.request(Request::Checkpoint(reply))?;
+        receive.await.map_err(|_| shutting_down())?
+    }
+
     /// Writes a transaction and waits until it is acknowledged.
     pub(crate) async fn write(&self, commit: Commit) -> Result<Written> {
         let (reply, receive) = oneshot::channel();
@@ -212,6 +225,10 @@ pub(crate) enum Request {
     Failed(RelationId, Epoch, Error),
     /// All state together has passed its limit.
     MemoryExceeded(Epoch),
+    /// Write a checkpoint now.
+    Checkpoint(oneshot::Sender<Result<()>>),
+    /// The checkpoint of an epoch is written, or could not be.
+    Checkpointed(Epoch, Result<()>),
     /// End.
     Shutdown,
 }
@@ -229,6 +246,8 @@ struct Base {
     next_worker: usize,
     /// When it was last written to, if anybody wanted to know.
     last_written: Instant,
+    /// What the next checkpoint has to have is held from here on.
+    saved: Option<Hold>,
 }
 
 /// The coordinator's own state; lives on its thread.
@@ -240,8 +259,12 @@ pub(crate) struct Coordinator {
     last_now_us: i64,
     /// The last epoch number that was given out.
     last_epoch: Epoch,
+    /// There is a data directory.
+    keeps: bool,
     /// Where epochs are recorded; nowhere if all data is in memory.
     journal: Option<Journal>,
+    /// Checkpoints, where epochs are recorded.
+    checkpointing: Option<Checkpointing>,
     /// The last epoch after which workers have forgotten what nobody can ask for.
     forgotten: Epoch,
     /// When the last epoch was made.
@@ -282,7 +305,9 @@ impl Coordinator {
             order: WriteOrder::default(),
             last_now_us: 0,
             last_epoch: Epoch::ZERO,
+            keeps: config.data_dir.is_some(),
             journal: None,
+            checkpointing: None,
             forgotten: Epoch::ZERO,
             made_at: Instant::now(),
             put_off_until: None,
@@ -296,11 +321,6 @@ impl Coordinator {
             batch_rows_max: config.batch_rows_max,
             validates: config.sabotage != Some(crate::engine::Sabotage::NoValidation),
         }
-    }
-
-    /// From now on epochs are recorded.
-    pub(crate) fn record_in(&mut self, journal: Journal) {
-        self.journal = Some(journal);
     }
 
     /// Serves requests until told to end.
@@ -338,12 +358,19 @@ impl Coordinator {
                     Request::Wake => {}
                     Request::Failed(id, epoch, error) => self.fail_flow(id, epoch, &error),
                     Request::MemoryExceeded(epoch) => self.relieve_memory(epoch),
+                    Request::Checkpoint(reply) => {
+                        // What was written before it belongs into it.
+                        self.make_epoch(std::mem::take(&mut writes));
+                        self.want_checkpoint(reply);
+                    }
+                    Request::Checkpointed(epoch, outcome) => self.checkpointed(epoch, &outcome),
                     Request::Shutdown => return,
                 }
                 request = if writes.len() < EPOCH_WRITES_MAX { self.take_request() } else { None };
             }
             self.make_epoch(writes);
             self.forget_when_idle();
+            self.checkpoint_if_due();
             self.drive_flows();
             self.set_stalled_aside();
         }
@@ -391,10 +418,17 @@ impl Coordinator {
         let stall = self.has_epochs_in_flight().then(|| (self.max_stall / 8).max(Duration::from_millis(1)));
         let now = self.has_write_to_admit().then_some(Duration::ZERO);
         let forget = (self.journal.is_some() && self.forgotten < self.last_epoch).then_some(IDLE);
-        [forget, held.or_else(|| self.until_sources_are_due()), self.until_writes_are_due(), stall, now]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.until_checkpoint_is_due(),
+            forget,
+            held.or_else(|| self.until_sources_are_due()),
+            self.until_writes_are_due(),
+            stall,
+            now,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The last epoch that there is, closed or not.
@@ -458,9 +492,13 @@ impl Coordinator {
     }
 
     /// Closes an epoch once it is durable, and answers its writers then, or at once if they do not wait for that.
-    fn enter(&self, epoch: Epoch, record: Option<RoomedRecord>, is_asynchronous: bool, answers: Vec<Answer>) {
+    fn enter(&mut self, epoch: Epoch, record: Option<RoomedRecord>, is_asynchronous: bool, answers: Vec<Answer>) {
         match (&self.journal, record) {
-            (Some(journal), Some((room, record))) => journal.append(room, record, epoch, is_asynchronous, answers),
+            (Some(journal), Some((room, record))) => {
+                let n_bytes = record.len();
+                let sequence = journal.append(room, record, epoch, is_asynchronous, answers);
+                self.note_record(sequence, n_bytes);
+            }
             _ => {
                 self.clock.close(epoch);
                 answers.into_iter().for_each(Answer::send);

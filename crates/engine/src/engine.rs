@@ -14,10 +14,11 @@ use millstream_runtime::{Account, Events, OperatorHook, Workers};
 use millstream_storage::data_directory::DataDirectory;
 use millstream_storage::log::{Log, LogOptions};
 use millstream_types::deep_stack::{THREAD_STACK_BYTES, on_own_stack};
-use millstream_types::{Error, Result, SqlState};
+use millstream_types::{Epoch, Error, Result, SqlState};
 use parking_lot::{Mutex, RwLock};
 
-use crate::coordinator::{Clock, Coordinator, Request};
+use crate::checkpoints::{Checkpoints, History, Restored};
+use crate::coordinator::{CheckpointWhen, Clock, Coordinator, Request};
 use crate::journal::{Journal, Waiting};
 use crate::memory::MemoryLimits;
 use crate::pg_catalog::Activity;
@@ -36,6 +37,8 @@ pub struct EngineConfig {
     pub workers: usize,
     /// Where data is kept; in memory alone if nowhere.
     pub data_dir: Option<PathBuf>,
+    /// When checkpoints are written.
+    pub checkpoints: CheckpointWhen,
     /// Threads on which ad-hoc queries run.
     pub query_threads: usize,
     /// Offsets that a followed source advances in one epoch at most.
@@ -70,6 +73,7 @@ impl Default for EngineConfig {
         EngineConfig {
             workers: cores,
             data_dir: None,
+            checkpoints: CheckpointWhen::default(),
             query_threads: cores,
             epoch_offsets_max: 40_000,
             batch_rows_max: 1 << 16,
@@ -107,6 +111,8 @@ pub(crate) struct EngineState {
     pub(crate) activity: Activity,
     /// When the engine started, in microseconds since 1970 UTC.
     pub(crate) started_us: i64,
+    /// The last checkpoints that were written.
+    pub(crate) checkpoints: History,
     coordinator: Mutex<Option<JoinHandle<()>>>,
     next_session: AtomicU32,
 }
@@ -158,12 +164,19 @@ impl Engine {
             templates: StatementCache::default(),
             activity: Activity::default(),
             started_us: crate::session::now_us(),
+            checkpoints: History::default(),
             coordinator: Mutex::default(),
             next_session: AtomicU32::new(1),
         });
-        if let Some(OpenLog { log, directory, waiting }) = log {
-            recovery::replay(&engine, &mut coordinator, &log)?;
-            coordinator.record_in(Journal::new(log, directory, waiting));
+        if let Some(OpenLog { log, directory, waiting, checkpoints }) = log {
+            let restored = Restored::of(checkpoints.newest());
+            recovery::replay(&engine, &mut coordinator, restored.as_ref(), &log)?;
+            let last = restored.map_or(Epoch::ZERO, |restored| restored.header().epoch);
+            let history = Arc::clone(&engine.checkpoints);
+            let checkpointer =
+                checkpoints.start(Arc::clone(&engine.clock), Arc::clone(&log), Arc::clone(&waiting), history)?;
+            let (journal, catalog) = (Journal::new(log, directory, waiting), engine.catalog.read().clone());
+            coordinator.record_in(journal, checkpointer, engine.config.checkpoints, catalog, last);
             // Queries are planned, however deep they are.
             on_own_stack(|| recovery::start_dataflows(&engine, &mut coordinator));
         }
@@ -195,9 +208,10 @@ impl Engine {
 
 /// A log with its data directory, and who is told of it.
 struct OpenLog {
-    log: Log,
+    log: Arc<Log>,
     directory: DataDirectory,
     waiting: Arc<Waiting>,
+    checkpoints: Checkpoints,
 }
 
 impl OpenLog {
@@ -206,8 +220,10 @@ impl OpenLog {
         let events = Arc::clone(&waiting);
         let directory = DataDirectory::open(folder)?;
         let options = LogOptions { id: directory.id(), ..LogOptions::default() };
-        let log = Log::open(directory.disk(), options, events)?;
-        Ok(OpenLog { log, directory, waiting })
+        let checkpoints = Checkpoints::open(&directory)?;
+        let log = Arc::new(Log::open(directory.disk(), options, events)?);
+        waiting.note_found(log.last_found());
+        Ok(OpenLog { log, directory, waiting, checkpoints })
     }
 }
 

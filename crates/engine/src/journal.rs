@@ -144,7 +144,7 @@ fn take_u64(rest: &mut &[u8]) -> Result<u64> {
 
 /// The log, as the coordinator writes it.
 pub(crate) struct Journal {
-    log: Log,
+    log: Arc<Log>,
     waiting: Arc<Waiting>,
     /// It is this process's until the log has ended.
     _directory: DataDirectory,
@@ -178,9 +178,20 @@ struct WaitingEpoch {
 pub(crate) type WhenClosed = Box<dyn FnOnce() + Send>;
 
 impl Waiting {
-    /// Takes the events of a log that has records up to `durable`.
+    /// Takes the events of a log.
     pub(crate) fn new(clock: Arc<Clock>) -> Arc<Self> {
         Arc::new(Waiting { clock, state: Mutex::default() })
+    }
+
+    /// All records up to this one were there when the log was opened.
+    pub(crate) fn note_found(&self, sequence: u64) {
+        let mut state = self.state.lock();
+        state.durable = state.durable.max(sequence);
+    }
+
+    /// The last record that is durable.
+    pub(crate) fn durable(&self) -> u64 {
+        self.state.lock().durable
     }
 
     /// Makes known what may be: all before the first epoch whose writers wait for its record. Records are durable in
@@ -218,8 +229,13 @@ impl LogEvents for Waiting {
 
 impl Journal {
     /// Writes to a log whose events `waiting` gets.
-    pub(crate) fn new(log: Log, directory: DataDirectory, waiting: Arc<Waiting>) -> Self {
+    pub(crate) fn new(log: Arc<Log>, directory: DataDirectory, waiting: Arc<Waiting>) -> Self {
         Journal { log, waiting, _directory: directory }
+    }
+
+    /// The last record that was there when the log was opened.
+    pub(crate) fn last_found(&self) -> u64 {
+        self.log.last_found()
     }
 
     /// Makes room for a record.
@@ -231,6 +247,7 @@ impl Journal {
     }
 
     /// Appends an epoch's record; its writers are answered when it is durable, or at once if they do not wait for that.
+    /// Returns the record's number.
     pub(crate) fn append(
         &self,
         room: Reservation,
@@ -238,7 +255,7 @@ impl Journal {
         epoch: Epoch,
         is_asynchronous: bool,
         answers: Vec<Answer>,
-    ) {
+    ) -> u64 {
         // The log's thread may be done with the record before it is noted here.
         let mut state = self.waiting.state.lock();
         let n_waiting = if is_asynchronous { 0 } else { answers.len() };
@@ -253,9 +270,13 @@ impl Journal {
                 };
                 state.epochs.push_back(WaitingEpoch { sequence, epoch, is_asynchronous, answers, then: vec![] });
                 self.waiting.make_known(&mut state);
+                sequence
             }
             // The process is about to end.
-            Err(error) => answers.into_iter().for_each(|answer| answer.fail(&error)),
+            Err(error) => {
+                answers.into_iter().for_each(|answer| answer.fail(&error));
+                u64::MAX
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod api;
 mod bases;
+mod checkpoints;
 mod coordinator;
 mod engine;
 mod journal;
@@ -25,6 +26,7 @@ mod system;
 mod transaction;
 
 pub use api::{CancelHandle, CopyIn, Notice, Response, ResultColumn, Rows, RowsTag, Severity, TransactionStatus};
+pub use coordinator::CheckpointWhen;
 #[doc(hidden)]
 pub use engine::Sabotage;
 pub use engine::{DATABASE, Engine, EngineConfig};

@@ -105,6 +105,11 @@ impl LiveRelation {
         Epoch(self.readable_from.load(Ordering::Acquire))
     }
 
+    /// How many workers have a part of it.
+    pub(crate) fn n_workers(&self) -> usize {
+        self.sealed.len()
+    }
+
     /// The coordinator alone calls this, before it makes the epoch known.
     pub(crate) fn touch(&self, epoch: Epoch) {
         self.last_touched.store(epoch.0, Ordering::Release);

@@ -1,6 +1,6 @@
 //! Recovery: an engine goes on from what is on its disk.
 //!
-//! The log has, epoch by epoch, what became of the catalog, of tables and streams, and how far sources have been read.
+//! The last checkpoint has what tables and streams held as of an epoch. The log has, from there on, epoch by epoch, what became of the catalog, of tables and streams, and how far sources have been read.
 //! Tables and streams take it in as if it were written again; then every view takes in what there is, like a new one.
 
 use std::collections::{HashMap, HashSet};
@@ -12,11 +12,13 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use millstream_planner::catalog::{CatalogChange, Kind, Relation};
 use millstream_planner::{Catalog, RelationId};
-use millstream_runtime::{Command, Workers};
+use millstream_runtime::{Command, Events, LoadRows, Workers};
 use millstream_state::codec::decode_rows;
 use millstream_storage::log::Log;
-use millstream_types::{Delta, Epoch, Error, Result};
+use millstream_types::hash::partitions_of;
+use millstream_types::{Delta, Epoch, Error, ErrorKind, Result, SqlState};
 
+use crate::checkpoints::Restored;
 use crate::coordinator::Coordinator;
 use crate::engine::EngineState;
 use crate::journal::{Change, EPOCH, EpochRecord, decode_epoch};
@@ -32,12 +34,26 @@ const TOLD_EVERY: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// XX001, naming file and place, if a record does not read right.
-pub(crate) fn replay(engine: &Arc<EngineState>, coordinator: &mut Coordinator, log: &Log) -> Result<()> {
-    let n_records = log.last_found();
+pub(crate) fn replay(
+    engine: &Arc<EngineState>,
+    coordinator: &mut Coordinator,
+    restored: Option<&Arc<Restored>>,
+    log: &Log,
+) -> Result<()> {
+    let last = log.last_found();
     let mut catalog = engine.catalog.read().clone();
+    let first = restored.map_or(1, |restored| restored.log_sequence());
+    if first > last + 1 {
+        let message = format!("the log ends with record {last}, and the last checkpoint goes on from record {first}");
+        return Err(Error::new(ErrorKind::External, SqlState::DATA_CORRUPTED, message)
+            .with_hint("Files of the folder \"log\" of the data directory are missing."));
+    }
+    if let Some(restored) = restored {
+        restore(engine, coordinator, &mut catalog, restored)?;
+    }
     let (began, mut told) = (Instant::now(), Instant::now());
     let mut n_bytes_ahead = 0;
-    for record in log.records(1) {
+    for record in log.records(first) {
         let record = record?;
         if record.kind != EPOCH {
             let message = format!("the log has a record of kind {}, which this release does not know", record.kind);
@@ -54,17 +70,50 @@ pub(crate) fn replay(engine: &Arc<EngineState>, coordinator: &mut Coordinator, l
         }
         if told.elapsed() >= TOLD_EVERY {
             told = Instant::now();
-            tracing::info!(record = record.sequence, of = n_records, "recovering from the log");
+            tracing::info!(record = record.sequence, of = last, "recovering from the log");
         }
     }
     wait_for(&engine.workers)?;
     coordinator.replayed();
-    if n_records > 0 {
-        let (epoch, took) = (coordinator.last_made(), began.elapsed());
+    if last > 0 {
+        let (epoch, took, n_records) = (coordinator.last_made(), began.elapsed(), last + 1 - first);
         tracing::info!(n_records, %epoch, ?took, "tables and streams have recovered");
     }
     *engine.catalog.write() = catalog;
     Ok(())
+}
+
+/// Takes in a checkpoint: what tables and streams held, all workers at once.
+fn restore(
+    engine: &Arc<EngineState>,
+    coordinator: &mut Coordinator,
+    catalog: &mut Catalog,
+    restored: &Arc<Restored>,
+) -> Result<()> {
+    let header = restored.header();
+    replay_change(engine, coordinator, catalog, restored.catalog()?)?;
+    coordinator.restored(&header);
+    let bases = coordinator.base_relations();
+    let (send, receive) = channel();
+    let n_workers = engine.workers.len();
+    for id in &bases {
+        let (restored, id, send) = (Arc::clone(restored), *id, send.clone());
+        let position = restored.position(id);
+        coordinator.note_restored(id, header.epoch, restored.next_row_id(id), position)?;
+        if position.is_some() {
+            (0..n_workers).for_each(|worker| engine.clock.completed(id, worker, header.epoch));
+            continue;
+        }
+        let rows = Box::new(move |worker| restored.rows(id, &partitions_of(worker, n_workers)));
+        let loaded = Box::new(move |outcome| {
+            // Whoever waited may have given up.
+            let _ = send.send(outcome);
+        });
+        let load = Arc::new(LoadRows { relation: id, epoch: header.epoch, rows, loaded });
+        engine.workers.send_all(|_| Command::Load(Arc::clone(&load)));
+    }
+    drop(send);
+    receive.into_iter().collect()
 }
 
 fn replay_epoch(

@@ -306,7 +306,14 @@ impl Session {
             Statement::Drop(drop) => self.drop_relations(drop).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe).await.map(Response::Rows),
             Statement::Explain(explain) => Box::pin(self.explain(explain, &parsed.text)).await,
-            Statement::Flush => Ok(done("FLUSH")),
+            Statement::Flush => {
+                self.engine.clock.until_all_closed().await;
+                Ok(done("FLUSH"))
+            }
+            Statement::Checkpoint => {
+                self.engine.clock.checkpoint().await?;
+                Ok(done("CHECKPOINT"))
+            }
             Statement::Unlisten => Ok(done("UNLISTEN")),
             Statement::Begin(modes) => Ok(self.begin(modes)),
             Statement::Commit => self.commit(false).await,

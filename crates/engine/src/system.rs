@@ -8,6 +8,7 @@ use millstream_planner::Catalog;
 use millstream_planner::catalog::{Column, Relation};
 use millstream_types::{Error, Result, SqlType};
 
+use crate::checkpoints::Written;
 use crate::engine::EngineState;
 use crate::live::{Body, LiveRelation, Stage};
 
@@ -37,7 +38,7 @@ impl ColumnType {
 
 use ColumnType::{BigInt, Text};
 
-const RELATIONS: [(&str, &[(&str, ColumnType)]); 6] = [
+const RELATIONS: [(&str, &[(&str, ColumnType)]); 7] = [
     (
         "relations",
         &[
@@ -96,6 +97,16 @@ const RELATIONS: [(&str, &[(&str, ColumnType)]); 6] = [
         ],
     ),
     (
+        "checkpoints",
+        &[
+            ("epoch", BigInt),
+            ("duration_us", BigInt),
+            ("bytes_written", BigInt),
+            ("objects", BigInt),
+            ("state_bytes", BigInt),
+        ],
+    ),
+    (
         "sources",
         &[("relation_id", BigInt), ("name", Text), ("connector", Text), ("position", BigInt), ("end_position", BigInt)],
     ),
@@ -138,6 +149,7 @@ pub(crate) fn rows(engine: &EngineState, relation: &Relation) -> Result<RecordBa
         "jobs" => running.iter().filter(|r| matches!(r.body, Body::Dataflow { .. })).map(|r| job(r)).collect(),
         "operators" => running.iter().flat_map(|r| operators(r)).collect(),
         "arrangements" => running.iter().flat_map(|r| arrangements(r)).collect(),
+        "checkpoints" => engine.checkpoints.lock().iter().map(checkpoint).collect(),
         "sources" => running.iter().filter_map(|r| source(r)).collect(),
         "row_errors" => running.iter().flat_map(|r| row_errors(r)).collect(),
         other => return Err(Error::internal(format!("system relation \"{other}\" has no rows"))),
@@ -157,6 +169,16 @@ fn bigint_of(cell: &Cell) -> Option<i64> {
 
 fn text_of(cell: &Cell) -> Option<&str> {
     if let Cell::Text(value) = cell { value.as_deref() } else { None }
+}
+
+fn checkpoint(written: &Written) -> Row {
+    vec![
+        int(written.epoch.0),
+        int(written.took.as_micros()),
+        int(written.n_bytes_written),
+        int(written.n_objects),
+        int(written.n_bytes),
+    ]
 }
 
 fn relations(engine: &EngineState) -> Vec<Row> {

@@ -116,6 +116,8 @@ pub enum Statement {
     Unlisten,
     /// `FLUSH`
     Flush,
+    /// `CHECKPOINT`
+    Checkpoint,
     /// `REFRESH MATERIALIZED VIEW name [CASCADE]`
     Refresh(Refresh),
     /// `COMMENT ON ...`

@@ -53,6 +53,8 @@ pub enum Command {
     Lookup(Lookup),
     /// Follows a relation's changes.
     Tap(RelationId, Tap),
+    /// Fills a stored relation that nobody has written to yet.
+    Load(Arc<LoadRows>),
     /// Forgets what nobody can ask for any more: this epoch is closed, and nothing has been sent after it.
     Forget(Epoch),
     /// Runs a closure on the worker's thread, between quanta; for tests.
@@ -153,6 +155,21 @@ pub enum RelationInput {
     /// Offsets of a source, this worker's share.
     Offsets(Range<u64>),
 }
+
+/// The rows that a stored relation has to begin with.
+pub struct LoadRows {
+    /// The relation.
+    pub relation: RelationId,
+    /// As of which epoch they are.
+    pub epoch: Epoch,
+    /// Gives a worker those that it is to keep; called on its thread.
+    pub rows: RowsOfWorker,
+    /// Told by each worker when it has them.
+    pub loaded: Box<dyn Fn(Result<()>) + Send + Sync>,
+}
+
+/// Gives the rows of a worker, all columns.
+pub type RowsOfWorker = Box<dyn Fn(usize) -> Result<Vec<RecordBatch>> + Send + Sync>;
 
 /// A lookup of keys in a stored relation or a view.
 pub struct Lookup {

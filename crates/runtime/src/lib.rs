@@ -21,8 +21,8 @@ pub mod source;
 mod worker;
 
 pub use command::{
-    Command, EpochWork, Events, Follow, InstallDataflow, Lookup, LookupReply, OperatorHook, RelationInput,
-    RelationSpec, Root, Round, Tap,
+    Command, EpochWork, Events, Follow, InstallDataflow, LoadRows, Lookup, LookupReply, OperatorHook, RelationInput,
+    RelationSpec, Root, Round, RowsOfWorker, Tap,
 };
 pub use memory::{Account, Charge};
 pub use metrics::{DataflowMetrics, Intake, NodeMetrics};

@@ -10,7 +10,7 @@ use millstream_operators::dataflow::split_by_hash;
 use millstream_planner::catalog::{CatalogChange, Kind, Relation};
 use millstream_planner::{Catalog, RelationId};
 use millstream_runtime::{Command, RelationInput, RelationSpec};
-use millstream_types::{Delta, EpochHeader, Error, Result};
+use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use tokio::sync::oneshot;
 
 use super::resolve::{Publication, Resolver};
@@ -98,6 +98,7 @@ impl Coordinator {
         };
         self.make(&header);
         self.note_touched(&header, &deltas, &offsets);
+        self.note_catalog(catalog);
         self.enter(header.epoch, record, is_asynchronous, answers);
         self.send_changes(&header, deltas, offsets);
     }
@@ -257,6 +258,12 @@ impl Coordinator {
         parts
     }
 
+    /// An epoch is as a checkpoint has it.
+    pub(crate) fn restored(&mut self, header: &EpochHeader) {
+        self.make(header);
+        self.clock.close(header.epoch);
+    }
+
     /// Does an epoch again.
     pub(crate) fn replay(&mut self, header: &EpochHeader, deltas: Changes, offsets: Offsets) {
         self.make(header);
@@ -277,6 +284,11 @@ impl Coordinator {
         }
     }
 
+    /// All tables and streams.
+    pub(crate) fn base_relations(&self) -> Vec<RelationId> {
+        self.bases.keys().copied().collect()
+    }
+
     /// A table or stream that runs.
     pub(crate) fn base_relation(&self, id: RelationId) -> Option<Arc<Relation>> {
         self.base(id).map(|base| Arc::clone(&base.live.relation))
@@ -290,7 +302,10 @@ impl Coordinator {
             Body::Source { source, .. } => Some(sources::SourceState::new(Arc::clone(source))),
             _ => None,
         };
-        self.bases.insert(id, Base { live, next_row_id: 1, source, next_worker: 0, last_written: Instant::now() });
+        // Held from its beginning, until a checkpoint has it.
+        let saved = self.keeps.then(|| live.shared.holds.acquire(Epoch::ZERO).ok()).flatten();
+        let last_written = Instant::now();
+        self.bases.insert(id, Base { live, next_row_id: 1, source, next_worker: 0, last_written, saved });
         let spec = Arc::new(spec);
         self.workers.send_all(|_| Command::CreateRelation(id, Arc::clone(&spec)));
     }

@@ -34,6 +34,16 @@ impl SourceState {
         SourceState { source, started: now, started_at: 0, position: 0, last_advanced: now - TICK }
     }
 
+    /// Where it is.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Goes to where it was.
+    pub(super) fn go_to(&mut self, position: u64) {
+        self.position = position;
+    }
+
     /// Goes on from where it is, whenever it got there.
     pub(super) fn restart(&mut self) {
         (self.started, self.started_at) = (Instant::now(), self.position);

@@ -74,6 +74,10 @@ pub(super) fn parse(c: &mut Cursor<'_>, word: &str) -> Result<Option<Statement>>
             c.words(&["FLUSH"]);
             Statement::Flush
         }
+        "CHECKPOINT" => {
+            c.words(&["CHECKPOINT"]);
+            Statement::Checkpoint
+        }
         _ => return Ok(None),
     };
     Ok(Some(statement))

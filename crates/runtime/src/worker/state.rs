@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use millstream_operators::operator::Arrangements;
 use millstream_operators::{NodeId, RelationId};
-use millstream_state::{Arrangement, Hold, Matches};
+use millstream_state::{Arrangement, Hold, Matches, Rows};
 use millstream_types::hash::hash_columns;
 use millstream_types::{Delta, Epoch, Error, Result};
 use timely::worker::Worker;
 
 use super::feed::FeedQueue;
 use crate::adapter::SMALL_STATE;
-use crate::command::{Command, EpochWork, Events, InstallDataflow, Lookup, RelationInput, RelationSpec, Root, Round};
+use crate::command::{
+    Command, EpochWork, Events, InstallDataflow, LoadRows, Lookup, RelationInput, RelationSpec, Root, Round,
+};
 use crate::dataflow::{Awaited, Built, Outbox, Site, build};
 use crate::failure::Failure;
 use crate::memory::Charge;
@@ -165,6 +167,7 @@ impl WorkerState {
             Command::SetAside(id) => self.set_follows(id, false),
             Command::Epoch(work) => self.epoch(work),
             Command::Lookup(lookup) => self.lookup(lookup),
+            Command::Load(load) => (load.loaded)(self.load(&load)),
             Command::Forget(epoch) => self.forget(epoch),
             Command::Tap(id, tap) => {
                 if let Some(relation) = self.relations.get_mut(&id) {
@@ -392,6 +395,23 @@ impl WorkerState {
             }
             self.events.completed(sealed.relation, self.index, sealed.upto);
         }
+    }
+
+    fn load(&mut self, load: &LoadRows) -> Result<()> {
+        let Some(relation) = self.relations.get_mut(&load.relation) else { return Ok(()) };
+        let Part::Stored(arrangement) = &relation.part else {
+            return Err(Error::internal(format!("relation {} keeps no rows of its own", load.relation)));
+        };
+        let mut arrangement = arrangement.borrow_mut();
+        for rows in (load.rows)(self.index)? {
+            arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: rows.num_rows() });
+        }
+        arrangement.seal(load.epoch, relation.shared.holds.advance(load.epoch));
+        if let Some(charge) = &mut relation.charge {
+            charge.set(arrangement.n_bytes());
+        }
+        self.events.completed(load.relation, self.index, load.epoch);
+        Ok(())
     }
 
     fn forget(&mut self, epoch: Epoch) {

@@ -1,0 +1,186 @@
+//! When checkpoints are written, and of what.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millstream_planner::{Catalog, RelationId};
+use millstream_types::{Epoch, Error, Result};
+use tokio::sync::oneshot;
+
+use super::Coordinator;
+use crate::checkpoints::{BaseImage, Checkpointer, Image};
+use crate::journal::Journal;
+
+/// When a checkpoint is written without being asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointWhen {
+    /// After so long, if something has happened since the last one.
+    pub interval: Duration,
+    /// When the log has had so many bytes of records since the last one.
+    pub log_bytes: usize,
+}
+
+impl Default for CheckpointWhen {
+    fn default() -> Self {
+        CheckpointWhen { interval: Duration::from_secs(10), log_bytes: 256 << 20 }
+    }
+}
+
+/// The coordinator's part in checkpoints.
+pub(super) struct Checkpointing {
+    checkpointer: Checkpointer,
+    when: CheckpointWhen,
+    /// As of the last epoch that was made.
+    catalog: Catalog,
+    /// The epoch of the last one that was written.
+    last: Epoch,
+    /// When the last one was begun.
+    began: Instant,
+    /// The relations in the one that is being written.
+    writing: Option<HashSet<RelationId>>,
+    /// The last record of the log.
+    last_sequence: u64,
+    /// Bytes of records since the last one was begun.
+    n_log_bytes: usize,
+    /// Who waits for the one that is being written, and for the one after it.
+    waiting: Vec<oneshot::Sender<Result<()>>>,
+    waiting_for_next: Vec<oneshot::Sender<Result<()>>>,
+}
+
+impl Coordinator {
+    /// From now on epochs are recorded, and checkpoints written. `last` is the epoch of the last checkpoint, `catalog` that
+    /// of the last epoch.
+    pub(crate) fn record_in(
+        &mut self,
+        journal: Journal,
+        checkpointer: Checkpointer,
+        when: CheckpointWhen,
+        catalog: Catalog,
+        last: Epoch,
+    ) {
+        self.checkpointing = Some(Checkpointing {
+            checkpointer,
+            when,
+            catalog,
+            last,
+            began: Instant::now(),
+            writing: None,
+            last_sequence: journal.last_found(),
+            n_log_bytes: 0,
+            waiting: vec![],
+            waiting_for_next: vec![],
+        });
+        self.journal = Some(journal);
+    }
+
+    /// Notes that a record was appended.
+    pub(super) fn note_record(&mut self, sequence: u64, n_bytes: usize) {
+        if let Some(checkpointing) = &mut self.checkpointing {
+            checkpointing.last_sequence = sequence;
+            checkpointing.n_log_bytes += n_bytes;
+        }
+    }
+
+    /// Notes what becomes of the catalog with the epoch that is being made.
+    pub(super) fn note_catalog(&mut self, changes: Vec<millstream_planner::catalog::CatalogChange>) {
+        if let Some(checkpointing) = &mut self.checkpointing {
+            changes.into_iter().for_each(|change| checkpointing.catalog.apply(change));
+        }
+    }
+
+    /// Somebody waits for a checkpoint of all that was written so far.
+    pub(super) fn want_checkpoint(&mut self, reply: oneshot::Sender<Result<()>>) {
+        match &mut self.checkpointing {
+            Some(checkpointing) => checkpointing.waiting_for_next.push(reply),
+            // All data is in memory: there is nothing to be done.
+            None => drop(reply.send(Ok(()))),
+        }
+    }
+
+    pub(super) fn checkpoint_if_due(&mut self) {
+        let epoch = self.last_epoch;
+        let Some(checkpointing) = &mut self.checkpointing else { return };
+        if checkpointing.writing.is_some() {
+            return;
+        }
+        if epoch == checkpointing.last {
+            let waiting = std::mem::take(&mut checkpointing.waiting_for_next);
+            waiting.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
+            return;
+        }
+        let when = checkpointing.when;
+        let is_due = !checkpointing.waiting_for_next.is_empty()
+            || checkpointing.began.elapsed() >= when.interval
+            || checkpointing.n_log_bytes >= when.log_bytes;
+        if !is_due {
+            return;
+        }
+        checkpointing.waiting = std::mem::take(&mut checkpointing.waiting_for_next);
+        checkpointing.writing = Some(self.bases.keys().copied().collect());
+        checkpointing.began = Instant::now();
+        checkpointing.n_log_bytes = 0;
+        let bases = self.bases.values().filter_map(|base| {
+            Some(BaseImage {
+                live: Arc::clone(&base.live),
+                since: base.saved.clone()?,
+                next_row_id: base.next_row_id,
+                position: base.source.as_ref().map(super::sources::SourceState::position),
+            })
+        });
+        let mut bases: Vec<BaseImage> = bases.collect();
+        bases.sort_by_key(|base| base.live.id);
+        let header = millstream_types::EpochHeader { epoch, now_us: self.last_now_us };
+        let (log_sequence, catalog) = (checkpointing.last_sequence.saturating_add(1), checkpointing.catalog.clone());
+        checkpointing.checkpointer.write(Image { header, log_sequence, catalog, bases });
+    }
+
+    /// How long until a checkpoint is due.
+    pub(super) fn until_checkpoint_is_due(&self) -> Option<Duration> {
+        let checkpointing = self.checkpointing.as_ref()?;
+        let is_wanted = checkpointing.writing.is_none() && self.last_epoch > checkpointing.last;
+        is_wanted.then(|| checkpointing.when.interval.saturating_sub(checkpointing.began.elapsed()))
+    }
+
+    /// A checkpoint is written, or could not be.
+    pub(super) fn checkpointed(&mut self, epoch: Epoch, outcome: &Result<()>) {
+        let Some(checkpointing) = &mut self.checkpointing else { return };
+        let written = checkpointing.writing.take().unwrap_or_default();
+        if outcome.is_ok() {
+            checkpointing.last = epoch;
+        }
+        let waiting = std::mem::take(&mut checkpointing.waiting);
+        waiting.into_iter().for_each(|reply| drop(reply.send(outcome.clone())));
+        if outcome.is_err() {
+            return;
+        }
+        for (_, base) in self.bases.iter_mut().filter(|(id, _)| written.contains(id)) {
+            if let Some(saved) = &mut base.saved {
+                saved.advance(epoch);
+            }
+        }
+    }
+
+    /// What was restored of a table or stream is as of an epoch.
+    ///
+    /// # Errors
+    /// Internal, if it cannot be held as of that.
+    pub(crate) fn note_restored(
+        &mut self,
+        id: RelationId,
+        epoch: Epoch,
+        next_row_id: Option<i64>,
+        position: Option<u64>,
+    ) -> Result<()> {
+        let Some(base) = self.bases.get_mut(&id) else { return Ok(()) };
+        base.next_row_id = next_row_id.unwrap_or(base.next_row_id);
+        if let (Some(source), Some(position)) = (&mut base.source, position) {
+            source.go_to(position);
+            base.live.advance(epoch, position);
+        }
+        base.live.touch(epoch);
+        let held = base.live.shared.holds.acquire(epoch);
+        base.saved = Some(held.map_err(|since| Error::internal(format!("epoch {epoch} is gone, there is {since}")))?);
+        Ok(())
+    }
+}
