@@ -47,9 +47,12 @@ pub struct ServeArgs {
     #[arg(long)]
     pub in_memory: bool,
     /// Keep tables, streams and definitions in this folder, which is made if it is not there; views are computed anew
-    /// when the process starts. So far what is written there is never compacted
+    /// when the process starts
     #[arg(long, value_name = "FOLDER", conflicts_with = "in_memory")]
     pub data_dir: Option<PathBuf>,
+    /// With --data-dir, write a checkpoint after so many seconds, and as often as the log grows by 256 MB
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub checkpoint_interval: Duration,
     /// What is logged, as in RUST_LOG: a level, or target=level, separated by commas
     #[arg(long, value_name = "DIRECTIVES", default_value = "info")]
     pub log: String,
@@ -67,6 +70,11 @@ pub struct DemoArgs {
     /// Options of serving.
     #[command(flatten)]
     pub serve: ServeArgs,
+}
+
+fn seconds(text: &str) -> std::result::Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "not a time".to_owned())
 }
 
 impl ServeArgs {
@@ -124,6 +132,10 @@ mod tests {
         let memory = serve(&["millstream", "--memory-limit", "3GB"]).memory();
         assert!(memory.state + memory.queries <= 3 << 30 && memory.view < memory.state);
         assert!(Cli::try_parse_from(["millstream", "--memory-limit", "much"]).is_err());
+        let every = serve(&["millstream", "--data-dir", "d", "--checkpoint-interval", "0.5"]).checkpoint_interval;
+        assert_eq!(every, Duration::from_millis(500));
+        assert!(Cli::try_parse_from(["millstream", "--checkpoint-interval", "-1"]).is_err());
+        assert!(Cli::try_parse_from(["millstream", "--data-dir", "d", "--in-memory"]).is_err());
     }
 
     #[test]

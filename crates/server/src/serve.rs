@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use millstream_engine::{Engine, EngineConfig};
+use millstream_engine::{CheckpointWhen, Engine, EngineConfig};
 use millstream_types::deep_stack::THREAD_STACK_BYTES;
 use millstream_types::{Error, ErrorKind, Result, SqlState};
 use tokio::runtime::{self, Runtime};
@@ -45,6 +45,7 @@ impl Service {
             workers: args.n_workers(),
             memory: args.memory(),
             data_dir: args.data_dir.clone(),
+            checkpoints: CheckpointWhen { interval: args.checkpoint_interval, ..CheckpointWhen::default() },
             ..EngineConfig::default()
         })?;
         let server = Server::bind(args.listen, engine.clone()).await.map_err(not_bound)?;
