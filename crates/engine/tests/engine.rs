@@ -3,6 +3,7 @@
 mod engine {
     mod arrangements;
     mod common;
+    mod durability;
     mod flow;
     mod history;
     mod planning;
