@@ -83,17 +83,15 @@ async fn checkpoints_and_the_log_together_are_what_was_written() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_is_cut_at_checkpoints() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut n_rows = 0;
     for round in 0..6 {
         // Each start begins a segment.
         let engine = start(folder.path(), 2).expect("it starts");
         if round == 0 {
             run(&engine, "CREATE TABLE t (k int PRIMARY KEY)").await;
         }
-        assert_eq!(number(&engine, "SELECT count(*) FROM t").await, n_rows);
+        assert_eq!(number(&engine, "SELECT count(*) FROM t").await, round);
         run(&engine, &format!("INSERT INTO t VALUES ({round})")).await;
         run(&engine, "CHECKPOINT").await;
-        n_rows += 1;
         engine.shutdown().await;
     }
     assert!(files(folder.path(), "log").len() <= 3, "{:?}", files(folder.path(), "log"));
