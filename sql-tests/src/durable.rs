@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use millstream_engine::{CheckpointWhen, DATABASE, Engine, EngineConfig};
 use millstream_server::Server;
+use millstream_server::serve::outlive_file_size_limit;
 use millstream_testkit::slt::{Connection, Output, SqlError};
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
@@ -78,6 +79,26 @@ impl Durable {
     /// Ends the server.
     pub async fn kill(&self) {
         end(self.running.lock().await.take()).await;
+    }
+
+    /// Limits the size that the server's files may have, in bytes, or takes the limit back.
+    ///
+    /// # Errors
+    /// If there is no `prlimit`, or no process of its own.
+    pub async fn limit_files(&self, n_bytes: Option<u64>) -> Result<(), String> {
+        let id = match &*self.running.lock().await {
+            Some(Running::Child(child, _)) => child.0.id(),
+            _ => return Err("the server is no process of its own".to_owned()),
+        };
+        let limit = n_bytes.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+        let mut command = Command::new("prlimit");
+        command.args(["--pid", &id.to_string(), &format!("--fsize={limit}:")]);
+        let status = spawn_blocking(move || command.status()).await.map_err(|e| e.to_string())?;
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("prlimit: {status}")),
+            Err(error) => Err(format!("prlimit does not run: {error}")),
+        }
     }
 
     /// Ends the server if it runs, starts it again, and waits until all views follow their inputs.
@@ -167,6 +188,7 @@ pub async fn serve(folder: PathBuf, workers: usize) -> Result<(), String> {
     let checkpoints = CheckpointWhen { interval: Duration::from_millis(20), ..CheckpointWhen::default() };
     let config =
         EngineConfig { workers, query_threads: 1, data_dir: Some(folder), checkpoints, ..EngineConfig::default() };
+    outlive_file_size_limit().map_err(|error| error.to_string())?;
     let engine = Engine::start(config).map_err(|error| format!("the engine does not start: {error}"))?;
     let no_server = |error: std::io::Error| format!("the server does not start: {error}");
     let server = Server::bind((Ipv4Addr::LOCALHOST, 0), engine).await.map_err(no_server)?;

@@ -364,6 +364,53 @@ async fn run_transaction(connection: &mut WireConnection, sql: &str) -> Result<(
     outcome.map(|_| ())
 }
 
+/// A disk without room refuses writes, and nothing else; when there is room again, they go on.
+///
+/// # Errors
+/// What is not so.
+pub async fn full_disk() -> Result<(), String> {
+    const LIMIT: u64 = 10_000_000;
+    let server = Durable::start(Restart::Kill).await?;
+    let mut connection = server.connect().await.map_err(|e| e.to_string())?;
+    execute(&mut connection, "CREATE TABLE t (k int PRIMARY KEY, v text)").await?;
+    execute(&mut connection, "CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n, sum(length(v)) AS len FROM t")
+        .await?;
+    server.limit_files(Some(LIMIT)).await?;
+    let insert = |k: i64| {
+        format!("INSERT INTO t SELECT {k}, string_agg(md5((i * {k})::text), '') FROM generate_series(1, 10000) i")
+    };
+    let mut n_rows = 0;
+    let refused = loop {
+        match connection.run(&insert(n_rows + 1)).await {
+            Ok(_) if n_rows < 100 => n_rows += 1,
+            Ok(_) => return Err("a log of 32 MB fits into a file of 10".to_owned()),
+            Err(error) => break error,
+        }
+    };
+    if refused.state.as_deref() != Some("53100") {
+        return Err(format!("the write that does not fit fails with {refused}"));
+    }
+    let check = "SELECT count(*) FROM t JOIN n ON n.n = (SELECT count(*) FROM t)";
+    if number(&mut connection, check).await? != n_rows {
+        return Err("what was refused is there, or what was not is missing".to_owned());
+    }
+    // Statements that change the catalog are refused as well, and leave nothing.
+    let _ = connection.run("CREATE TABLE other (a int)").await;
+    server.limit_files(None).await?;
+    execute(&mut connection, &insert(n_rows + 1)).await?;
+    n_rows += 1;
+    execute(&mut connection, "CREATE TABLE IF NOT EXISTS other (a int)").await?;
+    execute(&mut connection, "INSERT INTO other VALUES (1)").await?;
+    connection.close().await;
+    server.restart().await?;
+    let mut connection = server.connect().await.map_err(|e| e.to_string())?;
+    if number(&mut connection, check).await? != n_rows || number(&mut connection, "SELECT a FROM other").await? != 1 {
+        return Err("after a kill not all is there".to_owned());
+    }
+    connection.close().await;
+    Ok(())
+}
+
 async fn execute(connection: &mut WireConnection, sql: &str) -> Result<(), String> {
     connection.run(sql).await.map(|_| ()).map_err(|e| format!("{sql}: {e}"))
 }

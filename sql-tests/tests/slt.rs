@@ -87,6 +87,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error),
     }
     trials.push(kill_trial(&suite));
+    trials.push(full_disk_trial(&suite));
     trials.push(Trial::test("files::enough", move || check_sizes(&sizes)));
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     // The trials hold the suite no longer, so this stops Postgres.
@@ -173,6 +174,17 @@ fn kill_trial(suite: &Arc<Suite>) -> Trial {
         Ok(())
     };
     Trial::test("kill::under_load", run)
+}
+
+/// A disk that is full, for a while.
+fn full_disk_trial(suite: &Arc<Suite>) -> Trial {
+    let suite = suite.clone();
+    Trial::ignorable_test("kill::full_disk", move || {
+        if std::process::Command::new("prlimit").output().is_err() {
+            return Ok(Completion::ignored_with("there is no prlimit (package util-linux)"));
+        }
+        suite.in_time(killing::full_disk()).map(|()| Completion::Completed)
+    })
 }
 
 fn kills_of(named: &str) -> Option<(u64, usize)> {

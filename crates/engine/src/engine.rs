@@ -22,7 +22,7 @@ use crate::coordinator::{CheckpointWhen, Clock, Coordinator, Request};
 use crate::journal::{Journal, Waiting};
 use crate::memory::MemoryLimits;
 use crate::pg_catalog::Activity;
-use crate::recovery;
+use crate::recovery::{self, Recovered};
 use crate::session::Session;
 use crate::statement_cache::StatementCache;
 use crate::transaction::Transaction;
@@ -111,6 +111,8 @@ pub(crate) struct EngineState {
     pub(crate) activity: Activity,
     /// When the engine started, in microseconds since 1970 UTC.
     pub(crate) started_us: i64,
+    /// What this start has gone on from.
+    pub(crate) recovered: Mutex<Option<Recovered>>,
     /// The last checkpoints that were written.
     pub(crate) checkpoints: History,
     coordinator: Mutex<Option<JoinHandle<()>>>,
@@ -164,13 +166,15 @@ impl Engine {
             templates: StatementCache::default(),
             activity: Activity::default(),
             started_us: crate::session::now_us(),
+            recovered: Mutex::default(),
             checkpoints: History::default(),
             coordinator: Mutex::default(),
             next_session: AtomicU32::new(1),
         });
         if let Some(OpenLog { log, directory, waiting, checkpoints }) = log {
             let restored = Restored::of(checkpoints.newest());
-            recovery::replay(&engine, &mut coordinator, restored.as_ref(), &log)?;
+            let recovered = recovery::replay(&engine, &mut coordinator, restored.as_ref(), &log)?;
+            *engine.recovered.lock() = Some(recovered);
             let last = restored.map_or(Epoch::ZERO, |restored| restored.header().epoch);
             let history = Arc::clone(&engine.checkpoints);
             let checkpointer =

@@ -30,6 +30,20 @@ const AHEAD_BYTES: usize = 64 << 20;
 /// How often the log is told how far recovery is.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
+/// What a start has gone on from.
+#[derive(Clone, Debug)]
+pub(crate) struct Recovered {
+    /// The epoch of the checkpoint; none if there was none.
+    pub(crate) checkpoint: Epoch,
+    /// The last epoch.
+    pub(crate) epoch: Epoch,
+    /// Records of the log that were done again, and their bytes.
+    pub(crate) n_records: u64,
+    pub(crate) n_bytes: usize,
+    /// How long it took until tables and streams were as they had been.
+    pub(crate) took: Duration,
+}
+
 /// Takes in all records of a log. Nobody else uses the engine yet.
 ///
 /// # Errors
@@ -39,7 +53,8 @@ pub(crate) fn replay(
     coordinator: &mut Coordinator,
     restored: Option<&Arc<Restored>>,
     log: &Log,
-) -> Result<()> {
+) -> Result<Recovered> {
+    let (began, mut told) = (Instant::now(), Instant::now());
     let last = log.last_found();
     let mut catalog = engine.catalog.read().clone();
     let first = restored.map_or(1, |restored| restored.log_sequence());
@@ -51,8 +66,7 @@ pub(crate) fn replay(
     if let Some(restored) = restored {
         restore(engine, coordinator, &mut catalog, restored)?;
     }
-    let (began, mut told) = (Instant::now(), Instant::now());
-    let mut n_bytes_ahead = 0;
+    let (mut n_bytes, mut n_bytes_ahead) = (0, 0);
     for record in log.records(first) {
         let record = record?;
         if record.kind != EPOCH {
@@ -62,6 +76,7 @@ pub(crate) fn replay(
             );
         }
         let epoch = decode_epoch(&record.payload)?;
+        n_bytes += record.payload.len();
         n_bytes_ahead += record.payload.len();
         replay_epoch(engine, coordinator, &mut catalog, epoch)?;
         if n_bytes_ahead > AHEAD_BYTES {
@@ -75,12 +90,14 @@ pub(crate) fn replay(
     }
     wait_for(&engine.workers)?;
     coordinator.replayed();
-    if last > 0 {
-        let (epoch, took, n_records) = (coordinator.last_made(), began.elapsed(), last + 1 - first);
-        tracing::info!(n_records, %epoch, ?took, "tables and streams have recovered");
-    }
     *engine.catalog.write() = catalog;
-    Ok(())
+    let checkpoint = restored.map_or(Epoch::ZERO, |restored| restored.header().epoch);
+    let (epoch, took, n_records) = (coordinator.last_made(), began.elapsed(), last + 1 - first);
+    let recovered = Recovered { checkpoint, epoch, n_records, n_bytes, took };
+    if epoch > Epoch::ZERO {
+        tracing::info!(%checkpoint, %epoch, n_records, n_bytes, ?took, "tables and streams have recovered");
+    }
+    Ok(recovered)
 }
 
 /// Takes in a checkpoint: what tables and streams held, all workers at once.

@@ -11,6 +11,7 @@ use millstream_types::{Error, Result, SqlType};
 use crate::checkpoints::Written;
 use crate::engine::EngineState;
 use crate::live::{Body, LiveRelation, Stage};
+use crate::recovery::Recovered;
 
 /// Makes the system relations known to a new catalog.
 pub(crate) fn register(catalog: &mut Catalog) -> Result<()> {
@@ -38,7 +39,7 @@ impl ColumnType {
 
 use ColumnType::{BigInt, Text};
 
-const RELATIONS: [(&str, &[(&str, ColumnType)]); 7] = [
+const RELATIONS: [(&str, &[(&str, ColumnType)]); 8] = [
     (
         "relations",
         &[
@@ -107,6 +108,16 @@ const RELATIONS: [(&str, &[(&str, ColumnType)]); 7] = [
         ],
     ),
     (
+        "recoveries",
+        &[
+            ("checkpoint_epoch", BigInt),
+            ("epoch", BigInt),
+            ("log_records", BigInt),
+            ("log_bytes", BigInt),
+            ("duration_us", BigInt),
+        ],
+    ),
+    (
         "sources",
         &[("relation_id", BigInt), ("name", Text), ("connector", Text), ("position", BigInt), ("end_position", BigInt)],
     ),
@@ -150,6 +161,7 @@ pub(crate) fn rows(engine: &EngineState, relation: &Relation) -> Result<RecordBa
         "operators" => running.iter().flat_map(|r| operators(r)).collect(),
         "arrangements" => running.iter().flat_map(|r| arrangements(r)).collect(),
         "checkpoints" => engine.checkpoints.lock().iter().map(checkpoint).collect(),
+        "recoveries" => engine.recovered.lock().iter().map(recovery).collect(),
         "sources" => running.iter().filter_map(|r| source(r)).collect(),
         "row_errors" => running.iter().flat_map(|r| row_errors(r)).collect(),
         other => return Err(Error::internal(format!("system relation \"{other}\" has no rows"))),
@@ -178,6 +190,16 @@ fn checkpoint(written: &Written) -> Row {
         int(written.n_bytes_written),
         int(written.n_objects),
         int(written.n_bytes),
+    ]
+}
+
+fn recovery(recovered: &Recovered) -> Row {
+    vec![
+        int(recovered.checkpoint.0),
+        int(recovered.epoch.0),
+        int(recovered.n_records),
+        int(recovered.n_bytes as u64),
+        int(recovered.took.as_micros()),
     ]
 }
 

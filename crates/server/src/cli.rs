@@ -43,7 +43,7 @@ pub struct ServeArgs {
     /// Memory for all state and queries together, such as 8GB [default: three quarters of the machine or control group]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory_limit: Option<usize>,
-    /// Keep all data in memory, where it is gone when the process ends [default]
+    /// Keep all data in memory, where it is gone when the process ends: what happens unless --data-dir is given
     #[arg(long)]
     pub in_memory: bool,
     /// Keep tables, streams and definitions in this folder, which is made if it is not there; views are computed anew

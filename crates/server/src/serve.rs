@@ -37,6 +37,7 @@ impl Service {
     /// 28000 if the address needs `--insecure-no-auth`, 58030 if it is not to be had.
     pub async fn start(args: &ServeArgs) -> Result<Service> {
         args.check_address()?;
+        outlive_file_size_limit()?;
         if !args.listen.ip().is_loopback() {
             tracing::warn!(listen = %args.listen, "there is no authentication: everybody who reaches this address is let in");
         }
@@ -93,6 +94,23 @@ pub async fn serve(args: &ServeArgs) -> Result<()> {
     stop_signal().await;
     eprintln!("Stopping.");
     service.stop().await;
+    Ok(())
+}
+
+/// Lets a write beyond the limit of the size of files fail, as on a full disk, instead of ending the process (SIGXFSZ).
+///
+/// # Errors
+/// If the system does not allow it.
+pub fn outlive_file_size_limit() -> Result<()> {
+    #[cfg(unix)]
+    {
+        /// Its number on Linux, macOS and the BSDs.
+        const SIGXFSZ: i32 = 25;
+        let kind = tokio::signal::unix::SignalKind::from_raw(SIGXFSZ);
+        // The handler stays for as long as the process.
+        let handled = tokio::signal::unix::signal(kind).map(drop);
+        handled.map_err(|e| Error::internal(format!("a signal cannot be handled: {e}")))?;
+    }
     Ok(())
 }
 

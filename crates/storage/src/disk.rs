@@ -56,7 +56,9 @@ pub trait DiskFile: Send + Sync {
 
 /// Says what went wrong with a file: 53100 if the disk is full, else 58030.
 pub fn io_error(action: &str, path: &str, error: &io::Error) -> Error {
-    let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    use io::ErrorKind as Kind;
+    // A limit of the size of files is a disk with that much room.
+    let is_full = matches!(error.kind(), Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge);
     let message = format!("could not {action} file \"{path}\": {error}");
     if is_full {
         let full = Error::new(ErrorKind::Resource, SqlState::DISK_FULL, message);
