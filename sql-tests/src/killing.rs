@@ -58,6 +58,7 @@ const VIEWS: &[(&str, &str)] = &[
     ("all_of_them", "SELECT client FROM events UNION ALL SELECT client FROM loose UNION ALL SELECT k FROM kv"),
     ("strings", "SELECT client, string_agg(t, ',' ORDER BY k) AS t FROM kv GROUP BY client"),
     ("auctions", "SELECT auction % 7 AS a, count(*) AS n, count(DISTINCT bidder) AS bidders FROM bids GROUP BY 1"),
+    ("quickest", "SELECT max(seq) AS seq FROM quick"),
     ("of_view", "SELECT o.owner, o.balance, t.n FROM owners o CROSS JOIN total t"),
 ];
 
@@ -160,7 +161,7 @@ async fn run_round(server: &Durable, known: &Known, random: &mut Random, after: 
 }
 
 async fn check(connection: &mut WireConnection, known: &Known) -> Result<(), String> {
-    let epoch = number(connection, "SELECT epoch FROM millstream.jobs WHERE name = 'last'").await?;
+    let epoch = number(connection, "SELECT epoch FROM millstream.jobs WHERE name = 'quickest'").await?;
     let seen = known.epoch.load(SeqCst);
     if epoch < seen {
         return Err(format!("epoch {seen} was seen, and the last one is {epoch}"));
@@ -339,7 +340,7 @@ async fn subscribe(server: &Durable, known: &Known) -> Result<(), String> {
     until_killed(server, known, async |connection| {
         if !declared {
             connection.run("BEGIN").await?;
-            connection.run("DECLARE c CURSOR FOR SUBSCRIBE TO last").await?;
+            connection.run("DECLARE c CURSOR FOR SUBSCRIBE TO quickest").await?;
             declared = true;
         }
         let Output::Rows { rows, .. } = connection.run("FETCH 10 c").await? else { return Ok(()) };

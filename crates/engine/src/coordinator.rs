@@ -261,10 +261,10 @@ pub(crate) struct Coordinator {
     last_epoch: Epoch,
     /// There is a data directory.
     keeps: bool,
+    /// Checkpoints, where epochs are recorded; they end before the journal, which has the data directory.
+    checkpointing: Option<Checkpointing>,
     /// Where epochs are recorded; nowhere if all data is in memory.
     journal: Option<Journal>,
-    /// Checkpoints, where epochs are recorded.
-    checkpointing: Option<Checkpointing>,
     /// The last epoch after which workers have forgotten what nobody can ask for.
     forgotten: Epoch,
     /// When the last epoch was made.
@@ -417,9 +417,11 @@ impl Coordinator {
     fn until_due(&mut self, held: Option<Duration>) -> Option<Duration> {
         let stall = self.has_epochs_in_flight().then(|| (self.max_stall / 8).max(Duration::from_millis(1)));
         let now = self.has_write_to_admit().then_some(Duration::ZERO);
+        let put_off = (self.has_flow_behind() && self.is_put_off()).then_some(sources::TICK);
         let forget = (self.journal.is_some() && self.forgotten < self.last_epoch).then_some(IDLE);
         [
             self.until_checkpoint_is_due(),
+            put_off,
             forget,
             held.or_else(|| self.until_sources_are_due()),
             self.until_writes_are_due(),
@@ -447,6 +449,7 @@ impl Coordinator {
         self.last_now_us = header.now_us;
         self.last_epoch = header.epoch;
         self.made_at = Instant::now();
+        self.put_off_until = None;
         self.clock.last_made.store(header.epoch.0, Ordering::Release);
     }
 

@@ -181,6 +181,10 @@ impl Engine {
                 checkpoints.start(Arc::clone(&engine.clock), Arc::clone(&log), Arc::clone(&waiting), history)?;
             let (journal, catalog) = (Journal::new(log, directory, waiting), engine.catalog.read().clone());
             coordinator.record_in(journal, checkpointer, engine.config.checkpoints, catalog, last);
+            let first = coordinator.begin_after_restart()?;
+            while engine.clock.last_closed() < first {
+                std::thread::sleep(Duration::from_micros(100));
+            }
             // Queries are planned, however deep they are.
             on_own_stack(|| recovery::start_dataflows(&engine, &mut coordinator));
         }

@@ -23,6 +23,10 @@ pub(crate) const EPOCH: u8 = 1;
 const LOST_EXIT_CODE: i32 = 74;
 /// Epochs that may wait for the disk before sources wait.
 const BACKLOG_MAX: usize = 64;
+/// Records that may not be durable when the next one is acknowledged without waiting for that.
+const AHEAD_MAX: u64 = 1 << 15;
+/// After a start so many numbers of epochs are left out: more than there can have been that were seen and are lost.
+pub(crate) const EPOCHS_LEFT_OUT: u64 = 1 << 16;
 
 /// What went into an epoch.
 #[derive(Debug)]
@@ -162,6 +166,8 @@ struct WaitingState {
     epochs: VecDeque<WaitingEpoch>,
     /// The last record that is durable.
     durable: u64,
+    /// The last record that was appended.
+    appended: u64,
 }
 
 struct WaitingEpoch {
@@ -186,7 +192,7 @@ impl Waiting {
     /// All records up to this one were there when the log was opened.
     pub(crate) fn note_found(&self, sequence: u64) {
         let mut state = self.state.lock();
-        state.durable = state.durable.max(sequence);
+        (state.durable, state.appended) = (sequence, sequence);
     }
 
     /// The last record that is durable.
@@ -246,7 +252,8 @@ impl Journal {
         self.log.reserve(record.len())
     }
 
-    /// Appends an epoch's record; its writers are answered when it is durable, or at once if they do not wait for that.
+    /// Appends an epoch's record; its writers are answered when it is durable, or at once if they do not wait for that and
+    /// the disk is not too far behind.
     /// Returns the record's number.
     pub(crate) fn append(
         &self,
@@ -258,9 +265,11 @@ impl Journal {
     ) -> u64 {
         // The log's thread may be done with the record before it is noted here.
         let mut state = self.waiting.state.lock();
+        let is_asynchronous = is_asynchronous && state.appended - state.durable < AHEAD_MAX;
         let n_waiting = if is_asynchronous { 0 } else { answers.len() };
         match self.log.append(room, EPOCH, record, n_waiting) {
             Ok(sequence) => {
+                state.appended = sequence;
                 let answers = if is_asynchronous {
                     self.waiting.clock.acknowledge(epoch);
                     answers.into_iter().for_each(Answer::send);

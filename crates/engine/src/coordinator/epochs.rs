@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::resolve::{Publication, Resolver};
 use super::{Base, Commit, Coordinator, WriteOp, Written, sources};
+use crate::journal::EPOCHS_LEFT_OUT;
 use crate::live::{Body, LiveRelation};
 
 /// Rows of a stream from which on a batch is spread over the workers.
@@ -275,6 +276,18 @@ impl Coordinator {
     /// Nothing is left to be done again: sources go on from where they are.
     pub(crate) fn replayed(&mut self) {
         self.bases.values_mut().filter_map(|base| base.source.as_mut()).for_each(sources::SourceState::restart);
+    }
+
+    /// Begins with an epoch that no earlier process can have shown to anybody; returns it, to be waited for.
+    ///
+    /// # Errors
+    /// 53100 if there is no room for its record.
+    pub(crate) fn begin_after_restart(&mut self) -> Result<Epoch> {
+        if self.last_epoch > Epoch::ZERO {
+            self.last_epoch = Epoch(self.last_epoch.0 + EPOCHS_LEFT_OUT);
+            self.make_empty()?;
+        }
+        Ok(self.last_epoch)
     }
 
     /// A hidden row id is taken.
