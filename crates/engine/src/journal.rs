@@ -200,9 +200,8 @@ impl Waiting {
         self.state.lock().durable
     }
 
-    /// Makes known what may be: all before the first epoch whose writers wait for its record. Records are durable in
-    /// order, so of those that nobody waits for only the last synchronous one before them matters.
-    fn make_known(&self, state: &mut WaitingState) {
+    /// Closes all before the first epoch whose writers wait for its record.
+    fn close(&self, state: &mut WaitingState) {
         let (mut answers, mut then) = (Vec::new(), Vec::new());
         let mut known = None;
         while state.epochs.front().is_some_and(|e| e.is_asynchronous || e.sequence <= state.durable) {
@@ -223,7 +222,7 @@ impl LogEvents for Waiting {
     fn durable(&self, sequence: u64) {
         let mut state = self.state.lock();
         state.durable = sequence;
-        self.make_known(&mut state);
+        self.close(&mut state);
     }
 
     fn lost(&self, error: Error) {
@@ -252,9 +251,8 @@ impl Journal {
         self.log.reserve(record.len())
     }
 
-    /// Appends an epoch's record; its writers are answered when it is durable, or at once if they do not wait for that and
-    /// the disk is not too far behind.
-    /// Returns the record's number.
+    /// Appends an epoch's record and returns its number. Writers are answered when it is durable, or at once if they do not
+    /// wait for that and the disk is not too far behind.
     pub(crate) fn append(
         &self,
         room: Reservation,
@@ -278,7 +276,7 @@ impl Journal {
                     answers
                 };
                 state.epochs.push_back(WaitingEpoch { sequence, epoch, is_asynchronous, answers, then: vec![] });
-                self.waiting.make_known(&mut state);
+                self.waiting.close(&mut state);
                 sequence
             }
             // The process is about to end.

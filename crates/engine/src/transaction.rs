@@ -304,6 +304,8 @@ impl Transaction {
         let _holds = set.keys().filter_map(|(id, _)| self.held.get(&id).map(|(_, hold)| hold.clone())).collect();
         let reads = (validates && !set.is_empty()).then_some(Reads { epoch: self.epoch, set, _holds });
         let order = self.order.as_ref().map(OrderHold::id);
+        // A catalog that others know is durable.
+        let is_asynchronous = is_asynchronous && publication.is_none();
         engine.clock.write(Commit { ops, reads, order, is_asynchronous, publication }).await.map(|_| ())
     }
 }
