@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -18,8 +19,10 @@ use arrow::compute::filter_record_batch;
 use millstream_planner::catalog::{CatalogChange, Kind};
 use millstream_planner::{Catalog, RelationId};
 use millstream_state::Hold;
+use millstream_storage::backup::{Copied, back_up};
 use millstream_storage::checkpoint::{
-    CheckpointOptions, CheckpointStore, Commit, HashedRows, Manifest, Snapshot, TableId, TableShape, WrittenObject,
+    CheckpointOptions, CheckpointStore, Commit, FOLDERS, HashedRows, Manifest, Snapshot, TableId, TableShape,
+    WrittenObject,
 };
 use millstream_storage::data_directory::DataDirectory;
 use millstream_storage::log::Log;
@@ -32,8 +35,6 @@ use crate::coordinator::{Clock, Request};
 use crate::journal::Waiting;
 use crate::live::LiveRelation;
 
-/// The folders of objects and manifests.
-const FOLDERS: [&str; 2] = ["state", "manifests"];
 /// Under these keys a manifest has what a relation has beside its rows.
 const NEXT_ROW_ID: &[u8] = b"next row id";
 const POSITION: &[u8] = b"position";
@@ -77,6 +78,7 @@ pub(crate) struct Written {
 pub(crate) type History = Arc<Mutex<VecDeque<Written>>>;
 
 /// The checkpoints of a data directory.
+#[derive(Clone)]
 pub(crate) struct Checkpoints {
     store: Arc<CheckpointStore>,
 }
@@ -93,6 +95,14 @@ impl Checkpoints {
     /// What recovery begins with.
     pub(crate) fn newest(&self) -> Snapshot {
         self.store.hold()
+    }
+
+    /// Copies the newest one to a folder.
+    ///
+    /// # Errors
+    /// 55000 if the folder is not empty; 53100 and 58030 if the disk fails.
+    pub(crate) fn back_up(&self, to: &Path) -> Result<Copied> {
+        back_up(&self.newest(), to)
     }
 
     /// Starts the threads that write and merge.

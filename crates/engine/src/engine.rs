@@ -111,6 +111,8 @@ pub(crate) struct EngineState {
     pub(crate) activity: Activity,
     /// When the engine started, in microseconds since 1970 UTC.
     pub(crate) started_us: i64,
+    /// What backups are made of, if there is a data directory.
+    pub(crate) store: Mutex<Option<Checkpoints>>,
     /// What this start has gone on from.
     pub(crate) recovered: Mutex<Option<Recovered>>,
     /// The last checkpoints that were written.
@@ -166,6 +168,7 @@ impl Engine {
             templates: StatementCache::default(),
             activity: Activity::default(),
             started_us: crate::session::now_us(),
+            store: Mutex::default(),
             recovered: Mutex::default(),
             checkpoints: History::default(),
             coordinator: Mutex::default(),
@@ -176,6 +179,7 @@ impl Engine {
             let recovered = recovery::replay(&engine, &mut coordinator, restored.as_ref(), &log)?;
             *engine.recovered.lock() = Some(recovered);
             let last = restored.map_or(Epoch::ZERO, |restored| restored.header().epoch);
+            *engine.store.lock() = Some(checkpoints.clone());
             let history = Arc::clone(&engine.checkpoints);
             let checkpointer =
                 checkpoints.start(Arc::clone(&engine.clock), Arc::clone(&log), Arc::clone(&waiting), history)?;

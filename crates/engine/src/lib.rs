@@ -32,4 +32,5 @@ pub use engine::Sabotage;
 pub use engine::{DATABASE, Engine, EngineConfig};
 pub use memory::{MemoryLimits, parse_bytes};
 pub use millstream_runtime::OperatorHook;
+pub use millstream_storage::backup::{Copied, restore};
 pub use session::{ParsedStatement, Prepared, Session};

@@ -1,6 +1,7 @@
 //! Sessions: what a front end calls, statement by statement.
 
 mod arranging;
+mod backup;
 mod catalog_changes;
 mod comment;
 mod copy;
@@ -314,6 +315,7 @@ impl Session {
                 self.engine.clock.checkpoint().await?;
                 Ok(done("CHECKPOINT"))
             }
+            Statement::Backup(path) => self.back_up(path).await,
             Statement::Unlisten => Ok(done("UNLISTEN")),
             Statement::Begin(modes) => Ok(self.begin(modes)),
             Statement::Commit => self.commit(false).await,

@@ -118,6 +118,8 @@ pub enum Statement {
     Flush,
     /// `CHECKPOINT`
     Checkpoint,
+    /// `BACKUP TO 'path'`
+    Backup(String),
     /// `REFRESH MATERIALIZED VIEW name [CASCADE]`
     Refresh(Refresh),
     /// `COMMENT ON ...`

@@ -29,6 +29,18 @@ pub enum Command {
     Serve(ServeArgs),
     /// Serve with a live Nexmark stream and views over it
     Demo(DemoArgs),
+    /// Make a data directory of a backup, and check all of it
+    Restore(RestoreArgs),
+}
+
+/// Options of `restore`.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreArgs {
+    /// The folder that BACKUP TO has made
+    pub backup: PathBuf,
+    /// The data directory to be; it must be empty, or not there
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: PathBuf,
 }
 
 /// Options of `serve`.
@@ -119,6 +131,7 @@ mod tests {
         match Cli::try_parse_from(args).expect("a command line") {
             Cli { command: None, serve } | Cli { command: Some(Command::Serve(serve)), .. } => serve,
             Cli { command: Some(Command::Demo(demo)), .. } => demo.serve,
+            Cli { command: Some(Command::Restore(_)), serve } => serve,
         }
     }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use millstream_server::cli::{Cli, Command, ServeArgs};
 use millstream_server::demo::demo;
-use millstream_server::serve::{runtime, serve};
+use millstream_server::serve::{restore, runtime, serve};
 use millstream_types::{Error, Result, SqlState};
 use tracing_subscriber::EnvFilter;
 
@@ -32,12 +32,14 @@ fn run(cli: Cli) -> Result<()> {
     let args = match &command {
         Command::Serve(args) => args,
         Command::Demo(args) => &args.serve,
+        Command::Restore(args) => return restore(args),
     };
     start_logging(args)?;
     runtime()?.block_on(async {
         match &command {
             Command::Serve(args) => serve(args).await,
             Command::Demo(args) => demo(args).await,
+            Command::Restore(args) => restore(args),
         }
     })
 }

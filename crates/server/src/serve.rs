@@ -7,7 +7,7 @@ use millstream_types::deep_stack::THREAD_STACK_BYTES;
 use millstream_types::{Error, ErrorKind, Result, SqlState};
 use tokio::runtime::{self, Runtime};
 
-use crate::cli::ServeArgs;
+use crate::cli::{RestoreArgs, ServeArgs};
 use crate::{Server, ServerHandle};
 
 /// The runtime that serves connections. Its threads have stacks on which most statements are planned without another one.
@@ -94,6 +94,18 @@ pub async fn serve(args: &ServeArgs) -> Result<()> {
     stop_signal().await;
     eprintln!("Stopping.");
     service.stop().await;
+    Ok(())
+}
+
+/// Makes a data directory of a backup.
+///
+/// # Errors
+/// 55000 if there is no backup, or the folder is not empty; XX001 if something is damaged; 53100 and 58030.
+pub fn restore(args: &RestoreArgs) -> Result<()> {
+    let copied = millstream_engine::restore(&args.backup, &args.data_dir)?;
+    let folder = args.data_dir.display();
+    eprintln!("{} bytes as of epoch {} are restored and read right.", copied.n_bytes, copied.epoch);
+    eprintln!("Start with: millstream serve --data-dir {folder}");
     Ok(())
 }
 

@@ -37,6 +37,9 @@ pub use object_writer::{HashedRows, ObjectWriter, WrittenObject};
 pub use snapshot::{Snapshot, TableChanges};
 pub use store::{Checkpoint, CheckpointOptions, CheckpointStore, Commit};
 
+/// The folders that checkpoints have.
+pub const FOLDERS: [&str; 2] = [OBJECTS, MANIFESTS];
+
 /// The folder of the objects.
 const OBJECTS: &str = "state";
 

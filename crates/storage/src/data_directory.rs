@@ -91,7 +91,7 @@ fn in_use(path: &str) -> Error {
 
 /// A folder that has files and is no data directory is somebody else's.
 fn refuse_other_folders(path: &Path) -> io::Result<Result<()>> {
-    if path.join(IDENTITY).exists() {
+    if is_data_directory(path) {
         return Ok(Ok(()));
     }
     for entry in fs::read_dir(path)? {
@@ -124,7 +124,13 @@ fn identity(disk: &dyn Disk) -> Result<u128> {
     }
 }
 
-fn make_identity(disk: &dyn Disk, id: u128) -> io::Result<()> {
+/// Whether a folder says that it is a data directory.
+pub(crate) fn is_data_directory(path: &Path) -> bool {
+    path.join(IDENTITY).exists()
+}
+
+/// Makes a folder a data directory.
+pub(crate) fn make_identity(disk: &dyn Disk, id: u128) -> io::Result<()> {
     match disk.remove(NEW_IDENTITY) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

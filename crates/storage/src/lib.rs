@@ -1,5 +1,6 @@
 //! What outlives the process: the log, checkpoints, and the disk under them. `docs/storage.md` describes the bytes.
 
+pub mod backup;
 pub mod checkpoint;
 pub mod data_directory;
 pub mod disk;

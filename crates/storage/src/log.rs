@@ -24,7 +24,7 @@ use format::RECORD_BYTES;
 pub use recover::Records;
 
 /// The folder of the segments.
-const FOLDER: &str = "log";
+pub(crate) const FOLDER: &str = "log";
 
 /// How a log is written.
 #[derive(Clone, Debug)]
@@ -124,6 +124,15 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         self.shared.state.lock().promised -= self.n_bytes;
     }
+}
+
+/// Makes a log without records, whose first one will have a number.
+///
+/// # Errors
+/// 53100 and 58030 if the disk fails.
+pub(crate) fn begin_at(disk: &dyn Disk, options: &LogOptions, first: u64) -> Result<()> {
+    disk.create_folder(FOLDER).map_err(|e| io_error("make", FOLDER, &e))?;
+    writer::create_segment(disk, options, first, 0).map(drop)
 }
 
 impl Log {

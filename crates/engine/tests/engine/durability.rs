@@ -144,3 +144,38 @@ async fn damage_is_named() {
     assert_eq!(number(&engine, "SELECT count(*) FROM t").await, 5002);
     engine.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_what_was_there_when_it_was_made() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| folder.path().join(name);
+    let engine = start(&at("data"), 2).expect("it starts");
+    run(&engine, "CREATE TABLE t (k int PRIMARY KEY, v text); CREATE STREAM s (a int)").await;
+    run(&engine, "CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM t").await;
+    run(&engine, "INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 3000) i").await;
+    run(&engine, "CHECKPOINT").await;
+    run(&engine, "DELETE FROM t WHERE k % 3 = 0; INSERT INTO s VALUES (1), (2)").await;
+    run(&engine, &format!("BACKUP TO '{}'", at("backup").display())).await;
+    run(&engine, "INSERT INTO s VALUES (3)").await;
+    for refused in [at("backup").display().to_string(), "relative".to_owned()] {
+        session(&engine).query(&format!("BACKUP TO '{refused}'")).await.expect_err("it is refused");
+    }
+    engine.shutdown().await;
+    let copied = millstream_engine::restore(&at("backup"), &at("restored")).expect("it is restored");
+    assert!(copied.n_bytes > 3000 && copied.n_objects > 1, "{copied:?}");
+    // The backup may be used as it is, too; then it is none any more.
+    for (name, workers) in [("restored", 3), ("backup", 1), ("restored", 1)] {
+        let engine = start(&at(name), workers).expect("it starts");
+        assert_eq!(number(&engine, "SELECT count(*) + 100000 * sum(k) FROM t").await, 2000 + 100_000 * 3_000_000);
+        assert_eq!(number(&engine, "SELECT sum(a) FROM s").await, 3);
+        run(&engine, "INSERT INTO s VALUES (4); DELETE FROM t WHERE k = 1; INSERT INTO t VALUES (1)").await;
+        run(&engine, "INSERT INTO s VALUES (-4)").await;
+        engine.shutdown().await;
+    }
+    let object = files(&at("backup"), "state").swap_remove(0);
+    flip(&object, 60);
+    let error = millstream_engine::restore(&at("backup"), &at("again")).expect_err("it is damaged");
+    let name = object.file_name().expect("a name").to_string_lossy().into_owned();
+    assert!(error.message().contains(&name), "{error}");
+    millstream_engine::restore(&at("again"), &at("once more")).expect_err("it is none");
+}

@@ -78,6 +78,13 @@ pub(super) fn parse(c: &mut Cursor<'_>, word: &str) -> Result<Option<Statement>>
             c.words(&["CHECKPOINT"]);
             Statement::Checkpoint
         }
+        "BACKUP" => {
+            c.words(&["BACKUP"]);
+            if !c.words(&["TO"]) {
+                return Err(c.syntax_error());
+            }
+            Statement::Backup(c.string()?)
+        }
         _ => return Ok(None),
     };
     Ok(Some(statement))

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use millstream_types::hash::N_PARTITIONS;
 use millstream_types::{Error, Result};
 use parking_lot::Mutex;
 
@@ -65,6 +66,24 @@ impl Snapshot {
     pub(super) fn new(hold: Hold, store: Arc<dyn ObjectStore>) -> Snapshot {
         let objects = hold.manifest().objects.iter().map(|_| Mutex::default()).collect();
         Snapshot { hold, store, objects }
+    }
+
+    pub(crate) fn store(&self) -> &dyn ObjectStore {
+        &*self.store
+    }
+
+    /// Reads everything that lives once.
+    ///
+    /// # Errors
+    /// XX001 naming the object, and the place, of what does not read right; 58030 if the disk fails.
+    pub fn verify(&self) -> Result<()> {
+        for &owner in &self.manifest().owners {
+            for table in self.tables(owner)?.into_keys() {
+                let changes = self.changes(table, &(0..N_PARTITIONS))?;
+                (0..changes.len()).try_for_each(|number| changes.read(number).map(drop))?;
+            }
+        }
+        Ok(())
     }
 
     /// What the checkpoint says of itself.
