@@ -29,10 +29,10 @@ mod store;
 mod tests;
 mod tiers;
 
-pub use format::{TableId, TableShape};
+pub use format::{Part, TableId, TableShape};
 pub use manifest::Manifest;
 pub use merge::Merged;
-pub use object_reader::{Piece, Rows};
+pub use object_reader::Piece;
 pub use object_writer::{HashedRows, ObjectWriter, WrittenObject};
 pub use snapshot::{Snapshot, TableChanges};
 pub use store::{Checkpoint, CheckpointOptions, CheckpointStore, Commit};
@@ -48,6 +48,3 @@ const MANIFESTS: &str = "manifests";
 
 /// Rows of a block, at most.
 const BLOCK_ROWS_MAX: usize = 1 << 16;
-
-/// Bytes of a block, decoded, at most, unless one row has more.
-const BLOCK_BYTES_MAX: usize = 1 << 20;

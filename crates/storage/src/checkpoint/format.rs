@@ -1,7 +1,10 @@
 //! The bytes of objects around their blocks; `docs/storage.md` draws them.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
-use millstream_types::hash::HASH_VERSION;
+use millstream_types::hash::{HASH_VERSION, hash_columns, partition_of};
 use millstream_types::{Error, Result};
 
 use super::block::{decode_schema, encode_schema};
@@ -59,6 +62,22 @@ impl TableShape {
         self.identity.len() == self.schema.fields().len()
     }
 
+    /// Of rows of a part, the columns of the identity.
+    pub(super) fn identity_of(&self, part: Part, rows: &RecordBatch) -> Vec<ArrayRef> {
+        match part {
+            Part::Gone => rows.columns().to_vec(),
+            Part::Rows => self.identity.iter().map(|&column| Arc::clone(rows.column(column))).collect(),
+        }
+    }
+
+    /// Of rows of a part and their partitions, what they are sorted by in a section: the partition in the upper 8 bits, and
+    /// below a hash of the identity. So rows of one identity meet where sections are read beside each other.
+    pub(super) fn order_of(&self, part: Part, rows: &RecordBatch, partitions: impl Iterator<Item = u8>) -> Vec<u64> {
+        let mut hashes = Vec::new();
+        hash_columns(&self.identity_of(part, rows), rows.num_rows(), &mut hashes);
+        hashes.iter().zip(partitions).map(|(hash, partition)| u64::from(partition) << 56 | hash >> 8).collect()
+    }
+
     /// The columns of rows that say what is gone.
     ///
     /// # Errors
@@ -71,6 +90,15 @@ impl TableShape {
         };
         Ok(Schema::new(fields).into())
     }
+}
+
+/// The two parts of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Identities, each of which takes away one row.
+    Gone,
+    /// Rows, which are added.
+    Rows,
 }
 
 /// Where a block is, and which rows it has.
@@ -103,10 +131,36 @@ pub(super) struct Section {
 }
 
 impl Section {
+    /// The blocks of a part.
+    pub(super) fn blocks(&self, part: Part) -> &[BlockEntry] {
+        match part {
+            Part::Gone => &self.gone,
+            Part::Rows => &self.rows,
+        }
+    }
+
     /// How many bytes its blocks have.
     pub(super) fn n_bytes(&self) -> u64 {
         self.gone.iter().chain(&self.rows).map(|block| u64::from(block.len)).sum()
     }
+}
+
+/// The partition of each row, from how many there are of which.
+pub(super) fn partitions(runs: &[(u8, u32)]) -> impl Iterator<Item = u8> {
+    runs.iter().flat_map(|&(partition, n_rows)| std::iter::repeat_n(partition, n_rows as usize))
+}
+
+/// How many rows there are of which partition, from what they are sorted by.
+pub(super) fn runs(order: impl Iterator<Item = u64>) -> Vec<(u8, u32)> {
+    let mut runs: Vec<(u8, u32)> = Vec::new();
+    for order in order {
+        let partition = partition_of(order) as u8;
+        match runs.last_mut() {
+            Some((last, n)) if *last == partition => *n += 1,
+            _ => runs.push((partition, 1)),
+        }
+    }
+    runs
 }
 
 /// The rows of blocks.

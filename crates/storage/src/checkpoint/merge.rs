@@ -1,23 +1,19 @@
 //! Merging: several objects next to each other become one, in which rows that were taken away are no more.
 //!
-//! Table by table, each by ranges of partitions whose rows fit the memory that merging may have; a partition that has more
-//! is gone through several times, each time for the rows whose identity's hash is of one class.
+//! Table by table. Rows of one identity are at the same place of the order in which rows lie in sections, so the sections
+//! of a table are read beside each other, from front to back, a block of each at a time.
 
-use std::collections::BTreeSet;
-use std::mem;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::RecordBatch;
-use millstream_types::hash::{N_PARTITIONS, hash_bytes};
 use millstream_types::{Error, ErrorKind, Result, SqlState};
 
 use super::BLOCK_ROWS_MAX;
-use super::format::{BlockEntry, TableId};
-use super::net::{Identities, interleave, net, rows_at};
-use super::object_reader::{Piece, Rows, slice_of};
-use super::object_writer::{ObjectWriter, Part};
+use super::format::{Part, TableId, partitions};
+use super::net::{Change, Identities, net, rows_at};
+use super::object_writer::ObjectWriter;
 use super::snapshot::{Snapshot, TableSection};
 use super::store::CheckpointStore;
 use super::tiers::Tiers;
@@ -40,7 +36,8 @@ impl CheckpointStore {
     /// Merges the objects that should be merged next, if any should; is called again until none should. Takes long: it is
     /// for a thread of its own, and goes on beside checkpoints that are committed. `stop` makes it give up soon.
     ///
-    /// Reads and writes the bytes of the objects once, some blocks twice. What was merged is still on the disk until
+    /// Reads and writes the bytes of the objects once. Memory is a block of each part of those objects whose rows are at the
+    /// same place, and all rows of an identity. What was merged is still on the disk until
     /// [`CheckpointStore::collect`] after the next commit.
     ///
     /// # Errors
@@ -74,7 +71,7 @@ impl CheckpointStore {
     /// Merges objects next to each other; nothing if it was stopped.
     fn merge_objects(&self, snapshot: &Snapshot, chosen: Range<usize>, stop: &AtomicBool) -> Result<Option<Merged>> {
         let mut writer = self.shared.merged_object()?;
-        let merged = merge(snapshot, chosen.clone(), self.shared.options.merge_bytes, &mut writer, stop);
+        let merged = merge(snapshot, chosen.clone(), &mut writer, stop);
         let n_tables_kept = match merged {
             Err(error) if error.state() == SqlState::QUERY_CANCELED => return Ok(None),
             merged => merged?,
@@ -100,13 +97,7 @@ impl CheckpointStore {
 }
 
 /// Writes what objects next to each other come to; gives the number of tables that could not be merged.
-fn merge(
-    snapshot: &Snapshot,
-    chosen: Range<usize>,
-    bytes_max: u64,
-    writer: &mut ObjectWriter,
-    stop: &AtomicBool,
-) -> Result<usize> {
+fn merge(snapshot: &Snapshot, chosen: Range<usize>, writer: &mut ObjectWriter, stop: &AtomicBool) -> Result<usize> {
     let mut n_kept = 0;
     let is_oldest = chosen.start == 0;
     let objects = chosen.map(|i| snapshot.object(i)).collect::<Result<Vec<_>>>()?;
@@ -115,7 +106,7 @@ fn merge(
     for table in tables.into_iter().filter(|table| owners.contains(&table.owner)) {
         let of_object = |object: &Arc<_>| TableSection::all_in(object, table);
         let sections: Vec<TableSection> = objects.iter().flat_map(of_object).collect();
-        let merge = TableMerge { sections: &sections, is_oldest, bytes_max, stop };
+        let merge = TableMerge { sections: &sections, is_oldest, stop };
         match merge.run(writer) {
             // What is wrong with a table is left as it is, so that it is found by whoever reads it.
             Err(error) if is_damage(&error) || error.kind() == ErrorKind::Internal => {
@@ -136,14 +127,7 @@ struct TableMerge<'a> {
     sections: &'a [TableSection],
     /// Whether there is nothing older.
     is_oldest: bool,
-    bytes_max: u64,
     stop: &'a AtomicBool,
-}
-
-/// Rows of partitions that are merged at once, or in several passes.
-struct Step {
-    partitions: Range<usize>,
-    n_passes: u64,
 }
 
 impl TableMerge<'_> {
@@ -158,25 +142,16 @@ impl TableMerge<'_> {
         let identities = Identities::new(shape)?;
         let mut readers: Vec<PartReader<'_>> = self.sections.iter().flat_map(PartReader::of).collect();
         writer.begin_section(first.section().table, shape.clone());
-        for step in self.steps() {
-            for pass in 0..step.n_passes {
-                self.check_stop()?;
-                let mut pieces = Vec::new();
-                for reader in &mut readers {
-                    reader.read(&step.partitions, |piece| {
-                        let piece =
-                            if step.n_passes == 1 { piece } else { of_pass(piece, &identities, pass, step.n_passes)? };
-                        pieces.push(piece);
-                        Ok(())
-                    })?;
-                }
-                let net = net(&pieces, shape, &identities, self.is_oldest)?;
-                for (part, places) in [(Part::Gone, &net.gone), (Part::Rows, &net.rows)] {
-                    for places in places.chunks(BLOCK_ROWS_MAX) {
-                        let (runs, rows) = rows_at(&pieces, places)?;
-                        writer.push(part, runs, rows)?;
-                    }
-                }
+        loop {
+            self.check_stop()?;
+            // Up to there all rows are in memory of those that are not at their end.
+            let waiting = readers.iter().enumerate().filter_map(|(i, reader)| Some((reader.end()?, i))).min();
+            let mut changes = Vec::new();
+            readers.iter_mut().for_each(|reader| reader.take_before(waiting.map(|(end, _)| end), &mut changes));
+            match waiting {
+                _ if !changes.is_empty() => self.write_net(&changes, &identities, writer)?,
+                Some((_, reader)) => readers[reader].load()?,
+                None => break,
             }
         }
         writer.end_section()
@@ -197,89 +172,71 @@ impl TableMerge<'_> {
         if self.stop.load(Ordering::Relaxed) { Err(Error::cancelled()) } else { Ok(()) }
     }
 
-    /// Which partitions are merged together, in order.
-    fn steps(&self) -> Vec<Step> {
-        let mut bytes = vec![0; N_PARTITIONS];
-        for at in self.sections {
-            let section = at.section();
-            for block in section.gone.iter().chain(&section.rows) {
-                let n_rows = block.n_rows().max(1) as u64;
-                for &(partition, n) in &block.runs {
-                    bytes[usize::from(partition)] += block.decoded_bytes * u64::from(n) / n_rows;
-                }
+    /// Writes what changes come to, which no other changes concern.
+    fn write_net(&self, changes: &[Change], identities: &Identities, writer: &mut ObjectWriter) -> Result<()> {
+        let net = net(changes, &self.sections[0].section().shape, identities, self.is_oldest)?;
+        for (part, places) in [(Part::Gone, &net.gone), (Part::Rows, &net.rows)] {
+            for places in places.chunks(BLOCK_ROWS_MAX) {
+                let (runs, rows) = rows_at(changes, places)?;
+                writer.push(part, runs, rows)?;
             }
-        }
-        let bytes_max = self.bytes_max.max(1);
-        let mut steps: Vec<Step> = Vec::new();
-        let mut together = 0;
-        for (partition, bytes) in bytes.into_iter().enumerate().filter(|(_, bytes)| *bytes > 0) {
-            together += bytes;
-            match steps.last_mut().filter(|_| together <= bytes_max) {
-                Some(step) => step.partitions.end = partition + 1,
-                None => {
-                    steps.push(Step { partitions: partition..partition + 1, n_passes: bytes.div_ceil(bytes_max) });
-                    together = bytes;
-                }
-            }
-        }
-        steps
-    }
-}
-
-/// Reads a part of a section by ranges of partitions that ascend; keeps the last block, of which the next range may have
-/// rows too.
-struct PartReader<'a> {
-    at: &'a TableSection,
-    part: Part,
-    last: Option<(usize, RecordBatch)>,
-}
-
-impl<'a> PartReader<'a> {
-    fn of(at: &'a TableSection) -> [PartReader<'a>; 2] {
-        [Part::Gone, Part::Rows].map(|part| PartReader { at, part, last: None })
-    }
-
-    fn blocks(&self) -> &'a [BlockEntry] {
-        let section = self.at.section();
-        match self.part {
-            Part::Gone => &section.gone,
-            Part::Rows => &section.rows,
-        }
-    }
-
-    fn read(&mut self, partitions: &Range<usize>, mut take: impl FnMut(Piece) -> Result<()>) -> Result<()> {
-        let rows = match self.part {
-            Part::Gone => Rows::Gone,
-            Part::Rows => Rows::Added,
-        };
-        for (i, block) in self.blocks().iter().enumerate() {
-            let (slice, runs) = slice_of(block, partitions);
-            if slice.is_empty() {
-                continue;
-            }
-            let batch = match mem::take(&mut self.last) {
-                Some((last, batch)) if last == i => batch,
-                _ => self.at.object.read_block(self.at.section(), self.part, block)?,
-            };
-            take(Piece { rows, runs, batch: batch.slice(slice.start, slice.len()) })?;
-            self.last = Some((i, batch));
         }
         Ok(())
     }
 }
 
-/// The rows of a piece whose identity is of one class of several.
-fn of_pass(piece: Piece, identities: &Identities, pass: u64, n_passes: u64) -> Result<Piece> {
-    let keys = identities.of(&piece)?;
-    let mut indices = Vec::new();
-    let mut runs = Vec::new();
-    let mut row = 0;
-    for &(partition, n_rows) in &piece.runs {
-        let before = indices.len();
-        let of_run = row..row + n_rows as usize;
-        row = of_run.end;
-        indices.extend(of_run.filter(|&row| hash_bytes(keys.get(row)) % n_passes == pass).map(|row| (0, row)));
-        runs.push((partition, (indices.len() - before) as u32));
+/// Reads a part of a section from front to back.
+struct PartReader<'a> {
+    at: &'a TableSection,
+    part: Part,
+    /// How many blocks were read.
+    n_read: usize,
+    /// Rows that were read and not taken.
+    rows: VecDeque<Change>,
+}
+
+impl<'a> PartReader<'a> {
+    fn of(at: &'a TableSection) -> [PartReader<'a>; 2] {
+        [Part::Gone, Part::Rows].map(|part| PartReader { at, part, n_read: 0, rows: VecDeque::new() })
     }
-    Ok(Piece { rows: piece.rows, runs, batch: interleave(&[&piece.batch], &indices)? })
+
+    /// The place in the order before which all rows were read; `None` if that is so of all.
+    fn end(&self) -> Option<u64> {
+        let next = self.at.section().blocks(self.part).get(self.n_read)?;
+        let last = self.rows.back().and_then(|rows| rows.order.last().copied());
+        Some(last.unwrap_or_else(|| next.runs.first().map_or(0, |&(partition, _)| u64::from(partition) << 56)))
+    }
+
+    /// Reads the next block.
+    fn load(&mut self) -> Result<()> {
+        let section = self.at.section();
+        let block = &section.blocks(self.part)[self.n_read];
+        let batch = self.at.object.read_block(section, self.part, block)?;
+        let order = section.shape.order_of(self.part, &batch, partitions(&block.runs));
+        let is_behind = self.rows.back().is_none_or(|before| before.order.last() <= order.first());
+        if !is_behind || !order.is_sorted() {
+            return Err(Error::internal("rows of a checkpoint are not in order"));
+        }
+        self.rows.push_back(Change { part: self.part, batch, order });
+        self.n_read += 1;
+        Ok(())
+    }
+
+    /// Takes the rows before a place in the order, or all.
+    fn take_before(&mut self, end: Option<u64>, changes: &mut Vec<Change>) {
+        while let Some(rows) = self.rows.front_mut() {
+            let n_rows = end.map_or(rows.order.len(), |end| rows.order.partition_point(|&order| order < end));
+            if n_rows < rows.order.len() {
+                let (taken, left) = (rows.batch.slice(0, n_rows), rows.batch.slice(n_rows, rows.order.len() - n_rows));
+                let left_order = rows.order.split_off(n_rows);
+                if n_rows > 0 {
+                    let order = std::mem::take(&mut rows.order);
+                    changes.push(Change { part: self.part, batch: taken, order });
+                }
+                (rows.batch, rows.order) = (left, left_order);
+                return;
+            }
+            changes.extend(self.rows.pop_front());
+        }
+    }
 }

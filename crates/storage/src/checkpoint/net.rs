@@ -6,21 +6,32 @@ use arrow::row::{RowConverter, Rows as KeyRows, SortField};
 use hashbrown::HashMap;
 use millstream_types::{Error, Result};
 
-use super::format::TableShape;
-use super::object_reader::{Piece, Rows};
+use super::format::{Part, TableShape, partitions, runs};
+use super::object_reader::Piece;
 
 /// No row, in the chains of rows of one identity.
 const NONE: u32 = u32::MAX;
 
 /// The identities of rows as bytes.
-pub(super) struct Identities {
-    /// `None` if there are no columns: then all rows are of one identity.
-    converter: Option<RowConverter>,
-    columns: Vec<usize>,
+///
+/// `None` if there are no columns: then all rows are of one identity.
+pub(super) struct Identities(Option<RowConverter>);
+
+/// Rows of one part of a change.
+pub(super) struct Change {
+    pub(super) part: Part,
+    pub(super) batch: RecordBatch,
+    /// What they are sorted by: see [`TableShape::order_of`].
+    pub(super) order: Vec<u64>,
 }
 
-/// The identities of the rows of a piece.
-pub(super) struct Keys(Option<KeyRows>);
+impl Change {
+    /// Rows of which only the partition matters.
+    pub(super) fn by_partition(piece: Piece) -> Change {
+        let order = partitions(&piece.runs).map(|partition| u64::from(partition) << 56).collect();
+        Change { part: piece.part, batch: piece.batch, order }
+    }
+}
 
 impl Identities {
     /// Of the rows of a table.
@@ -30,38 +41,20 @@ impl Identities {
     pub(super) fn new(shape: &TableShape) -> Result<Identities> {
         let fields = shape.gone_schema()?;
         let sorts: Vec<SortField> = fields.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
-        let converter = if sorts.is_empty() { None } else { Some(RowConverter::new(sorts)?) };
-        Ok(Identities { converter, columns: shape.identity.clone() })
+        Ok(Identities(if sorts.is_empty() { None } else { Some(RowConverter::new(sorts)?) }))
     }
 
-    /// Of the rows of a piece.
-    ///
-    /// # Errors
-    /// If its columns are not of the table's shape.
-    pub(super) fn of(&self, piece: &Piece) -> Result<Keys> {
-        let Some(converter) = &self.converter else { return Ok(Keys(None)) };
-        let columns = piece.batch.columns();
-        Ok(Keys(Some(match piece.rows {
-            Rows::Gone => converter.convert_columns(columns)?,
-            Rows::Added => {
-                let columns: Vec<_> = self.columns.iter().map(|&c| columns[c].clone()).collect();
-                converter.convert_columns(&columns)?
-            }
-        })))
+    /// Of the rows of a change.
+    fn of(&self, change: &Change, shape: &TableShape) -> Result<Option<KeyRows>> {
+        let columns = shape.identity_of(change.part, &change.batch);
+        Ok(self.0.as_ref().map(|converter| converter.convert_columns(&columns)).transpose()?)
     }
 }
 
-impl Keys {
-    /// The identity of a row.
-    pub(super) fn get(&self, row: usize) -> &[u8] {
-        self.0.as_ref().map_or(&[], |keys| keys.row(row).data())
-    }
-}
+/// Where a row is: what it is sorted by, which change it is in, and its number there.
+type Place = (u64, u32, u32);
 
-/// Where a row is: its partition, which piece it is in, and its number there.
-type Place = (u8, u32, u32);
-
-/// What is left of changes, by partition.
+/// What is left of changes, in order.
 #[derive(Default)]
 pub(super) struct Net {
     pub(super) gone: Vec<Place>,
@@ -76,19 +69,24 @@ struct Left {
 
 /// What changes come to, oldest first. If nothing is older than they are, nothing of what is gone is left.
 ///
-/// Memory is 16 bytes for each row and the bytes of its identity.
+/// Memory is about 40 bytes for each row, and the bytes of its identity.
 ///
 /// # Errors
 /// Internal, if nothing is older and a row takes away one that is not there.
-pub(super) fn net(pieces: &[Piece], shape: &TableShape, identities: &Identities, is_oldest: bool) -> Result<Net> {
-    let keys = pieces.iter().map(|piece| identities.of(piece)).collect::<Result<Vec<_>>>()?;
-    let places = places(pieces);
+pub(super) fn net(changes: &[Change], shape: &TableShape, identities: &Identities, is_oldest: bool) -> Result<Net> {
+    let keys = changes.iter().map(|change| identities.of(change, shape)).collect::<Result<Vec<_>>>()?;
+    let of_change = |(c, change): (u32, &Change)| -> Vec<Place> {
+        change.order.iter().zip(0..).map(|(&order, row)| (order, c, row)).collect()
+    };
+    let places: Vec<Place> = (0..).zip(changes).flat_map(of_change).collect();
+    debug_assert!(places.len() < NONE as usize, "chains have numbers for these rows");
     let mut before: Vec<u32> = vec![NONE; places.len()];
     let mut is_left = vec![false; places.len()];
     let mut by_key: HashMap<&[u8], Left> = HashMap::with_capacity(places.len());
-    for (i, &(_, piece, row)) in places.iter().enumerate() {
-        let left = by_key.entry(keys[piece as usize].get(row as usize)).or_insert(Left { gone: NONE, rows: NONE });
-        let is_gone = pieces[piece as usize].rows == Rows::Gone;
+    for (i, &(_, c, row)) in places.iter().enumerate() {
+        let key = keys[c as usize].as_ref().map_or(&[][..], |keys| keys.row(row as usize).data());
+        let left = by_key.entry(key).or_insert(Left { gone: NONE, rows: NONE });
+        let is_gone = changes[c as usize].part == Part::Gone;
         // A row cancels one that it takes away, and in a multiset one of which it is the like.
         let other = if is_gone { &mut left.rows } else { &mut left.gone };
         if *other != NONE && (is_gone || shape.is_multiset()) {
@@ -104,47 +102,26 @@ pub(super) fn net(pieces: &[Piece], shape: &TableShape, identities: &Identities,
         }
     }
     let mut net = Net::default();
-    for (i, place) in places.into_iter().enumerate().filter(|(i, _)| is_left[*i]) {
-        debug_assert!(i < NONE as usize, "chains have places for these rows");
-        let is_gone = pieces[place.1 as usize].rows == Rows::Gone;
+    for (_, place) in is_left.into_iter().zip(places).filter(|(is_left, _)| *is_left) {
+        let is_gone = changes[place.1 as usize].part == Part::Gone;
         if is_gone { &mut net.gone } else { &mut net.rows }.push(place);
     }
-    // Stable, so rows stay in the order in which they came.
-    net.gone.sort_by_key(|&(partition, ..)| partition);
-    net.rows.sort_by_key(|&(partition, ..)| partition);
+    net.gone.sort_unstable();
+    net.rows.sort_unstable();
     Ok(net)
 }
 
-/// All rows, in the order in which they apply.
-fn places(pieces: &[Piece]) -> Vec<Place> {
-    let mut places = Vec::with_capacity(pieces.iter().map(|piece| piece.batch.num_rows()).sum());
-    for (p, piece) in pieces.iter().enumerate() {
-        let mut row = 0;
-        for &(partition, n_rows) in &piece.runs {
-            places.extend((row..row + n_rows).map(|row| (partition, p as u32, row)));
-            row += n_rows;
-        }
-    }
-    places
-}
-
-/// The rows at places, at most so many at once, and how many are in which partition.
-pub(super) fn rows_at(pieces: &[Piece], places: &[Place]) -> Result<(Vec<(u8, u32)>, RecordBatch)> {
-    let mut runs: Vec<(u8, u32)> = Vec::new();
-    for &(partition, ..) in places {
-        match runs.last_mut() {
-            Some((last, n)) if *last == partition => *n += 1,
-            _ => runs.push((partition, 1)),
-        }
-    }
-    // Only pieces of one schema can be asked: those that the places name.
-    let mut used: Vec<u32> = places.iter().map(|&(_, piece, _)| piece).collect();
+/// The rows at places, and how many are in which partition.
+pub(super) fn rows_at(changes: &[Change], places: &[Place]) -> Result<(Vec<(u8, u32)>, RecordBatch)> {
+    // Only changes of one schema can be asked: those that the places name.
+    let mut used: Vec<u32> = places.iter().map(|&(_, change, _)| change).collect();
     used.sort_unstable();
     used.dedup();
-    let batches: Vec<&RecordBatch> = used.iter().map(|&piece| &pieces[piece as usize].batch).collect();
-    let position = |piece: u32| used.binary_search(&piece).expect("it is among them");
-    let indices: Vec<(usize, usize)> = places.iter().map(|&(_, piece, row)| (position(piece), row as usize)).collect();
-    Ok((runs, interleave(&batches, &indices)?))
+    let batches: Vec<&RecordBatch> = used.iter().map(|&change| &changes[change as usize].batch).collect();
+    let position = |change: u32| used.binary_search(&change).expect("it is among them");
+    let indices: Vec<(usize, usize)> =
+        places.iter().map(|&(_, change, row)| (position(change), row as usize)).collect();
+    Ok((runs(places.iter().map(|&(order, ..)| order)), interleave(&batches, &indices)?))
 }
 
 /// Rows of batches of one schema, of which there is at least one, also if they have no columns.
@@ -169,35 +146,35 @@ mod tests {
 
     use super::*;
 
-    /// Pieces from `- key`, `+ key value`; all in one partition.
-    fn pieces(changes: &[(Rows, i64, i64)], is_multiset: bool) -> Vec<Piece> {
-        let piece = |&(rows, key, value): &(Rows, i64, i64)| {
+    /// Changes of one row each; all in one partition.
+    fn changes_of(changes: &[(Part, i64, i64)], is_multiset: bool) -> Vec<Change> {
+        let change = |&(part, key, value): &(Part, i64, i64)| {
             let columns =
                 [("k", key), ("v", value)].map(|(name, n)| (name, Arc::new(Int64Array::from(vec![n])) as ArrayRef));
-            let n_columns = if rows == Rows::Gone && !is_multiset { 1 } else { 2 };
+            let n_columns = if part == Part::Gone && !is_multiset { 1 } else { 2 };
             let batch = RecordBatch::try_from_iter(columns.into_iter().take(n_columns)).expect("columns");
-            Piece { rows, runs: vec![(0, 1)], batch }
+            Change { part, batch, order: vec![0] }
         };
-        changes.iter().map(piece).collect()
+        changes.iter().map(change).collect()
     }
 
     /// What is left, as numbers of the changes.
-    fn left(changes: &[(Rows, i64, i64)], is_multiset: bool, is_oldest: bool) -> Result<(Vec<u32>, Vec<u32>)> {
+    fn left(changes: &[(Part, i64, i64)], is_multiset: bool, is_oldest: bool) -> Result<(Vec<u32>, Vec<u32>)> {
         let schema = schema_of(&[("k", DataType::Int64), ("v", DataType::Int64)]);
         let shape = if is_multiset { TableShape::multiset(schema) } else { TableShape::keyed(schema, vec![0]) };
-        let net = net(&pieces(changes, is_multiset), &shape, &Identities::new(&shape)?, is_oldest)?;
-        let numbers = |places: Vec<Place>| places.into_iter().map(|(_, piece, _)| piece).collect();
+        let net = net(&changes_of(changes, is_multiset), &shape, &Identities::new(&shape)?, is_oldest)?;
+        let numbers = |places: Vec<Place>| places.into_iter().map(|(_, change, _)| change).collect();
         Ok((numbers(net.gone), numbers(net.rows)))
     }
 
     #[test]
     fn what_is_left() {
-        use Rows::{Added, Gone};
-        let updated = [(Added, 1, 10), (Gone, 1, 0), (Added, 1, 11), (Gone, 2, 0), (Added, 2, 20)];
+        use Part::{Gone, Rows};
+        let updated = [(Rows, 1, 10), (Gone, 1, 0), (Rows, 1, 11), (Gone, 2, 0), (Rows, 2, 20)];
         assert_eq!(left(&updated, false, false), Ok((vec![3], vec![2, 4])));
         assert!(left(&updated, false, true).is_err(), "there is no older row with key 2");
         assert_eq!(left(&updated[..3], false, true), Ok((vec![], vec![2])));
-        let twice = [(Added, 1, 1), (Added, 1, 1), (Gone, 1, 1), (Gone, 2, 2), (Added, 2, 2), (Added, 2, 3)];
+        let twice = [(Rows, 1, 1), (Rows, 1, 1), (Gone, 1, 1), (Gone, 2, 2), (Rows, 2, 2), (Rows, 2, 3)];
         assert_eq!(left(&twice, true, false), Ok((vec![], vec![0, 5])), "the like of what is gone cancels it");
         assert!(left(&twice[2..3], true, true).is_err());
         assert_eq!(left(&twice[2..4], true, false), Ok((vec![0, 1], vec![])));

@@ -8,27 +8,17 @@ use millstream_types::{Error, Result};
 
 use super::OBJECTS;
 use super::block::decode;
-use super::format::{self, BlockEntry, FOOTER_BYTES, Footer, HEADER_BYTES, NoHeader, Section};
+use super::format::{self, BlockEntry, FOOTER_BYTES, Footer, HEADER_BYTES, NoHeader, Part, Section};
 use super::manifest::ObjectEntry;
-use super::object_writer::Part;
 use crate::encoding::{array, checksum};
 use crate::errors::{damaged, unknown_version};
 use crate::object_store::ObjectStore;
-
-/// Which way rows change a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// Each takes away one row of its identity.
-    Gone,
-    /// Each is added.
-    Added,
-}
 
 /// Rows of a block that are in a range of partitions.
 #[derive(Clone, Debug)]
 pub struct Piece {
     /// What becomes of them.
-    pub rows: Rows,
+    pub part: Part,
     /// How many are in which partition, which ascend.
     pub runs: Vec<(u8, u32)>,
     /// The rows; of those that are gone, the columns of the identity.

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use millstream_types::delta::values_bytes;
-use millstream_types::hash::{N_PARTITIONS, partition_of};
+use millstream_types::hash::partition_of;
 use millstream_types::{Error, Result};
 
 use super::block::BlockEncoder;
-use super::format::{self, BlockEntry, Footer, Section, TableId, TableShape};
+use super::format::{self, BlockEntry, Footer, Part, Section, TableId, TableShape};
 use super::manifest::{ObjectEntry, OwnerShare};
 use super::net::interleave;
-use super::{BLOCK_BYTES_MAX, BLOCK_ROWS_MAX, OBJECTS};
+use super::store::CheckpointOptions;
+use super::{BLOCK_ROWS_MAX, OBJECTS};
 use crate::encoding::checksum;
 use crate::object_store::{ObjectSink, ObjectStore};
 
@@ -27,13 +28,6 @@ pub struct HashedRows {
     pub hashes: Vec<u64>,
 }
 
-/// Which of the two parts of a section.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    Gone,
-    Rows,
-}
-
 /// An object that is being written. Dropped before [`ObjectWriter::finish`], it was never there.
 ///
 /// Memory is bounded by a block of each part, the index, and 16 bytes for each row that [`ObjectWriter::add`] takes at once.
@@ -41,6 +35,7 @@ pub struct ObjectWriter {
     store: Arc<dyn ObjectStore>,
     name: String,
     data_id: u128,
+    block_bytes: usize,
     worker: Option<u32>,
     /// `None` until there is something to write.
     sink: Option<Box<dyn ObjectSink>>,
@@ -78,11 +73,23 @@ impl ObjectWriter {
     pub(super) fn new(
         store: Arc<dyn ObjectStore>,
         name: String,
-        data_id: u128,
+        options: &CheckpointOptions,
         worker: Option<u32>,
     ) -> Result<ObjectWriter> {
         let (encoder, sections) = (BlockEncoder::new()?, Vec::new());
-        Ok(ObjectWriter { store, name, data_id, worker, sink: None, len: 0, encoder, sections, open: None })
+        let (data_id, block_bytes) = (options.data_id, options.block_bytes);
+        Ok(ObjectWriter {
+            store,
+            name,
+            data_id,
+            block_bytes,
+            worker,
+            sink: None,
+            len: 0,
+            encoder,
+            sections,
+            open: None,
+        })
     }
 
     /// Adds the change of a table: what of the last checkpoint's rows is gone, by identity, and what rows came.
@@ -102,38 +109,30 @@ impl ObjectWriter {
             return Ok(());
         }
         self.begin_section(table, shape.clone());
-        self.push_by_partition(Part::Gone, gone)?;
-        self.push_by_partition(Part::Rows, rows)?;
+        self.push_in_order(Part::Gone, shape, gone)?;
+        self.push_in_order(Part::Rows, shape, rows)?;
         self.end_section()
     }
 
-    fn push_by_partition(&mut self, part: Part, rows: &[HashedRows]) -> Result<()> {
+    /// Adds rows in the order in which they lie in a section.
+    fn push_in_order(&mut self, part: Part, shape: &TableShape, rows: &[HashedRows]) -> Result<()> {
         let batches: Vec<&RecordBatch> = rows.iter().map(|r| &r.batch).collect();
-        let mut places: Vec<Vec<(usize, usize)>> = vec![Vec::new(); N_PARTITIONS];
-        for (b, hashed) in rows.iter().enumerate() {
-            for (r, &hash) in hashed.hashes.iter().enumerate() {
-                places[partition_of(hash)].push((b, r));
-            }
-        }
-        let n_bytes: usize = batches.iter().map(|batch| values_bytes(batch)).sum();
         let n_rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
-        let rows_max = (BLOCK_BYTES_MAX / (n_bytes / n_rows.max(1)).max(1)).clamp(1, BLOCK_ROWS_MAX);
-        let mut together = Vec::new();
-        let mut runs = Vec::new();
-        for (partition, places) in places.into_iter().enumerate() {
-            for piece in places.chunks(rows_max) {
-                if together.len() + piece.len() > rows_max {
-                    self.push(part, mem::take(&mut runs), interleave(&batches, &together)?)?;
-                    together.clear();
-                }
-                together.extend(piece);
-                runs.push((partition as u8, piece.len() as u32));
-            }
+        let n_bytes: usize = batches.iter().map(|batch| values_bytes(batch)).sum();
+        let mut places: Vec<(u64, u32, u32)> = Vec::with_capacity(n_rows);
+        for (b, hashed) in (0..).zip(rows) {
+            let partitions = hashed.hashes.iter().map(|&hash| partition_of(hash) as u8);
+            let order = shape.order_of(part, &hashed.batch, partitions);
+            places.extend(order.into_iter().zip(0..).map(|(order, r)| (order, b, r)));
         }
-        if together.is_empty() {
-            return Ok(());
+        places.sort_unstable();
+        let rows_max = (self.block_bytes / (n_bytes / n_rows.max(1)).max(1)).clamp(1, BLOCK_ROWS_MAX);
+        for places in places.chunks(rows_max) {
+            let indices: Vec<(usize, usize)> = places.iter().map(|&(_, b, r)| (b as usize, r as usize)).collect();
+            let runs = format::runs(places.iter().map(|&(order, ..)| order));
+            self.push(part, runs, interleave(&batches, &indices)?)?;
         }
-        self.push(part, runs, interleave(&batches, &together)?)
+        Ok(())
     }
 
     /// Begins the section of a table. A table may have several; they apply in order.
@@ -142,15 +141,16 @@ impl ObjectWriter {
         self.open = Some(OpenSection { section, gone: Pending::default(), rows: Pending::default() });
     }
 
-    /// Adds rows to a part of the open section, of partitions that are not before those it has.
+    /// Adds rows to a part of the open section, which come after those that it has, in order.
     pub(super) fn push(&mut self, part: Part, runs: Vec<(u8, u32)>, rows: RecordBatch) -> Result<()> {
         let bytes_per_row = values_bytes(&rows).div_ceil(rows.num_rows().max(1)).max(1);
+        let block_bytes = self.block_bytes;
         let mut runs = runs.into_iter();
         let mut run = runs.next();
         let mut from = 0;
         while from < rows.num_rows() {
             let pending = self.pending(part);
-            let fits = (BLOCK_BYTES_MAX.saturating_sub(pending.n_bytes) / bytes_per_row)
+            let fits = (block_bytes.saturating_sub(pending.n_bytes) / bytes_per_row)
                 .min(BLOCK_ROWS_MAX - pending.n_rows)
                 .min(rows.num_rows() - from);
             if fits == 0 && pending.n_rows > 0 {

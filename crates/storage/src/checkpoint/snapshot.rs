@@ -9,11 +9,10 @@ use millstream_types::hash::N_PARTITIONS;
 use millstream_types::{Error, Result};
 use parking_lot::Mutex;
 
-use super::format::{Section, TableId, TableShape};
+use super::format::{Part, Section, TableId, TableShape};
 use super::manifest::Manifest;
-use super::net::{Identities, net, rows_at};
-use super::object_reader::{Object, Piece, Rows, slice_of};
-use super::object_writer::Part;
+use super::net::{Change, Identities, net, rows_at};
+use super::object_reader::{Object, Piece, slice_of};
 use super::store::Hold;
 use super::{BLOCK_ROWS_MAX, manifest::ObjectEntry};
 use crate::object_store::ObjectStore;
@@ -113,8 +112,8 @@ impl Snapshot {
         let mut pieces = Vec::new();
         for at in self.sections_of(table)? {
             let section = at.section();
-            for (part, blocks) in [(Part::Gone, &section.gone), (Part::Rows, &section.rows)] {
-                for (block_idx, block) in blocks.iter().enumerate() {
+            for part in [Part::Gone, Part::Rows] {
+                for (block_idx, block) in section.blocks(part).iter().enumerate() {
                     let (slice, runs) = slice_of(block, partitions);
                     if !slice.is_empty() {
                         let (object, section_idx) = (Arc::clone(&at.object), at.section_idx);
@@ -134,12 +133,13 @@ impl Snapshot {
         let Some(shape) = self.tables(table.owner)?.remove(&table) else { return Ok(vec![]) };
         let changes = self.changes(table, partitions)?;
         let pieces = (0..changes.len()).map(|i| changes.read(i)).collect::<Result<Vec<_>>>()?;
-        let is_right = |p: &Piece| p.rows == Rows::Gone || p.batch.schema().fields() == shape.schema.fields();
+        let is_right = |p: &Piece| p.part == Part::Gone || p.batch.schema().fields() == shape.schema.fields();
         if !pieces.iter().all(is_right) {
             return Err(Error::internal("a table was saved with several schemas"));
         }
-        let net = net(&pieces, &shape, &Identities::new(&shape)?, true)?;
-        net.rows.chunks(BLOCK_ROWS_MAX).map(|places| Ok(rows_at(&pieces, places)?.1)).collect()
+        let changes: Vec<Change> = pieces.into_iter().map(Change::by_partition).collect();
+        let net = net(&changes, &shape, &Identities::new(&shape)?, true)?;
+        net.rows.chunks(BLOCK_ROWS_MAX).map(|places| Ok(rows_at(&changes, places)?.1)).collect()
     }
 
     /// The sections of a table, oldest first.
@@ -188,11 +188,7 @@ impl TableChanges {
     pub fn read(&self, number: usize) -> Result<Piece> {
         let at = &self.pieces[number];
         let section = &at.object.sections()[at.section_idx];
-        let (blocks, rows) = match at.part {
-            Part::Gone => (&section.gone, Rows::Gone),
-            Part::Rows => (&section.rows, Rows::Added),
-        };
-        let batch = at.object.read_block(section, at.part, &blocks[at.block_idx])?;
-        Ok(Piece { rows, runs: at.runs.clone(), batch: batch.slice(at.slice.start, at.slice.len()) })
+        let batch = at.object.read_block(section, at.part, &section.blocks(at.part)[at.block_idx])?;
+        Ok(Piece { part: at.part, runs: at.runs.clone(), batch: batch.slice(at.slice.start, at.slice.len()) })
     }
 }

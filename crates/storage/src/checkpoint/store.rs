@@ -22,15 +22,15 @@ pub struct CheckpointOptions {
     pub term: u64,
     /// How many layers of similar size are merged into one.
     pub fan_in: usize,
+    /// How many bytes of rows a block has, at most, unless one row has more.
+    pub block_bytes: usize,
     /// The state has at least so many bytes before all of it is merged because half of them are garbage.
     pub whole_bytes_min: u64,
-    /// The rows that merging has in memory, about, in bytes.
-    pub merge_bytes: u64,
 }
 
 impl Default for CheckpointOptions {
     fn default() -> Self {
-        CheckpointOptions { data_id: 0, term: 1, fan_in: 32, whole_bytes_min: 4 << 20, merge_bytes: 32 << 20 }
+        CheckpointOptions { data_id: 0, term: 1, fan_in: 32, block_bytes: 1 << 20, whole_bytes_min: 4 << 20 }
     }
 }
 
@@ -242,7 +242,7 @@ impl Checkpoint {
     pub fn object(&self, worker: u32) -> Result<ObjectWriter> {
         let name = format!("{OBJECTS}/{:020}-{worker}.obj", self.number);
         let shared = &self.shared;
-        ObjectWriter::new(Arc::clone(&shared.store), name, shared.options.data_id, Some(worker))
+        ObjectWriter::new(Arc::clone(&shared.store), name, &shared.options, Some(worker))
     }
 }
 
@@ -258,7 +258,7 @@ impl Shared {
     pub(super) fn merged_object(&self) -> Result<ObjectWriter> {
         let number = self.next_object.fetch_add(1, Ordering::Relaxed);
         let name = format!("{OBJECTS}/{number:020}-merged.obj");
-        ObjectWriter::new(Arc::clone(&self.store), name, self.options.data_id, None)
+        ObjectWriter::new(Arc::clone(&self.store), name, &self.options, None)
     }
 
     /// Puts one object in the place of several, in whatever is the newest manifest by now.

@@ -165,7 +165,7 @@ fn a_full_disk_fails_checkpoints_until_there_is_room() {
     run.checkpoint(&store);
     let used = disk.used();
     let mut n_failed = 0;
-    for more in (0..12_000).step_by(700) {
+    for more in (0..40_000).step_by(2000) {
         disk.set_space(Some(used + more));
         run.checkpoint(&store);
         let error = run.errors.pop();

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use parking_lot::Mutex;
 
 use super::super::*;
-use super::model::{DATA_ID, Model, open, open_on, options, read};
+use super::model::{DATA_ID, Model, open, options, read};
 use crate::disk::Disk;
 use crate::disk::sim::SimDisk;
 use crate::object_store::{DiskStore, ObjectSink, ObjectStore, Put};
@@ -17,10 +17,7 @@ fn any_changes_and_any_merges() {
     for seed in 0..8 {
         let mut random = Bits(seed);
         let disk = SimDisk::default();
-        // For so little memory nearly every partition is gone through several times.
-        let merge_bytes = if seed % 2 == 0 { 60 } else { 2000 };
-        let open =
-            || open_on(Arc::new(disk.clone()), CheckpointOptions { merge_bytes, ..options() }).expect("it opens");
+        let open = || open(&disk).expect("it opens");
         let mut store = open();
         let mut model = Model::default();
         let mut n_merges = 0;

@@ -32,9 +32,9 @@ pub(super) struct Model {
     pub(super) values: BTreeMap<(u64, Vec<u8>), Vec<u8>>,
 }
 
-/// Small layers and little memory, so that all that merging does is done.
+/// Few layers, small blocks, and no size from which on all are merged.
 pub(super) fn options() -> CheckpointOptions {
-    CheckpointOptions { data_id: DATA_ID, term: 1, fan_in: 3, whole_bytes_min: 0, merge_bytes: 2000 }
+    CheckpointOptions { data_id: DATA_ID, term: 1, fan_in: 3, block_bytes: 300, whole_bytes_min: 0 }
 }
 
 pub(super) fn open(disk: &SimDisk) -> Result<CheckpointStore> {
