@@ -163,6 +163,24 @@ impl Input<'_> {
     }
 }
 
+/// Rows of states that have several rows.
+#[derive(Debug, Default)]
+pub struct PartialRows {
+    /// The group of each row.
+    pub groups: Vec<u32>,
+    /// As [`GroupAccumulator::partial`] gives them.
+    pub columns: Vec<ArrayRef>,
+}
+
+/// How states that have several rows have changed.
+#[derive(Debug, Default)]
+pub struct PartialChanges {
+    /// Rows that are gone or have changed: their first column, which tells the rows of a group apart.
+    pub gone: PartialRows,
+    /// Rows that are new or have changed.
+    pub rows: PartialRows,
+}
+
 /// The states of one aggregate for many groups.
 pub trait GroupAccumulator: Send + Sync {
     /// Takes weighted rows.
@@ -187,6 +205,16 @@ pub trait GroupAccumulator: Send + Sync {
     fn partial_groups(&self, groups: &[u32]) -> Option<Vec<u32>> {
         let _ = groups;
         None
+    }
+
+    /// From now on notes how states change, if they have several rows, and is not doing so already.
+    fn track_changes(&mut self) {}
+
+    /// How the states of groups differ from what they were when this was last asked of them, or when tracking began.
+    /// Empty for states of one row: those change as wholes.
+    fn take_changes(&mut self, groups: &[u32]) -> PartialChanges {
+        let _ = groups;
+        PartialChanges::default()
     }
 
     /// The results of groups.

@@ -26,7 +26,7 @@ use millstream_expr::aggregate::{Input, accumulator};
 use millstream_expr::encoded::Encoder;
 use millstream_expr::scalar::{batch_of, truth};
 use millstream_expr::{AggregateCall, GroupAccumulator};
-use millstream_state::{PagedVec, SavedState};
+use millstream_state::{PagedVec, SavedState, StateChanges};
 use millstream_types::delta::take_batch;
 use millstream_types::hash::{mix, worker_of};
 use millstream_types::{Delta, EpochHeader, Error, ErrorKind, Result};
@@ -36,10 +36,12 @@ use crate::emitted_values::Failing;
 use crate::encoded::EncodedSpec;
 use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
+use crate::saving::Tracking;
 pub use distinct::DistinctPartialSpec;
 use distinct::DistinctSets;
 pub use distinct_reduce::DistinctReduceSpec;
 pub use partial::PartialAggregateSpec;
+use saved::Changes;
 
 /// What arrives on a port of an aggregate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +121,7 @@ impl OperatorSpec for AggregateSpec {
             before: Vec::new(),
             before_groups: Vec::new(),
             failing: Failing::default(),
+            tracking: Tracking::default(),
             // Without a key there is one group, on the worker that owns the hash of no columns, and it always exists.
             global_pending: self.n_keys == 0 && worker_of(mix(0), context.n_workers) == context.worker,
             pending: Vec::new(),
@@ -165,6 +168,8 @@ struct Aggregate {
     failing: Failing,
     /// The one group of an aggregate without a key has not been made yet.
     global_pending: bool,
+    /// Sets of distinct values, and accumulators whose states have several rows, note their changes themselves.
+    tracking: Tracking<Changes>,
 
     // Scratch, for one epoch.
     /// The last epoch, by our own count, in which a group was touched.
@@ -196,6 +201,17 @@ impl Aggregate {
             self.before.push(self.results(&self.before_groups[n_before..])?);
         }
         Ok(())
+    }
+
+    /// The group of each row, made if there is none; they are touched.
+    fn groups_of(&mut self, keys: &[ArrayRef], n_rows: usize) -> Result<Vec<u32>> {
+        let mut groups = Vec::new();
+        self.table.find_or_add(keys, n_rows, &mut groups);
+        if let Some(changes) = self.tracking.changes() {
+            changes.groups.add(self.table.added());
+        }
+        self.touch(&groups)?;
+        Ok(groups)
     }
 
     fn is_global_group(&self, group: u32) -> bool {
@@ -235,9 +251,7 @@ impl Aggregate {
 
     fn push_rows(&mut self, group_by: &[usize], delta: &Delta) -> Result<()> {
         let keys: Vec<ArrayRef> = group_by.iter().map(|&c| delta.columns()[c].clone()).collect();
-        let mut groups = Vec::new();
-        self.table.find_or_add(&keys, delta.n_rows(), &mut groups);
-        self.touch(&groups)?;
+        let groups = self.groups_of(&keys, delta.n_rows())?;
         let weights = delta.weights().map(|w| w.as_ref());
         for (i, &group) in groups.iter().enumerate() {
             *self.n_rows.get_mut(group) += weights.map_or(1, |w: &[i64]| w[i]);
@@ -269,9 +283,7 @@ impl Aggregate {
             return Err(Error::internal("states are added, they have no weights"));
         }
         let (keys, states) = delta.columns().split_at(self.spec.n_keys);
-        let mut groups = Vec::new();
-        self.table.find_or_add(keys, delta.n_rows(), &mut groups);
-        self.touch(&groups)?;
+        let groups = self.groups_of(keys, delta.n_rows())?;
         let mut from = 0;
         if counts_rows {
             let n_rows = states[0].as_primitive::<Int64Type>().values();
@@ -307,13 +319,14 @@ impl Aggregate {
             Results { groups: std::mem::take(&mut self.before_groups), batches: std::mem::take(&mut self.before) };
         self.pending = changes(&self.spec.schema, self.spec.n_keys, &touched, before, after)?;
         self.touched = touched;
+        for sets in &mut self.distinct {
+            sets.end_epoch(&self.table);
+        }
+        self.note_changes(&gone)?;
         self.touched.clear();
         self.table.remove(&gone);
         for &group in &gone {
             self.accumulators.iter_mut().for_each(|a| a.reset(group));
-        }
-        for sets in &mut self.distinct {
-            sets.end_epoch();
         }
         self.pending.reverse();
         Ok(())
@@ -404,9 +417,7 @@ impl Operator for Aggregate {
 
     fn end_epoch(&mut self, _: &EpochHeader, out: &mut Output) -> Result<Progress> {
         if self.global_pending {
-            let mut groups = Vec::new();
-            self.table.find_or_add(&[], 1, &mut groups);
-            self.touch(&groups)?;
+            self.groups_of(&[], 1)?;
             self.global_pending = false;
         }
         self.emit_changes(out)?;
@@ -424,8 +435,23 @@ impl Operator for Aggregate {
         Ok(Progress::Done)
     }
 
-    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
         self.save_groups(partitioned_by, saved)
+    }
+
+    fn track_changes(&mut self) {
+        self.tracking.start();
+        self.track_parts();
+    }
+
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
+        match self.tracking.take()? {
+            Some(changed) => self.save_changed_groups(changed, partitioned_by, changes),
+            None => {
+                self.track_parts();
+                self.save_groups(partitioned_by, changes)
+            }
+        }
     }
 
     fn restore(&mut self, saved: &SavedState) -> Result<()> {
@@ -438,6 +464,7 @@ impl Operator for Aggregate {
             + self.stamps.n_bytes()
             + self.accumulators.iter().map(|a| a.n_bytes()).sum::<usize>()
             + self.distinct.iter().map(DistinctSets::n_bytes).sum::<usize>()
+            + self.tracking.n_bytes(Changes::n_bytes)
     }
 
     fn n_entries(&self) -> usize {

@@ -3,7 +3,7 @@
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use millstream_expr::encoded::{Decoder, Encoder, RowsForm};
-use millstream_state::SavedState;
+use millstream_state::{SavedState, StateChanges};
 use millstream_types::{Delta, EpochHeader, Result};
 
 use crate::encoded::{EncodedSpec, StoredSpec};
@@ -72,7 +72,14 @@ impl Operator for Constant {
         Ok(Progress::Done)
     }
 
-    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+    /// Nothing: what is saved has ended an epoch, and has emitted the rows.
+    fn save(&self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
+        Ok(())
+    }
+
+    fn track_changes(&mut self) {}
+
+    fn save_changes(&mut self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
         Ok(())
     }
 

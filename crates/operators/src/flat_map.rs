@@ -8,7 +8,7 @@ use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 use millstream_expr::encoded::{Decoder, Encoder, FieldNumber};
 use millstream_expr::scalar::batch_of;
-use millstream_state::SavedState;
+use millstream_state::{SavedState, StateChanges};
 use millstream_types::{Delta, EpochHeader, Result};
 use serde::{Deserialize, Serialize};
 
@@ -145,7 +145,13 @@ impl Operator for FlatMap {
         Ok(Progress::Done)
     }
 
-    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+    fn save(&self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
+        Ok(())
+    }
+
+    fn track_changes(&mut self) {}
+
+    fn save_changes(&mut self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
         Ok(())
     }
 

@@ -33,6 +33,11 @@ impl GroupTable {
         })
     }
 
+    /// The schema of keys.
+    pub fn key_schema(&self) -> &SchemaRef {
+        self.keys.schema()
+    }
+
     /// The number of groups.
     pub fn len(&self) -> usize {
         self.keys.len()

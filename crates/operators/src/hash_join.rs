@@ -25,7 +25,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_expr::Scalar;
 use millstream_expr::encoded::Encoder;
 use millstream_expr::scalar::{batch_of, condition};
-use millstream_state::{Matches, NO_ROW, SavedState};
+use millstream_state::{Matches, NO_ROW, SavedState, StateChanges};
 use millstream_types::hash::hash_columns;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -235,6 +235,7 @@ impl OperatorSpec for HashJoinSpec {
             spec: self.clone(),
             probing: None,
             put_off: VecDeque::new(),
+            saved_totals: Totals::default(),
             ending: None,
             hashes: Vec::new(),
         }))
@@ -330,6 +331,8 @@ struct HashJoin {
     probing: Option<Probing>,
     /// Deltas of a shared side: they are joined at the end of the epoch, with all that the other side has by then.
     put_off: VecDeque<Delta>,
+    /// The totals of the right side as they were last saved.
+    saved_totals: Totals,
     /// The epoch that is being ended.
     ending: Option<Epoch>,
     hashes: Vec<u64>,
@@ -339,6 +342,12 @@ impl HashJoin {
     /// The side whose deltas are put off, if one is shared: ΔL ⋈ R(e-1) + L(e) ⋈ ΔR.
     fn put_off_side(&self) -> Option<Side> {
         [Side::Right, Side::Left].into_iter().find(|side| self.sides.of(*side).own().is_none())
+    }
+
+    /// What is saved of the right side beside its rows: what a null-aware join knows of it.
+    fn right_totals(&self) -> Totals {
+        let right = self.sides.right.own().filter(|_| self.spec.alone.left == Alone::NullAwareAnti);
+        right.map(JoinSide::totals).unwrap_or_default()
     }
 
     /// Which rows may have partners: those without a null in their key, except where null equals null.
@@ -611,21 +620,36 @@ impl Operator for HashJoin {
     }
 
     /// A table for each side that keeps its rows here; table 2 tells what a null-aware join knows of its right side.
-    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
         debug_assert!(self.put_off.is_empty() && self.probing.is_none(), "state is saved between epochs");
         for side in [Side::Left, Side::Right] {
             if let Some(state) = self.sides.of(side).own() {
                 state.save(side.port() as u32, &partitioned_by[side.port()], saved)?;
             }
         }
-        match self.sides.right.own() {
-            Some(right) if self.spec.alone.left == Alone::NullAwareAnti => right.totals().save(TOTALS_TABLE, saved),
-            _ => Ok(()),
+        self.right_totals().save(Totals::default(), TOTALS_TABLE, saved)
+    }
+
+    fn track_changes(&mut self) {
+        for side in [Side::Left, Side::Right] {
+            self.sides.of_mut(side).own_mut().into_iter().for_each(JoinSide::track_changes);
         }
+    }
+
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
+        debug_assert!(self.put_off.is_empty() && self.probing.is_none(), "state is saved between epochs");
+        for side in [Side::Left, Side::Right] {
+            if let Some(state) = self.sides.of_mut(side).own_mut() {
+                state.save_changes(side.port() as u32, &partitioned_by[side.port()], changes)?;
+            }
+        }
+        let totals = self.right_totals();
+        totals.save(std::mem::replace(&mut self.saved_totals, totals), TOTALS_TABLE, changes)
     }
 
     fn restore(&mut self, saved: &SavedState) -> Result<()> {
         let right = Totals::restored(TOTALS_TABLE, saved)?;
+        self.saved_totals = right;
         for side in [Side::Left, Side::Right] {
             if let Some(state) = self.sides.of_mut(side).own_mut() {
                 state.restore(side.port() as u32, saved, right)?;

@@ -3,7 +3,7 @@
 use arrow::datatypes::SchemaRef;
 use millstream_expr::Stages;
 use millstream_expr::encoded::{Decoder, Encoder, FieldNumber, StageForm};
-use millstream_state::SavedState;
+use millstream_state::{SavedState, StateChanges};
 use millstream_types::{Delta, EpochHeader, Result};
 use serde::{Deserialize, Serialize};
 
@@ -94,7 +94,13 @@ impl Operator for Map {
         Ok(Progress::Done)
     }
 
-    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+    fn save(&self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
+        Ok(())
+    }
+
+    fn track_changes(&mut self) {}
+
+    fn save_changes(&mut self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use arrow::datatypes::SchemaRef;
 use millstream_expr::RowErrors;
 use millstream_expr::encoded::Encoder;
-use millstream_state::{Arrangement, SavedState};
+use millstream_state::{Arrangement, SavedState, StateChanges};
 use millstream_types::{Delta, Epoch, EpochHeader, Result};
 
 use crate::dataflow::RelationId;
@@ -92,12 +92,27 @@ pub trait Operator {
         Ok(Progress::Done)
     }
 
-    /// Adds the state as of the last epoch that was ended, as rows, with the hashes that say where they belong.
+    /// Adds the state as of the last epoch that was ended, as rows of tables, with the hashes that say where they belong.
     /// `partitioned_by` has for each port the columns whose hash has brought its rows to this worker.
     ///
     /// # Errors
     /// Internal.
-    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()>;
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()>;
+
+    /// From now on the operator notes what changes, for [`Operator::save_changes`]. It is called between epochs; after a
+    /// [`Operator::restore`] before anything else, so that what was restored counts as saved. Operators that were not asked
+    /// spend nothing on it.
+    fn track_changes(&mut self);
+
+    /// Adds what of the tables has changed since the last call, as of the last epoch that was ended, which is at least the
+    /// first; on the first call that is all there is, or all that is not as it was restored. It is called after
+    /// [`Operator::track_changes`], between epochs. All that was added, oldest first, comes to what [`Operator::save`] gives.
+    ///
+    /// The cost, and the memory that it takes to note changes, is that of what has changed, not of the state.
+    ///
+    /// # Errors
+    /// Internal.
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()>;
 
     /// Takes over saved state of the partitions that this worker owns, whichever workers have saved it. The operator has
     /// been built and not been called; it emits nothing, and goes on as if it had seen all that led to that state.

@@ -82,15 +82,15 @@ impl PartitionedRows {
         })
     }
 
-    /// Takes rows, and takes rows back.
+    /// Takes rows, and takes rows back; gives the ids of those that came.
     ///
     /// # Errors
     /// Internal, if a row is taken back from input that was said to be append-only.
-    pub(crate) fn push(&mut self, delta: &Delta) -> Result<()> {
+    pub(crate) fn push(&mut self, delta: &Delta) -> Result<Vec<u32>> {
         self.look_up(delta);
         let numbers = std::mem::take(&mut self.numbers);
         let hashes = std::mem::take(&mut self.hashes);
-        self.add(delta, &numbers, &hashes);
+        let ids = self.add(delta, &numbers, &hashes);
         let negative = |i: &usize| delta.weight(*i) < 0;
         for i in (0..delta.n_rows()).filter(negative) {
             for _ in delta.weight(i)..0 {
@@ -101,7 +101,7 @@ impl PartitionedRows {
             }
         }
         (self.numbers, self.hashes) = (numbers, hashes);
-        Ok(())
+        Ok(ids)
     }
 
     /// Writes the partition and the hash of each row.

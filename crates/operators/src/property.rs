@@ -12,16 +12,19 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, IntervalMonthDayNanoArray, ListArray,
-    StringViewArray,
+    RecordBatch, StringViewArray,
 };
 use arrow::datatypes::{
     DataType, Decimal128Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, SchemaRef,
     UInt64Type,
 };
+use arrow::row::{RowConverter, SortField};
 use millstream_expr::scalar::batch_of;
 use millstream_expr::{OrderBy, RowError};
+use millstream_state::StateChanges;
+use millstream_state::changes::net;
 use millstream_types::hash::{hash_columns, mix};
-use millstream_types::{Delta, Epoch, EpochHeader};
+use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 
 use crate::dataflow::{Dataflow, Edge, Exchange, Node, RelationId};
 use crate::encoded::tests::stored;
@@ -215,24 +218,110 @@ pub(crate) fn end_epoch(operator: &mut dyn Operator, epoch: u64, emitted: &mut E
     drain(operator, progress, &mut out, emitted)
 }
 
-/// A dataflow, whose relations are numbered as ports, on some workers. After each epoch its state may be saved, and taken
-/// up by another number of workers.
+/// A dataflow, whose relations are numbered as ports, on some workers. After each epoch its state may be saved, whole or as
+/// what has changed, and taken up by another number of workers.
 pub(crate) fn dataflow(dataflow: &Dataflow, n_workers: usize) -> Subject {
     // What runs is what was kept on disk.
     let dataflow = stored(dataflow);
     let mut driver = StepDriver::new(dataflow.clone(), n_workers).expect("types can be kept");
+    let mut saved = SavedChanges::new(dataflow.nodes.len());
     Box::new(move |epoch, input| {
         let mut random = Random::new(epoch * 1000 + input.len() as u64);
-        if epoch > 1 && random.below(2) == 0 {
-            let saved = driver.save().map_err(|e| format!("saving: {e}"))?;
-            let n_workers = 1 + random.below(4) as usize;
-            driver = StepDriver::restore(dataflow.clone(), n_workers, &saved).map_err(|e| format!("restoring: {e}"))?;
+        if epoch == 1 && random.below(2) == 0 {
+            driver.track_changes();
+            saved.are_tracked = true;
+        }
+        if epoch > 1 {
+            saved.go_on(&mut driver, &dataflow, &mut random).map_err(|e| format!("saved state: {e}"))?;
         }
         let mut relations: BTreeMap<RelationId, Vec<Delta>> = BTreeMap::new();
         input.into_iter().for_each(|(port, delta)| relations.entry(RelationId(port as u64)).or_default().push(delta));
         let (deltas, errors) = driver.epoch(&header(epoch), &relations).map_err(|e| e.to_string())?;
         Ok(Emitted { deltas, errors, n_entries: driver.n_entries() })
     })
+}
+
+/// What was saved of a dataflow's operators.
+struct SavedChanges {
+    /// By node, the oldest first.
+    changes: Vec<Vec<StateChanges>>,
+    /// Whether the operators that run note what changes.
+    are_tracked: bool,
+    /// Whether they go on from saved state.
+    is_restored: bool,
+}
+
+impl SavedChanges {
+    fn new(n_nodes: usize) -> Self {
+        SavedChanges { changes: vec![vec![]; n_nodes], are_tracked: false, is_restored: false }
+    }
+
+    /// Lets a driver go on, or saves what it has, whole or what has changed, and goes on from there in another.
+    fn go_on(&mut self, driver: &mut StepDriver, dataflow: &Dataflow, random: &mut Random) -> Result<()> {
+        let what = random.below(6);
+        if what == 0 {
+            return Ok(());
+        }
+        if what == 1 {
+            // What was restored has changed since.
+            if !self.is_restored {
+                driver.track_changes();
+                self.are_tracked = true;
+            }
+            return Ok(());
+        }
+        if self.are_tracked {
+            self.add(driver.save_changes()?);
+            self.are_what_there_is(driver)?;
+            if what == 2 {
+                return Ok(());
+            }
+        } else {
+            self.changes = driver.save()?.into_iter().map(|changes| vec![changes]).collect();
+        }
+        let saved = self.changes.iter().map(|changes| net(changes)?.encode()).collect::<Result<Vec<_>>>()?;
+        *driver = StepDriver::restore(dataflow.clone(), 1 + random.below(4) as usize, &saved)?;
+        self.is_restored = true;
+        self.are_tracked = random.below(3) > 0;
+        if self.are_tracked {
+            driver.track_changes();
+            if random.below(4) == 0 {
+                let n_rows: usize = driver.save_changes()?.iter().map(StateChanges::n_rows).sum();
+                assert_eq!(n_rows, 0, "what was restored is saved");
+            }
+        }
+        self.are_what_there_is(driver)
+    }
+
+    fn add(&mut self, changes: Vec<StateChanges>) {
+        self.changes.iter_mut().zip(changes).for_each(|(all, changes)| all.push(changes));
+    }
+
+    /// All changes come to the state that there is.
+    fn are_what_there_is(&self, driver: &StepDriver) -> Result<()> {
+        for (node, (changes, there)) in self.changes.iter().zip(driver.save()?).enumerate() {
+            let (saved, there) = (net(changes)?, net(&[there])?);
+            for table in 0..30 {
+                let (saved, there) = (sorted(saved.rows(table)?)?, sorted(there.rows(table)?)?);
+                if saved != there {
+                    let what = format!("table {table} of node {node} is saved as {saved:?} and is {there:?}");
+                    return Err(Error::internal(what));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rows in the order of their bytes, as text.
+fn sorted(rows: Option<RecordBatch>) -> Result<Vec<(Vec<u8>, String)>> {
+    let Some(rows) = rows else { return Ok(vec![]) };
+    let fields = rows.schema().fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
+    let encoded = RowConverter::new(fields)?.convert_columns(rows.columns())?;
+    let text = |i: usize| rows.columns().iter().map(|c| format!("{:?}", c.slice(i, 1))).collect::<String>();
+    let mut sorted: Vec<_> = encoded.iter().enumerate().map(|(i, row)| (row.data().to_vec(), text(i))).collect();
+    sorted.sort();
+    Ok(sorted)
 }
 
 /// The number of workers for a seed: one, two and four in turn.

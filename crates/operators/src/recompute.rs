@@ -15,7 +15,7 @@ use millstream_expr::RecomputedCall;
 use millstream_expr::encoded::{Decoder, Encoder, FieldNumber};
 use millstream_expr::recomputed::RecomputedCallForm;
 use millstream_expr::scalar::batch_of;
-use millstream_state::SavedState;
+use millstream_state::{SavedState, StateChanges};
 use millstream_types::hash::{mix, worker_of};
 use millstream_types::{Delta, EpochHeader, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,9 @@ use crate::emitted_values::{EmittedValues, Failing, Unlike};
 use crate::encoded::{EncodedSpec, StoredSpec, columns};
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 use crate::partitioned_rows::PartitionedRows;
-use crate::saving::{SAVED_ROWS, places_in_key, save_rows, saved_columns, saved_rows};
+use crate::saving::{
+    ChangedRows, SAVED_ROWS, SavedTable, Tracking, places_in_key, saved_columns, saved_rows, types_of,
+};
 
 /// A `GROUP BY` with aggregates of any kind. The output has the group key's columns, then one for each call.
 #[derive(Clone, Debug)]
@@ -74,6 +76,7 @@ impl OperatorSpec for RecomputeSpec {
             failing: Failing::default(),
             // Without a key there is one group, on the worker that owns the hash of no columns, and it always exists.
             global_pending: is_global && worker_of(mix(0), context.n_workers) == context.worker,
+            tracking: Tracking::default(),
             spec: self.clone(),
         }))
     }
@@ -123,11 +126,23 @@ struct Recompute {
     failing: Failing,
     /// The one group of an aggregate without a key has not been computed yet.
     global_pending: bool,
+    tracking: Tracking<Changes>,
+}
+
+/// What has changed since the last save.
+#[derive(Default)]
+struct Changes {
+    rows: ChangedRows,
+    /// Groups with results.
+    results: ChangedRows,
 }
 
 impl Operator for Recompute {
     fn push(&mut self, _: Port, delta: Delta, _: &mut Output) -> Result<Progress> {
-        self.rows.push(&delta)?;
+        let ids = self.rows.push(&delta)?;
+        if let Some(changes) = self.tracking.changes() {
+            changes.rows.add(&ids);
+        }
         Ok(Progress::Done)
     }
 
@@ -149,23 +164,36 @@ impl Operator for Recompute {
                 return Ok(Progress::More);
             }
         }
+        if let Some(changes) = self.tracking.changes() {
+            let gone = changes.rows.remove(self.rows.gone());
+            changes.rows.take_away(self.rows.gather(&gone).columns().to_vec(), gone.len());
+        }
         self.rows.forget(self.spec.group_by.is_empty());
         self.emitted.reclaim();
         Ok(Progress::Done)
     }
 
-    /// Table 0 has the rows, table 1 the results by key of the groups that have any.
-    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
-        let by = &partitioned_by[0];
+    /// Table 0 has the rows, each copy by itself, table 1 the results by key of the groups that have any.
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
+        let mut table = self.table_of_rows(partitioned_by, saved)?;
         for ids in self.rows.ids().chunks(SAVED_ROWS) {
-            save_rows(saved, 0, self.rows.gather(ids).columns().to_vec(), ids.len(), by)?;
+            table.add(self.rows.gather(ids).columns().to_vec(), ids.len())?;
         }
-        let by = places_in_key(by, &self.spec.group_by)?;
+        let mut table = self.table_of_results(partitioned_by, saved)?;
         let shown: Vec<u32> = self.rows.partitions().into_iter().filter(|&g| self.emitted.has(g)).collect();
-        shown.chunks(SAVED_ROWS).try_for_each(|groups| {
-            let columns = [self.rows.keys(groups).columns(), self.emitted.gather(groups).columns()].concat();
-            save_rows(saved, 1, columns, groups.len(), &by)
-        })
+        shown.chunks(SAVED_ROWS).try_for_each(|groups| table.add(self.results_by_key(groups), groups.len()))
+    }
+
+    fn track_changes(&mut self) {
+        self.tracking.start();
+    }
+
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
+        let Some(Changes { rows, results }) = self.tracking.take()? else { return self.save(partitioned_by, changes) };
+        let mut table = self.table_of_rows(partitioned_by, changes)?;
+        rows.save(&mut table, |ids| Ok(self.rows.gather(ids).columns().to_vec()))?;
+        let mut table = self.table_of_results(partitioned_by, changes)?;
+        results.save(&mut table, |groups| Ok(self.results_by_key(groups)))
     }
 
     fn restore(&mut self, saved: &SavedState) -> Result<()> {
@@ -182,11 +210,14 @@ impl Operator for Recompute {
         // Those that have rows and no results have failed: what is said of them is computed anew.
         let failed: Vec<u32> = groups.into_iter().filter(|&g| !self.emitted.has(g)).collect();
         self.global_pending &= failed.is_empty();
-        self.compute(failed, &mut Output::default())
+        self.compute(failed, &mut Output::default())?;
+        self.tracking = Tracking::Restored;
+        Ok(())
     }
 
     fn n_bytes(&self) -> usize {
-        self.rows.n_bytes() + self.emitted.n_bytes()
+        let of_changes = |c: &Changes| c.rows.n_bytes() + c.results.n_bytes();
+        self.rows.n_bytes() + self.emitted.n_bytes() + self.tracking.n_bytes(of_changes)
     }
 
     fn n_entries(&self) -> usize {
@@ -195,6 +226,25 @@ impl Operator for Recompute {
 }
 
 impl Recompute {
+    fn table_of_rows<'a>(&self, partitioned_by: &[Vec<usize>], saved: &'a mut StateChanges) -> Result<SavedTable<'a>> {
+        SavedTable::multiset(saved, 0, types_of(&self.spec.input), &partitioned_by[0])
+    }
+
+    fn table_of_results<'a>(
+        &self,
+        partitioned_by: &[Vec<usize>],
+        saved: &'a mut StateChanges,
+    ) -> Result<SavedTable<'a>> {
+        let by = places_in_key(&partitioned_by[0], &self.spec.group_by)?;
+        let key = (0..self.spec.group_by.len()).collect();
+        SavedTable::new(saved, 1, types_of(&self.spec.schema), key, &by)
+    }
+
+    /// The results of groups that have some, behind their keys.
+    fn results_by_key(&self, groups: &[u32]) -> Vec<ArrayRef> {
+        [self.rows.keys(groups).columns(), self.emitted.gather(groups).columns()].concat()
+    }
+
     /// Computes groups and emits how their results differ from what was emitted of them.
     fn compute(&mut self, groups: Vec<u32>, out: &mut Output) -> Result<()> {
         let is_global = self.spec.group_by.is_empty();
@@ -252,6 +302,9 @@ impl Recompute {
         }
         let groups = groups_at(&shown);
         self.emitted.put(&groups, values, &shown);
+        if let Some(changes) = self.tracking.changes() {
+            changes.results.add(&groups);
+        }
         let mut columns = self.rows.keys(&groups).columns().to_vec();
         let shown = UInt32Array::from(shown);
         for value in values {
@@ -266,6 +319,10 @@ impl Recompute {
         let groups: Vec<u32> = groups.iter().copied().filter(|&g| self.emitted.has(g)).collect();
         if groups.is_empty() {
             return Ok(());
+        }
+        if let Some(changes) = self.tracking.changes() {
+            let gone = changes.results.remove(&groups);
+            changes.results.take_away(self.rows.keys(&gone).columns().to_vec(), gone.len());
         }
         let columns = [self.rows.keys(&groups).columns(), self.emitted.take(&groups).columns()].concat();
         let batch = batch_of(self.spec.schema.clone(), columns, groups.len())?;

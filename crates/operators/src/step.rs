@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use millstream_expr::RowError;
-use millstream_state::SavedState;
+use millstream_state::{SavedState, StateChanges};
 use millstream_types::hash::partitions_of;
 use millstream_types::{Delta, EpochHeader, Result};
 
@@ -41,24 +41,53 @@ impl StepDriver {
     ///
     /// # Errors
     /// Internal.
-    pub fn save(&self) -> Result<Vec<Vec<u8>>> {
+    pub fn save(&self) -> Result<Vec<StateChanges>> {
         let save = |node: usize| {
-            let mut saved = SavedState::default();
-            if let Node::Operator { inputs, .. } = &self.dataflow.nodes[node] {
-                let partitioned_by: Vec<Vec<usize>> =
-                    inputs.iter().map(|edge| edge.exchange.partitioned_by().to_vec()).collect();
-                for operators in &self.workers {
-                    let mut of_worker = SavedState::default();
-                    operators[node].as_ref().expect("an operator node").save(&partitioned_by, &mut of_worker)?;
-                    saved.merge(of_worker);
-                }
+            let mut saved = StateChanges::default();
+            for operator in self.workers.iter().filter_map(|operators| operators[node].as_ref()) {
+                let mut of_worker = StateChanges::default();
+                operator.save(&self.partitioned_by(node), &mut of_worker)?;
+                saved.merge(of_worker)?;
             }
-            saved.encode()
+            Ok(saved)
         };
         (0..self.dataflow.nodes.len()).map(save).collect()
     }
 
-    /// A driver of any number of workers that goes on from saved state of the same dataflow.
+    /// From now on operators note what changes.
+    pub fn track_changes(&mut self) {
+        self.workers.iter_mut().flatten().flatten().for_each(|operator| operator.track_changes());
+    }
+
+    /// What has changed, by node, since the last call, as of the last epoch; see [`Operator::save_changes`].
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn save_changes(&mut self) -> Result<Vec<StateChanges>> {
+        let mut all = Vec::new();
+        for node in 0..self.dataflow.nodes.len() {
+            let partitioned_by = self.partitioned_by(node);
+            let mut saved = StateChanges::default();
+            for operator in self.workers.iter_mut().filter_map(|operators| operators[node].as_mut()) {
+                let mut of_worker = StateChanges::default();
+                operator.save_changes(&partitioned_by, &mut of_worker)?;
+                saved.merge(of_worker)?;
+            }
+            all.push(saved);
+        }
+        Ok(all)
+    }
+
+    fn partitioned_by(&self, node: NodeId) -> Vec<Vec<usize>> {
+        match &self.dataflow.nodes[node] {
+            Node::Import { .. } => vec![],
+            Node::Operator { inputs, .. } => {
+                inputs.iter().map(|edge| edge.exchange.partitioned_by().to_vec()).collect()
+            }
+        }
+    }
+
+    /// A driver of any number of workers that goes on from saved state of the same dataflow, encoded, by node.
     ///
     /// # Errors
     /// If an operator cannot be built, or the state is not its own.

@@ -2,7 +2,7 @@
 
 use arrow::datatypes::SchemaRef;
 use millstream_expr::encoded::{Decoder, Encoder, FieldNumber};
-use millstream_state::SavedState;
+use millstream_state::{SavedState, StateChanges};
 use millstream_types::{Delta, EpochHeader, Result};
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +75,13 @@ impl Operator for Union {
         Ok(Progress::Done)
     }
 
-    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+    fn save(&self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
+        Ok(())
+    }
+
+    fn track_changes(&mut self) {}
+
+    fn save_changes(&mut self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
         Ok(())
     }
 

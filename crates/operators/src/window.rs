@@ -11,14 +11,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::{concat, take};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{concat, filter, take};
 use arrow::datatypes::{Schema, SchemaRef};
+use hashbrown::HashMap;
 use millstream_expr::encoded::{Decoder, Encoder, FieldNumber};
 use millstream_expr::scalar::batch_of;
 use millstream_expr::window::WindowCallForm;
 use millstream_expr::{OrderBy, RowOrder, WindowCall, order};
-use millstream_state::SavedState;
+use millstream_state::{SavedState, StateChanges};
 use millstream_types::delta::take_batch;
 use millstream_types::{Delta, EpochHeader, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ use crate::emitted_values::{EmittedValues, Failing, Unlike};
 use crate::encoded::{EncodedSpec, StoredSpec, columns};
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 use crate::partitioned_rows::PartitionedRows;
-use crate::saving::{SAVED_ROWS, save_rows, saved_columns, saved_rows};
+use crate::saving::{Identities, SAVED_ROWS, SavedTable, Tracking, saved_columns, saved_rows, types_of};
 
 /// Window functions that share a partitioning and an order. The output has the input's columns, then one for each call.
 #[derive(Clone, Debug)]
@@ -83,6 +84,7 @@ impl OperatorSpec for WindowSpec {
             rows: PartitionedRows::new(&self.input, &self.partition_by, self.key.as_deref(), self.append_only)?,
             emitted: EmittedValues::new(results)?,
             failing: Failing::default(),
+            tracking: Tracking::default(),
             spec: self.clone(),
         }))
     }
@@ -137,6 +139,19 @@ struct Window {
     /// The values of each row.
     emitted: EmittedValues,
     failing: Failing,
+    tracking: Tracking<Changes>,
+}
+
+/// What has changed since the last save. Rows that it says nothing of are saved as they are: among those that are shown
+/// if they are shown, else among those of partitions that fail.
+#[derive(Default)]
+struct Changes {
+    /// Rows that have changed: whether they are saved among those of partitions that fail. Where they were saved as shown,
+    /// that is gone.
+    rows: HashMap<u32, bool>,
+    /// Saved rows that were shown, and ones of partitions that failed, which are gone.
+    gone_shown: Identities,
+    gone_failed: Identities,
 }
 
 /// Rows of some partitions, each a run, in order.
@@ -149,7 +164,10 @@ struct Piece {
 
 impl Operator for Window {
     fn push(&mut self, _: Port, delta: Delta, _: &mut Output) -> Result<Progress> {
-        self.rows.push(&delta)?;
+        let ids = self.rows.push(&delta)?;
+        if let Some(changes) = self.tracking.changes() {
+            changes.rows.extend(ids.into_iter().map(|id| (id, false)));
+        }
         Ok(Progress::Done)
     }
 
@@ -174,21 +192,43 @@ impl Operator for Window {
                 return Ok(Progress::More);
             }
         }
+        if let Some(changes) = self.tracking.changes() {
+            // Of those that were shown that has been said.
+            let is_saved = |id: &u32| changes.rows.remove(id).unwrap_or(true);
+            let gone: Vec<u32> = self.rows.gone().iter().copied().filter(is_saved).collect();
+            changes.gone_failed.add(identity(&self.spec, self.rows.gather(&gone).columns()), gone.len());
+        }
         self.rows.forget(false);
         self.emitted.reclaim();
         Ok(Progress::Done)
     }
 
     /// Table 0 has the rows that were emitted, with their values, table 1 those of partitions that fail.
-    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
-        let (shown, failed): (Vec<u32>, Vec<u32>) = self.rows.ids().into_iter().partition(|&id| self.emitted.has(id));
-        for ids in shown.chunks(SAVED_ROWS) {
-            let columns = [self.rows.gather(ids).columns(), self.emitted.gather(ids).columns()].concat();
-            save_rows(saved, 0, columns, ids.len(), &partitioned_by[0])?;
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
+        self.save_rows(self.rows.ids(), &partitioned_by[0], saved)
+    }
+
+    fn track_changes(&mut self) {
+        self.tracking.start();
+    }
+
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
+        let by = &partitioned_by[0];
+        let Some(changed) = self.tracking.take()? else { return self.save(partitioned_by, changes) };
+        changed.gone_shown.save(&mut self.table_of_shown(by, changes)?)?;
+        let mut table = self.table_of_failed(by, changes)?;
+        changed.gone_failed.save(&mut table)?;
+        // What failed and fails again need not be said.
+        let is_new = |id: &u32, had_failed: bool| !had_failed || self.emitted.has(*id);
+        let mut ids: Vec<u32> =
+            changed.rows.iter().filter(|&(id, had_failed)| is_new(id, *had_failed)).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        let had_failed: Vec<u32> = ids.iter().copied().filter(|id| changed.rows[id]).collect();
+        for ids in had_failed.chunks(SAVED_ROWS) {
+            let identity = table.identity(self.rows.gather(ids).columns());
+            table.take_away(identity, ids.len())?;
         }
-        failed.chunks(SAVED_ROWS).try_for_each(|ids| {
-            save_rows(saved, 1, self.rows.gather(ids).columns().to_vec(), ids.len(), &partitioned_by[0])
-        })
+        self.save_rows(ids, by, changes)
     }
 
     fn restore(&mut self, saved: &SavedState) -> Result<()> {
@@ -198,15 +238,21 @@ impl Operator for Window {
             let (ids, _) = self.rows.restore(&rows)?;
             self.emitted.restore(&ids, &columns[n_input..]);
         }
-        let Some(rows) = saved_rows(saved, 1, &self.spec.input)? else { return Ok(()) };
-        let (_, partitions) = self.rows.restore(&rows)?;
-        // What is said of them is computed anew.
-        let piece = self.ordered(partitions)?;
-        self.compute(&piece, &mut Output::default())
+        if let Some(rows) = saved_rows(saved, 1, &self.spec.input)? {
+            let (_, partitions) = self.rows.restore(&rows)?;
+            // What is said of them is computed anew.
+            let piece = self.ordered(partitions)?;
+            self.compute(&piece, &mut Output::default())?;
+        }
+        self.tracking = Tracking::Restored;
+        Ok(())
     }
 
     fn n_bytes(&self) -> usize {
-        self.rows.n_bytes() + self.emitted.n_bytes()
+        let of_changes = |c: &Changes| {
+            c.rows.capacity() * size_of::<(u32, bool)>() + c.gone_shown.n_bytes() + c.gone_failed.n_bytes()
+        };
+        self.rows.n_bytes() + self.emitted.n_bytes() + self.tracking.n_bytes(of_changes)
     }
 
     fn n_entries(&self) -> usize {
@@ -215,6 +261,32 @@ impl Operator for Window {
 }
 
 impl Window {
+    /// The table of rows with their values.
+    fn table_of_shown<'a>(&self, by: &[usize], saved: &'a mut StateChanges) -> Result<SavedTable<'a>> {
+        let types = types_of(&self.spec.schema);
+        let identity = identity(&self.spec, &(0..types.len()).collect::<Vec<_>>());
+        SavedTable::new(saved, 0, types, identity, by)
+    }
+
+    /// The table of rows of partitions that fail.
+    fn table_of_failed<'a>(&self, by: &[usize], saved: &'a mut StateChanges) -> Result<SavedTable<'a>> {
+        let types = types_of(&self.spec.input);
+        let identity = identity(&self.spec, &(0..types.len()).collect::<Vec<_>>());
+        SavedTable::new(saved, 1, types, identity, by)
+    }
+
+    /// Adds rows to the tables that they belong to.
+    fn save_rows(&self, ids: Vec<u32>, by: &[usize], saved: &mut StateChanges) -> Result<()> {
+        let (shown, failed): (Vec<u32>, Vec<u32>) = ids.into_iter().partition(|&id| self.emitted.has(id));
+        let mut table = self.table_of_shown(by, saved)?;
+        for ids in shown.chunks(SAVED_ROWS) {
+            let columns = [self.rows.gather(ids).columns(), self.emitted.gather(ids).columns()].concat();
+            table.add(columns, ids.len())?;
+        }
+        let mut table = self.table_of_failed(by, saved)?;
+        failed.chunks(SAVED_ROWS).try_for_each(|ids| table.add(self.rows.gather(ids).columns().to_vec(), ids.len()))
+    }
+
     /// The rows of partitions, put in order; partitions remember it.
     fn ordered(&mut self, partitions: Vec<u32>) -> Result<Piece> {
         let (ids, runs) = self.rows.runs(&partitions);
@@ -285,7 +357,11 @@ impl Window {
         if shown.is_empty() {
             return Ok(());
         }
-        self.emitted.put(&ids_at(&shown), values, &shown);
+        let shown_ids = ids_at(&shown);
+        self.emitted.put(&shown_ids, values, &shown);
+        if let Some(changes) = self.tracking.changes() {
+            shown_ids.iter().for_each(|&id| _ = changes.rows.entry(id).or_insert(true));
+        }
         let mut columns = rows_at(&shown)?.columns().to_vec();
         let shown = UInt32Array::from(shown);
         for value in values {
@@ -298,10 +374,24 @@ impl Window {
     /// Takes rows back as they were emitted, and forgets their values.
     fn retract(&mut self, rows: &RecordBatch, ids: &[u32], out: &mut Output) -> Result<()> {
         let columns = [rows.columns(), self.emitted.take(ids).columns()].concat();
+        if let Some(changes) = self.tracking.changes() {
+            let is_saved: BooleanArray =
+                ids.iter().map(|&id| Some(changes.rows.try_insert(id, false).is_ok())).collect();
+            let identity = identity(&self.spec, &columns);
+            let gone = identity.iter().map(|column| filter(column, &is_saved)).collect::<Result<_, _>>()?;
+            changes.gone_shown.add(gone, is_saved.true_count());
+        }
         let batch = batch_of(self.spec.schema.clone(), columns, ids.len())?;
         out.emit(Delta::inserts(batch).negate());
         Ok(())
     }
+}
+
+/// Of the columns of rows those that tell rows apart when they are saved: all, unless fewer are known to do so.
+fn identity<T: Clone>(spec: &WindowSpec, columns: &[T]) -> Vec<T> {
+    let Some(key) = &spec.key else { return columns.to_vec() };
+    let is_of_key = |(c, _): &(usize, &T)| key.contains(c) || spec.partition_by.contains(c);
+    columns.iter().enumerate().filter(is_of_key).map(|(_, column)| column.clone()).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub mod allocator;
 pub mod arrangement;
 pub mod buffer;
+pub mod changes;
 pub mod codec;
 pub mod column;
 pub mod hash_index;
@@ -18,6 +19,7 @@ pub mod snapshot;
 mod strings;
 
 pub use arrangement::{Arrangement, ArrangementSpec, Matches, ProbePosition};
+pub use changes::{HashedRows, StateChanges, TableChange, TableShape};
 pub use column::{Equality, Rows};
 pub use hash_index::{HashIndex, NO_ROW};
 pub use holds::{Hold, Holds, LastClosed};

@@ -14,7 +14,7 @@ use millstream_types::Result;
 use super::best::{Best, BestKeys, BestValues};
 use super::best_bytes::BestBytes;
 use super::ordered::{ZERO, fits_u64, keys_i128, keys_u64, values_of_i128, values_of_u64};
-use super::{GroupAccumulator, Input};
+use super::{GroupAccumulator, Input, PartialChanges, PartialRows};
 
 pub(super) fn is_supported(data_type: &DataType) -> bool {
     fits_u64(data_type)
@@ -34,7 +34,7 @@ pub(super) fn accumulator(is_max: bool, argument: &DataType, append_only: bool) 
             return Box::new(Best::<K::Best>::new(is_max, argument));
         }
         let data_type = argument.clone();
-        Box::new(Multisets::<K> { is_max, data_type, groups: HashMap::new(), n_entries: 0 })
+        Box::new(Multisets::<K> { is_max, data_type, groups: HashMap::new(), n_entries: 0, changes: None })
     }
     match argument {
         t if fits_u64(t) => of::<u64>(is_max, argument, append_only),
@@ -163,12 +163,33 @@ struct Multisets<K> {
     data_type: DataType,
     groups: HashMap<u32, BTreeMap<K, i64>>,
     n_entries: usize,
+    changes: Option<Changes<K>>,
+}
+
+/// Values that have changed, by group, with the weights that they had before.
+struct Changes<K> {
+    groups: HashMap<u32, BTreeMap<K, i64>>,
+    n_entries: usize,
+}
+
+impl<K: Key> Changes<K> {
+    fn note(&mut self, group: u32, key: &K, weight: i64) {
+        let values = self.groups.entry(group).or_default();
+        if !values.contains_key(key) {
+            values.insert(key.clone(), weight);
+            self.n_entries += 1;
+        }
+    }
 }
 
 impl<K: Key> Multisets<K> {
     fn add(&mut self, group: u32, key: &K, weight: i64) {
         let values = self.groups.entry(group).or_default();
-        match values.get_mut(key) {
+        let kept = values.get_mut(key);
+        if let Some(changes) = &mut self.changes {
+            changes.note(group, key, kept.as_ref().map_or(0, |n| **n));
+        }
+        match kept {
             Some(n) => {
                 *n += weight;
                 if *n == 0 {
@@ -228,6 +249,41 @@ impl<K: Key> GroupAccumulator for Multisets<K> {
         Some(groups.iter().flat_map(|g| std::iter::repeat_n(*g, n_values(g))).collect())
     }
 
+    fn track_changes(&mut self) {
+        self.changes.get_or_insert_with(|| Changes { groups: HashMap::new(), n_entries: 0 });
+    }
+
+    fn take_changes(&mut self, groups: &[u32]) -> PartialChanges {
+        let Some(changes) = &mut self.changes else { return PartialChanges::default() };
+        let (mut gone_groups, mut gone) = (Vec::new(), Vec::new());
+        let (mut row_groups, mut rows, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+        for group in groups {
+            let Some(values) = changes.groups.remove(group) else { continue };
+            changes.n_entries -= values.len();
+            let now = self.groups.get(group);
+            for (key, before) in values {
+                let weight = now.and_then(|values| values.get(&key)).copied().unwrap_or(0);
+                if weight == before {
+                    continue;
+                }
+                if weight != 0 {
+                    row_groups.push(*group);
+                    rows.push(Some(key.clone()));
+                    weights.push(weight);
+                }
+                if before != 0 {
+                    gone_groups.push(*group);
+                    gone.push(Some(key));
+                }
+            }
+        }
+        let values = |keys| K::to_array(&self.data_type, keys).expect("stored values are of the type");
+        PartialChanges {
+            gone: PartialRows { groups: gone_groups, columns: vec![values(gone)] },
+            rows: PartialRows { groups: row_groups, columns: vec![values(rows), Arc::new(Int64Array::from(weights))] },
+        }
+    }
+
     fn finish(&self, groups: &[u32]) -> Result<ArrayRef> {
         K::to_array(&self.data_type, groups.iter().map(|&g| self.best(g)).collect())
     }
@@ -239,9 +295,10 @@ impl<K: Key> GroupAccumulator for Multisets<K> {
     }
 
     fn n_bytes(&self) -> usize {
+        let of_changes = self.changes.as_ref().map_or((0, 0), |c| (c.n_entries, c.groups.capacity()));
         // A B-tree's nodes are about two thirds full.
-        self.n_entries * (size_of::<K>() + size_of::<i64>()) * 3 / 2
-            + self.groups.capacity() * size_of::<(u32, BTreeMap<K, i64>)>()
+        (self.n_entries + of_changes.0) * (size_of::<K>() + size_of::<i64>()) * 3 / 2
+            + (self.groups.capacity() + of_changes.1) * size_of::<(u32, BTreeMap<K, i64>)>()
     }
 }
 

@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use millstream_expr::AggregateCall;
 use millstream_expr::encoded::Encoder;
-use millstream_state::{PagedVec, SavedState};
+use millstream_state::{PagedVec, SavedState, StateChanges};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
 use super::partial::reduce;
@@ -14,7 +14,7 @@ use super::{Filters, describe};
 use crate::encoded::EncodedSpec;
 use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
-use crate::saving::{SAVED_ROWS, save_rows, saved_columns};
+use crate::saving::{ChangedRows, SAVED_ROWS, SavedTable, Tracking, saved_columns, types_of};
 
 /// A use of the distinct values: a filter and the calls that have it.
 pub(super) struct Variant {
@@ -74,6 +74,8 @@ pub(super) struct DistinctSets {
     counts: Counts,
     /// Entries that may have lost their last row in this epoch.
     emptied: Vec<u32>,
+    /// Entries that have changed since they were last saved, if that is noted.
+    changes: Option<ChangedRows>,
 }
 
 impl DistinctSets {
@@ -107,6 +109,7 @@ impl DistinctSets {
             counts,
             variants,
             emptied: Vec::new(),
+            changes: None,
         })
     }
 
@@ -119,7 +122,7 @@ impl DistinctSets {
             Counts::Seen(seen) => seen.n_bytes(),
             Counts::Weights(weights) => weights.iter().map(PagedVec::n_bytes).sum(),
         };
-        self.entries.n_bytes() + counts
+        self.entries.n_bytes() + counts + self.changes.as_ref().map_or(0, ChangedRows::n_bytes)
     }
 
     /// Takes rows, given their groups, and calls `changed(change, call, values)` for each call whose set of values
@@ -171,6 +174,7 @@ impl DistinctSets {
                 if new_bits != 0 {
                     *seen |= new_bits;
                     fresh.push((i as u32, new_bits));
+                    note(&mut self.changes, entry);
                 }
             }
             for variant_idx in 0..self.variants.len() {
@@ -196,6 +200,9 @@ impl DistinctSets {
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(groups.iter().map(|&g| i64::from(g))));
         let mut entries = Vec::new();
         self.entries.find_or_add(&[numbers, values.clone()], groups.len(), &mut entries);
+        if let Some(changes) = &mut self.changes {
+            changes.add(self.entries.added());
+        }
         entries
     }
 
@@ -220,15 +227,19 @@ impl DistinctSets {
                     let seen = seen.get_mut(entry);
                     if weight > 0 && *seen >> variant_idx & 1 == 0 {
                         *seen |= 1 << variant_idx;
+                        note(&mut self.changes, entry);
                         turn(i, 1);
                     }
                 }
             }
             Counts::Weights(weights) => {
                 for (i, &entry) in entries.iter().enumerate() {
-                    let n = weights[variant_idx].get_mut(entry);
+                    let (n, weight) = (weights[variant_idx].get_mut(entry), count(i));
                     let was = *n > 0;
-                    *n += count(i);
+                    *n += weight;
+                    if weight != 0 {
+                        note(&mut self.changes, entry);
+                    }
                     if was != (*n > 0) {
                         turn(i, if was { -1 } else { 1 });
                     }
@@ -259,39 +270,68 @@ impl DistinctSets {
         }
     }
 
-    /// Forgets values without rows; gives the group of each that it forgot.
-    pub(super) fn end_epoch(&mut self) -> Vec<u32> {
+    /// Forgets values without rows; gives the group of each that it forgot. `groups` has the keys of groups.
+    pub(super) fn end_epoch(&mut self, groups: &GroupTable) -> Vec<u32> {
         let mut emptied = std::mem::take(&mut self.emptied);
         if let Counts::Weights(weights) = &self.counts {
             emptied.sort_unstable();
             emptied.dedup();
             emptied.retain(|&entry| weights.iter().all(|w| w.get(entry) == 0));
         }
+        if let Some(mut changes) = self.changes.take() {
+            let gone = changes.remove(&emptied);
+            let keys = groups.keys(&self.groups_of(&gone));
+            let values = Arc::clone(self.entries.keys(&gone).column(1));
+            changes.take_away([keys.columns(), &[values]].concat(), gone.len());
+            self.changes = Some(changes);
+        }
         let groups = self.groups_of(&emptied);
         self.entries.remove(&emptied);
         groups
     }
 
-    /// All values, with their groups: the value's column, then one of bits or one of counts for each variant.
-    pub(super) fn values(&self) -> (Vec<u32>, Vec<ArrayRef>) {
-        let entries = self.entries.groups();
+    /// From now on changes are noted, unless they are already; what there is is saved.
+    pub(super) fn track_changes(&mut self) {
+        self.changes.get_or_insert_default();
+    }
+
+    /// The entries that have changed since they were last saved, which is now.
+    pub(super) fn take_changes(&mut self) -> ChangedRows {
+        self.changes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// All entries.
+    pub(super) fn entries(&self) -> Vec<u32> {
+        self.entries.groups()
+    }
+
+    /// Values, with their groups: the value's column, then one of bits or one of counts for each variant.
+    pub(super) fn values(&self, entries: &[u32]) -> (Vec<u32>, Vec<ArrayRef>) {
         let numbers = |of: &dyn Fn(u32) -> i64| -> ArrayRef {
             Arc::new(Int64Array::from_iter_values(entries.iter().map(|&entry| of(entry))))
         };
-        let mut columns = vec![Arc::clone(self.entries.keys(&entries).column(1))];
+        let mut columns = vec![Arc::clone(self.entries.keys(entries).column(1))];
         match &self.counts {
             Counts::Seen(seen) => columns.push(numbers(&|entry| seen.get(entry).into())),
             Counts::Weights(weights) => columns.extend(weights.iter().map(|w| numbers(&|entry| w.get(entry)))),
         }
-        (self.groups_of(&entries), columns)
+        (self.groups_of(entries), columns)
     }
 
-    /// How many columns [`DistinctSets::values`] gives.
-    pub(super) fn n_saved_columns(&self) -> usize {
-        match &self.counts {
-            Counts::Seen(_) => 2,
-            Counts::Weights(weights) => 1 + weights.len(),
-        }
+    /// Values as [`DistinctSets::values`] gives them, behind the keys of their groups.
+    pub(super) fn values_behind_keys(&self, entries: &[u32], groups: &GroupTable) -> Vec<ArrayRef> {
+        let (of, values) = self.values(entries);
+        [groups.keys(&of).columns(), &values].concat()
+    }
+
+    /// The types of the columns that [`DistinctSets::values`] gives.
+    pub(super) fn saved_types(&self) -> Vec<DataType> {
+        let n_counts = match &self.counts {
+            Counts::Seen(_) => 1,
+            Counts::Weights(weights) => weights.len(),
+        };
+        let value = self.entries.key_schema().field(1).data_type().clone();
+        [vec![value], vec![DataType::Int64; n_counts]].concat()
     }
 
     /// Takes over values as [`DistinctSets::values`] gives them.
@@ -322,6 +362,14 @@ impl DistinctSets {
         }
         let keys = self.entries.keys(entries);
         keys.column(0).as_primitive::<Int64Type>().values().iter().map(|&group| group as u32).collect()
+    }
+}
+
+/// Notes that an entry has changed, if that is wanted.
+#[inline]
+fn note(changes: &mut Option<ChangedRows>, entry: u32) {
+    if let Some(changes) = changes {
+        changes.change(entry);
     }
 }
 
@@ -378,6 +426,7 @@ impl OperatorSpec for DistinctPartialSpec {
             groups: GroupTable::new(keys)?,
             n_values: PagedVec::new(0),
             sets,
+            tracking: Tracking::default(),
         }))
     }
 }
@@ -390,6 +439,8 @@ struct DistinctPartial {
     /// The number of values that each group has; only counted if rows may be taken back.
     n_values: PagedVec<u32>,
     sets: DistinctSets,
+    /// What has changed the sets note.
+    tracking: Tracking<()>,
 }
 
 impl Operator for DistinctPartial {
@@ -417,7 +468,7 @@ impl Operator for DistinctPartial {
 
     fn end_epoch(&mut self, _: &EpochHeader, _: &mut Output) -> Result<Progress> {
         let mut emptied = Vec::new();
-        for group in self.sets.end_epoch() {
+        for group in self.sets.end_epoch(&self.groups) {
             let n_values = self.n_values.get_mut(group);
             *n_values -= 1;
             if *n_values == 0 {
@@ -429,20 +480,36 @@ impl Operator for DistinctPartial {
     }
 
     /// One table: the group key's columns, the value, counts.
-    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
-        let by = partitioned_by.first().ok_or_else(|| Error::internal("distinct values without a port"))?;
-        let (groups, rows) = self.sets.values();
-        for (k, of) in groups.chunks(SAVED_ROWS).enumerate() {
-            let mut columns = self.groups.keys(of).columns().to_vec();
-            columns.extend(rows.iter().map(|c| c.slice(k * SAVED_ROWS, of.len())));
-            save_rows(saved, 0, columns, of.len(), by)?;
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
+        let mut table = self.saved_table(partitioned_by, saved)?;
+        self.sets
+            .entries()
+            .chunks(SAVED_ROWS)
+            .try_for_each(|entries| table.add(self.sets.values_behind_keys(entries, &self.groups), entries.len()))
+    }
+
+    fn track_changes(&mut self) {
+        self.tracking.start();
+        if self.tracking.is_noting() {
+            self.sets.track_changes();
         }
-        Ok(())
+    }
+
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
+        if self.tracking.take()?.is_none() {
+            self.sets.track_changes();
+            return self.save(partitioned_by, changes);
+        }
+        let changed = self.sets.take_changes();
+        let mut table = self.saved_table(partitioned_by, changes)?;
+        changed.save(&mut table, |entries| Ok(self.sets.values_behind_keys(entries, &self.groups)))
     }
 
     fn restore(&mut self, saved: &SavedState) -> Result<()> {
+        self.tracking = Tracking::Restored;
         let n_keys = self.spec.group_by.len();
-        let Some((columns, n_rows)) = saved_columns(saved, 0, n_keys + self.sets.n_saved_columns())? else {
+        let n_columns = n_keys + self.sets.saved_types().len();
+        let Some((columns, n_rows)) = saved_columns(saved, 0, n_columns)? else {
             return Ok(());
         };
         let mut groups = Vec::new();
@@ -460,6 +527,15 @@ impl Operator for DistinctPartial {
 
     fn n_entries(&self) -> usize {
         self.groups.len() + self.sets.len()
+    }
+}
+
+impl DistinctPartial {
+    /// The table of values; the key and the value tell its rows apart.
+    fn saved_table<'a>(&self, partitioned_by: &[Vec<usize>], saved: &'a mut StateChanges) -> Result<SavedTable<'a>> {
+        let by = partitioned_by.first().ok_or_else(|| Error::internal("distinct values without a port"))?;
+        let types = [types_of(&Schema::new(self.spec.keys())), self.sets.saved_types()].concat();
+        SavedTable::new(saved, 0, types, (0..=self.spec.group_by.len()).collect(), by)
     }
 }
 

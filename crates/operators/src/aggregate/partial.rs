@@ -6,7 +6,7 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::{Field, SchemaRef};
 use millstream_expr::AggregateCall;
 use millstream_expr::encoded::Encoder;
-use millstream_state::SavedState;
+use millstream_state::{SavedState, StateChanges};
 use millstream_types::{Delta, EpochHeader, Result};
 
 use super::{Filters, describe};
@@ -121,7 +121,13 @@ impl Operator for PartialAggregate {
         Ok(Progress::Done)
     }
 
-    fn save(&self, _: &[Vec<usize>], _: &mut SavedState) -> Result<()> {
+    fn save(&self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
+        Ok(())
+    }
+
+    fn track_changes(&mut self) {}
+
+    fn save_changes(&mut self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
         Ok(())
     }
 

@@ -2,65 +2,178 @@
 //!
 //! Table 0 has a row for each group: its key, its number of rows, whether it fails, and the states of the calls that are
 //! one row each. The call with index i whose state has several rows has table 1 + i, with the key before each. Behind
-//! those of the calls, each column whose distinct values are kept has a table: key, value, counts.
+//! those of the calls, each column whose distinct values are kept has a table: key, value, counts. What tells rows apart is
+//! the key, in all but table 0 with the column behind it.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
-use arrow::datatypes::Int64Type;
-use millstream_state::SavedState;
-use millstream_types::Result;
+use arrow::datatypes::{DataType, Int64Type};
+use millstream_expr::aggregate::PartialRows;
+use millstream_state::{SavedState, StateChanges};
+use millstream_types::{Error, Result};
 
 use super::{Aggregate, AggregateInput};
 use crate::operator::Output;
-use crate::saving::{SAVED_ROWS, places_in_key, save_rows, saved_columns};
+use crate::saving::{
+    ChangedRows, Identities, SAVED_ROWS, SavedTable, Tracking, places_in_key, saved_columns, types_of,
+};
+
+/// What has changed since the last save, beside what parts note themselves.
+#[derive(Default)]
+pub(super) struct Changes {
+    pub(super) groups: ChangedRows,
+    /// Rows of states that have several, by call, which are gone with their group.
+    of_states: Vec<Identities>,
+}
+
+impl Changes {
+    pub(super) fn n_bytes(&self) -> usize {
+        self.groups.n_bytes() + self.of_states.iter().map(Identities::n_bytes).sum::<usize>()
+    }
+}
 
 impl Aggregate {
-    pub(super) fn save_groups(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
-        let by = match (self.spec.ports.first(), partitioned_by.first()) {
-            (Some(AggregateInput::Rows { group_by }), Some(by)) => places_in_key(by, group_by)?,
-            (_, Some(by)) => by.clone(),
-            (_, None) => vec![],
-        };
-        for groups in self.table.groups().chunks(SAVED_ROWS) {
-            let mut columns = self.table.keys(groups).columns().to_vec();
-            columns.push(Arc::new(Int64Array::from_iter_values(groups.iter().map(|&g| self.n_rows.get(g)))));
-            columns.push(Arc::new(BooleanArray::from_iter(groups.iter().map(|g| Some(self.failing.contains(*g))))));
-            for (i, accumulator) in self.accumulators.iter().enumerate() {
-                let states = accumulator.partial(groups);
-                match accumulator.partial_groups(groups) {
-                    None => columns.extend(states),
-                    Some(of) => self.save_of_groups(1 + i as u32, &of, states, &by, saved)?,
-                }
+    pub(super) fn save_groups(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
+        let by = self.partitioned_by(partitioned_by)?;
+        let groups = self.table.groups();
+        let mut table = self.table_of_groups(&by, saved)?;
+        groups.chunks(SAVED_ROWS).try_for_each(|groups| table.add(self.group_columns(groups), groups.len()))?;
+        for call in self.calls_of_several_rows() {
+            let accumulator = &self.accumulators[call];
+            let mut table = self.table_of_states(call, &by, saved)?;
+            for groups in groups.chunks(SAVED_ROWS) {
+                let of = accumulator.partial_groups(groups).unwrap_or_default();
+                self.add_behind_keys(&mut table, &of, &accumulator.partial(groups))?;
             }
-            save_rows(saved, 0, columns, groups.len(), &by)?;
         }
         for (j, sets) in self.distinct.iter().enumerate() {
-            let (groups, columns) = sets.values();
-            self.save_of_groups(self.table_of_set(j), &groups, columns, &by, saved)?;
+            let mut table = self.table_of_set(j, &by, saved)?;
+            for entries in sets.entries().chunks(SAVED_ROWS) {
+                table.add(sets.values_behind_keys(entries, &self.table), entries.len())?;
+            }
         }
         Ok(())
+    }
+
+    /// What has changed since the last save.
+    pub(super) fn save_changed_groups(
+        &mut self,
+        changes: Changes,
+        partitioned_by: &[Vec<usize>],
+        saved: &mut StateChanges,
+    ) -> Result<()> {
+        let by = self.partitioned_by(partitioned_by)?;
+        let Changes { groups, of_states } = changes;
+        let changed = groups.numbers();
+        let mut table = self.table_of_groups(&by, saved)?;
+        groups.save(&mut table, |groups| Ok(self.group_columns(groups)))?;
+        for call in self.calls_of_several_rows() {
+            let of_call = self.accumulators[call].take_changes(&changed);
+            let mut table = self.table_of_states(call, &by, saved)?;
+            of_states.get(call).map_or(Ok(()), |gone| gone.save(&mut table))?;
+            table.take_away(self.behind_keys(&of_call.gone), of_call.gone.groups.len())?;
+            table.add(self.behind_keys(&of_call.rows), of_call.rows.groups.len())?;
+        }
+        for j in 0..self.distinct.len() {
+            let changed = self.distinct[j].take_changes();
+            let mut table = self.table_of_set(j, &by, saved)?;
+            changed.save(&mut table, |entries| Ok(self.distinct[j].values_behind_keys(entries, &self.table)))?;
+        }
+        Ok(())
+    }
+
+    /// Notes, at the end of an epoch, what it has changed; some of the touched groups are about to go.
+    pub(super) fn note_changes(&mut self, gone: &[u32]) -> Result<()> {
+        let Some(changes) = self.tracking.changes() else { return Ok(()) };
+        self.touched.iter().for_each(|&group| changes.groups.change(group));
+        let saved = changes.groups.remove(gone);
+        changes.groups.take_away(self.table.keys(&saved).columns().to_vec(), saved.len());
+        changes.of_states.resize_with(self.accumulators.len(), Identities::default);
+        for (accumulator, of_states) in self.accumulators.iter_mut().zip(&mut changes.of_states) {
+            let changed = accumulator.take_changes(gone);
+            if !changed.rows.groups.is_empty() {
+                return Err(Error::internal("a group without rows has values"));
+            }
+            if changed.gone.groups.is_empty() {
+                continue;
+            }
+            let keys = self.table.keys(&changed.gone.groups);
+            of_states.add([keys.columns(), &changed.gone.columns].concat(), changed.gone.groups.len());
+        }
+        Ok(())
+    }
+
+    /// From now on parts note their changes, if we do.
+    pub(super) fn track_parts(&mut self) {
+        if self.tracking.is_noting() {
+            self.accumulators.iter_mut().for_each(|a| a.track_changes());
+            self.distinct.iter_mut().for_each(|sets| sets.track_changes());
+        }
+    }
+
+    /// Where in the group key the columns are that rows are partitioned by.
+    fn partitioned_by(&self, partitioned_by: &[Vec<usize>]) -> Result<Vec<usize>> {
+        match (self.spec.ports.first(), partitioned_by.first()) {
+            (Some(AggregateInput::Rows { group_by }), Some(by)) => places_in_key(by, group_by),
+            (_, Some(by)) => Ok(by.clone()),
+            (_, None) => Ok(vec![]),
+        }
+    }
+
+    fn calls_of_several_rows(&self) -> Vec<usize> {
+        let has_several = |&call: &usize| self.accumulators[call].partial_groups(&[]).is_some();
+        (0..self.accumulators.len()).filter(has_several).collect()
+    }
+
+    fn key_types(&self) -> Vec<DataType> {
+        types_of(&self.spec.schema)[..self.spec.n_keys].to_vec()
+    }
+
+    fn table_of_groups<'a>(&self, by: &[usize], saved: &'a mut StateChanges) -> Result<SavedTable<'a>> {
+        let mut types = self.key_types();
+        types.extend([DataType::Int64, DataType::Boolean]);
+        let of_one_row = self.accumulators.iter().filter(|a| a.partial_groups(&[]).is_none());
+        types.extend(of_one_row.flat_map(|a| a.partial_types()));
+        SavedTable::new(saved, 0, types, (0..self.spec.n_keys).collect(), by)
+    }
+
+    fn table_of_states<'a>(&self, call: usize, by: &[usize], saved: &'a mut StateChanges) -> Result<SavedTable<'a>> {
+        let types = [self.key_types(), self.accumulators[call].partial_types()].concat();
+        SavedTable::new(saved, 1 + call as u32, types, (0..=self.spec.n_keys).collect(), by)
+    }
+
+    fn table_of_set<'a>(&self, set: usize, by: &[usize], saved: &'a mut StateChanges) -> Result<SavedTable<'a>> {
+        let types = [self.key_types(), self.distinct[set].saved_types()].concat();
+        SavedTable::new(saved, self.number_of_set(set), types, (0..=self.spec.n_keys).collect(), by)
+    }
+
+    fn number_of_set(&self, set: usize) -> u32 {
+        (1 + self.accumulators.len() + set) as u32
+    }
+
+    /// Groups as table 0 has them.
+    fn group_columns(&self, groups: &[u32]) -> Vec<ArrayRef> {
+        let mut columns = self.table.keys(groups).columns().to_vec();
+        columns.push(Arc::new(Int64Array::from_iter_values(groups.iter().map(|&g| self.n_rows.get(g)))));
+        columns.push(Arc::new(BooleanArray::from_iter(groups.iter().map(|g| Some(self.failing.contains(*g))))));
+        for accumulator in self.accumulators.iter().filter(|a| a.partial_groups(&[]).is_none()) {
+            columns.extend(accumulator.partial(groups));
+        }
+        columns
     }
 
     /// Adds rows behind the keys of the groups that they are of.
-    fn save_of_groups(
-        &self,
-        table: u32,
-        groups: &[u32],
-        rows: Vec<ArrayRef>,
-        by: &[usize],
-        saved: &mut SavedState,
-    ) -> Result<()> {
-        for (k, of) in groups.chunks(SAVED_ROWS).enumerate() {
+    fn add_behind_keys(&self, table: &mut SavedTable<'_>, groups: &[u32], rows: &[ArrayRef]) -> Result<()> {
+        groups.chunks(SAVED_ROWS).enumerate().try_for_each(|(k, of)| {
             let mut columns = self.table.keys(of).columns().to_vec();
             columns.extend(rows.iter().map(|c| c.slice(k * SAVED_ROWS, of.len())));
-            save_rows(saved, table, columns, of.len(), by)?;
-        }
-        Ok(())
+            table.add(columns, of.len())
+        })
     }
 
-    fn table_of_set(&self, set: usize) -> u32 {
-        (1 + self.accumulators.len() + set) as u32
+    fn behind_keys(&self, rows: &PartialRows) -> Vec<ArrayRef> {
+        [self.table.keys(&rows.groups).columns(), &rows.columns].concat()
     }
 
     pub(super) fn restore_groups(&mut self, saved: &SavedState) -> Result<()> {
@@ -68,6 +181,7 @@ impl Aggregate {
         let in_groups_table = |a: &&mut Box<dyn millstream_expr::GroupAccumulator>| a.partial_groups(&[]).is_none();
         let n_states = |a: &mut Box<dyn millstream_expr::GroupAccumulator>| a.partial_types().len();
         let n_columns: usize = self.accumulators.iter_mut().filter(in_groups_table).map(n_states).sum();
+        self.tracking = Tracking::Restored;
         let Some((columns, n_rows)) = saved_columns(saved, 0, n_keys + 2 + n_columns)? else { return Ok(()) };
         self.global_pending = false;
         let (keys, states) = columns.split_at(n_keys);
@@ -93,8 +207,8 @@ impl Aggregate {
             accumulator.merge(&groups, &columns[n_keys..])?;
         }
         for j in 0..self.distinct.len() {
-            let n_columns = n_keys + self.distinct[j].n_saved_columns();
-            let Some((columns, n_rows)) = saved_columns(saved, self.table_of_set(j), n_columns)? else { continue };
+            let n_columns = n_keys + self.distinct[j].saved_types().len();
+            let Some((columns, n_rows)) = saved_columns(saved, self.number_of_set(j), n_columns)? else { continue };
             let mut groups = Vec::new();
             self.table.find_or_add(&columns[..n_keys], n_rows, &mut groups);
             self.distinct[j].restore_values(&groups, &columns[n_keys..])?;

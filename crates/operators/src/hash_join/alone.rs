@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array};
-use arrow::datatypes::Int64Type;
-use millstream_state::{PagedVec, SavedState};
+use arrow::datatypes::{DataType, Int64Type};
+use millstream_state::{PagedVec, SavedState, StateChanges};
 use millstream_types::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::saving::{save_rows, saved_columns};
+use crate::saving::{SavedTable, saved_columns};
 
 /// What the rows of a side emit beside pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,10 +44,21 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    /// Adds them as the one row of a table. Joins that need them are on one worker.
-    pub(super) fn save(self, table: u32, saved: &mut SavedState) -> Result<()> {
+    /// Saves them as the one row of a table, or none if there is nothing to tell, in the place of what was saved. Joins that
+    /// need them are on one worker.
+    pub(super) fn save(self, before: Totals, table: u32, saved: &mut StateChanges) -> Result<()> {
+        if self == before {
+            return Ok(());
+        }
+        let mut table = SavedTable::new(saved, table, vec![DataType::Int64; 2], vec![], &[])?;
+        if before != Totals::default() {
+            table.take_away(vec![], 1)?;
+        }
+        if self == Totals::default() {
+            return Ok(());
+        }
         let number = |n: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![n])) };
-        save_rows(saved, table, vec![number(self.n_rows), number(self.n_null_keys)], 1, &[])
+        table.add(vec![number(self.n_rows), number(self.n_null_keys)], 1)
     }
 
     /// What was saved; nothing if it was not.
@@ -64,6 +75,28 @@ pub(super) struct Decided {
     pub(super) weights: Vec<i64>,
     /// Rows with a partner, or rows without.
     pub(super) has_partner: bool,
+}
+
+/// What is known of a row: its partners, the weights emitted without and with them, and whether the key has a null.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    n_partners: i64,
+    emitted: [i64; 2],
+    has_null_key: bool,
+}
+
+impl Known {
+    /// The types of [`Known::columns`].
+    pub(super) const TYPES: [DataType; 4] = [DataType::Int64, DataType::Int64, DataType::Int64, DataType::Boolean];
+
+    /// What is known of rows, as columns.
+    pub(super) fn columns(of_rows: &[Known]) -> [ArrayRef; 4] {
+        let numbers =
+            |of: fn(&Known) -> i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values(of_rows.iter().map(of))) };
+        let has_null_key = BooleanArray::from_iter(of_rows.iter().map(|k| Some(k.has_null_key)));
+        let (without, with) = (numbers(|k| k.emitted[0]), numbers(|k| k.emitted[1]));
+        [numbers(|k| k.n_partners), without, with, Arc::new(has_null_key)]
+    }
 }
 
 /// For each row of a side: how many partners it has, and what it has emitted.
@@ -122,17 +155,19 @@ impl Partners {
         }
     }
 
-    /// What touched rows are to emit, given the rows' weights.
-    pub(super) fn decide(
-        &mut self,
-        weights: &PagedVec<i64>,
-        right: Totals,
-        all: impl Fn() -> Vec<u32>,
-    ) -> Vec<Decided> {
+    #[inline]
+    pub(super) fn is_touched(&self, row: u32) -> bool {
+        self.is_touched.get(row)
+    }
+
+    /// Whether all rows are to be decided anew, since the right side is another than it was.
+    pub(super) fn turns(&self, right: Totals) -> bool {
         let facts = |t: Totals| (t.n_rows == 0, t.n_null_keys > 0);
-        if self.alone == Alone::NullAwareAnti && facts(right) != facts(self.right) {
-            all().into_iter().for_each(|row| self.touch(row));
-        }
+        self.alone == Alone::NullAwareAnti && facts(right) != facts(self.right)
+    }
+
+    /// What touched rows are to emit, given the rows' weights.
+    pub(super) fn decide(&mut self, weights: &PagedVec<i64>, right: Totals) -> Vec<Decided> {
         self.right = right;
         let mut decided = [false, true].map(|has_partner| Decided { rows: vec![], weights: vec![], has_partner });
         for row in std::mem::take(&mut self.touched) {
@@ -173,20 +208,16 @@ impl Partners {
         }
     }
 
-    /// Columns of [`Partners::saved`].
-    pub(super) const N_SAVED_COLUMNS: usize = 4;
-
-    /// What is known of rows: partners, the weights emitted without and with them, and whether the key has a null.
-    pub(super) fn saved(&self, rows: &[u32]) -> Vec<ArrayRef> {
-        let numbers = |of: &dyn Fn(u32) -> i64| -> ArrayRef {
-            Arc::new(Int64Array::from_iter_values(rows.iter().map(|&row| of(row))))
-        };
-        let emitted = |i: usize| numbers(&|row| self.emitted.get(row)[i]);
-        let has_null_key = BooleanArray::from_iter(rows.iter().map(|&row| Some(self.has_null_key.get(row))));
-        vec![numbers(&|row| self.counts.get(row)), emitted(0), emitted(1), Arc::new(has_null_key)]
+    /// What is known of a row.
+    pub(super) fn known(&self, row: u32) -> Known {
+        Known {
+            n_partners: self.counts.get(row),
+            emitted: self.emitted.get(row),
+            has_null_key: self.has_null_key.get(row),
+        }
     }
 
-    /// Takes over what [`Partners::saved`] gave.
+    /// Takes over what [`Known::columns`] gave.
     pub(super) fn restore(&mut self, rows: &[u32], columns: &[ArrayRef]) {
         let numbers = |column: usize| columns[column].as_primitive::<Int64Type>().values();
         let (counts, without, with) = (numbers(0), numbers(1), numbers(2));

@@ -1,16 +1,16 @@
 //! One side of a join: its rows, indexed by key.
 
-use std::sync::Arc;
+mod saved;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
-use arrow::datatypes::Int64Type;
-use millstream_state::{HashIndex, Matches, NO_ROW, PagedVec, RowStore, Rows, SavedState};
+use arrow::array::{Array, ArrayRef, BooleanArray};
+use millstream_state::{HashIndex, Matches, NO_ROW, PagedVec, RowStore, Rows};
 use millstream_types::hash::{hash_columns, is_exact};
 use millstream_types::{Delta, Error, Result};
 
 use super::JoinInput;
 use super::alone::{Alone, Decided, Partners, Totals};
-use crate::saving::{SAVED_ROWS, save_rows, saved_columns};
+use crate::saving::Tracking;
+use saved::Changes;
 
 /// The rows of one side.
 ///
@@ -32,6 +32,9 @@ pub(super) struct JoinSide {
     /// For rows that emit something beside pairs.
     partners: Option<Partners>,
     totals: Totals,
+    tracking: Tracking<Changes>,
+    /// Of rows that only come and of which nothing changes: those below this id are saved.
+    n_saved: u32,
 }
 
 impl JoinSide {
@@ -49,6 +52,8 @@ impl JoinSide {
             n_negative: 0,
             partners: (alone != Alone::Nothing).then(|| Partners::new(alone)),
             totals: Totals::default(),
+            tracking: Tracking::default(),
+            n_saved: 0,
         })
     }
 
@@ -59,7 +64,8 @@ impl JoinSide {
     pub(super) fn n_bytes(&self) -> usize {
         let by_row = self.by_row.as_ref().map_or(0, HashIndex::n_bytes);
         let partners = self.partners.as_ref().map_or(0, Partners::n_bytes);
-        self.rows.n_bytes() + self.weights.n_bytes() + self.by_key.n_bytes() + by_row + partners
+        let changes = self.tracking.n_bytes(Changes::n_bytes);
+        self.rows.n_bytes() + self.weights.n_bytes() + self.by_key.n_bytes() + by_row + partners + changes
     }
 
     /// Whether every row has weight 1.
@@ -83,6 +89,9 @@ impl JoinSide {
     /// A row has got, or lost, partners.
     #[inline]
     pub(super) fn count_partners(&mut self, row: u32, n: i64) {
+        if self.tracking.is_noting() && self.partners.as_ref().is_some_and(|p| !p.is_touched(row)) {
+            self.note(row);
+        }
         if let Some(partners) = &mut self.partners {
             partners.count(row, n);
         }
@@ -105,8 +114,14 @@ impl JoinSide {
 
     /// What the rows that the epoch has touched are to emit.
     pub(super) fn decide(&mut self, right: Totals) -> Vec<Decided> {
+        if self.partners.as_ref().is_some_and(|partners| partners.turns(right)) {
+            for row in self.rows.ids() {
+                self.note(row);
+                self.partners.iter_mut().for_each(|partners| partners.touch(row));
+            }
+        }
         match &mut self.partners {
-            Some(partners) => partners.decide(&self.weights, right, || self.rows.ids()),
+            Some(partners) => partners.decide(&self.weights, right),
             None => vec![],
         }
     }
@@ -120,6 +135,7 @@ impl JoinSide {
         if dead.is_empty() {
             return;
         }
+        self.note_dead(&dead);
         let batch = self.rows.gather(&dead);
         let keys: Vec<ArrayRef> = self.keys.iter().map(|&k| batch.column(k).clone()).collect();
         let (mut hashes, mut row_hashes) = (Vec::new(), Vec::new());
@@ -138,6 +154,7 @@ impl JoinSide {
         if plain {
             let mut ids = Vec::with_capacity(delta.n_rows());
             self.rows.add(delta.columns(), Rows::Range { offset: 0, len: delta.n_rows() }, &mut ids);
+            self.note_new(&ids);
             self.by_key.insert_all(hashes, ids.iter().copied());
             if let Some(by_row) = &mut self.by_row {
                 let mut row_hashes = Vec::new();
@@ -182,6 +199,9 @@ impl JoinSide {
                 // Equal rows may be kept as several: one change may use up more than one of them.
                 let cancelled = if left < 0 { left.max(-weight) } else { left.min(-weight) };
                 left -= cancelled;
+                if self.tracking.is_noting() {
+                    self.note(row);
+                }
                 self.set_weight(row, weight + cancelled);
                 match &mut self.partners {
                     // What the row has emitted is taken back at the end of the epoch.
@@ -194,6 +214,7 @@ impl JoinSide {
                 added.clear();
                 self.rows.add(delta.columns(), Rows::Selected(&[i as u32]), &mut added);
                 let row = added[0];
+                self.note_new(&added);
                 self.by_key.insert(hashes[i], row);
                 if let Some(by_row) = &mut self.by_row {
                     by_row.insert(row_hashes[i], row);
@@ -204,6 +225,9 @@ impl JoinSide {
                     kept[i] = row;
                 }
             }
+        }
+        if !dead.is_empty() {
+            self.note_dead(&dead.iter().map(|(row, _)| *row).collect::<Vec<_>>());
         }
         for (row, i) in dead {
             self.remove(row, hashes[i], row_hashes.get(i).copied());
@@ -312,47 +336,6 @@ impl JoinSide {
         if equal.contains(&false) {
             matches.retain(&equal);
         }
-    }
-
-    /// Adds the rows with their weights and, where that counts, what they have emitted.
-    pub(super) fn save(&self, table: u32, by: &[usize], saved: &mut SavedState) -> Result<()> {
-        for ids in self.rows.ids().chunks(SAVED_ROWS) {
-            let mut columns = self.rows.gather(ids).columns().to_vec();
-            columns.push(Arc::new(Int64Array::from_iter_values(ids.iter().map(|&row| self.weights.get(row)))));
-            if let Some(partners) = &self.partners {
-                columns.extend(partners.saved(ids));
-            }
-            save_rows(saved, table, columns, ids.len(), by)?;
-        }
-        Ok(())
-    }
-
-    /// Takes over rows as [`JoinSide::save`] gave them; `right` is what was known of the right side.
-    pub(super) fn restore(&mut self, table: u32, saved: &SavedState, right: Totals) -> Result<()> {
-        let n_input = self.rows.schema().fields().len();
-        let n_partners = if self.partners.is_some() { Partners::N_SAVED_COLUMNS } else { 0 };
-        if let Some(partners) = &mut self.partners {
-            partners.restore_right(right);
-        }
-        let Some((columns, n_rows)) = saved_columns(saved, table, n_input + 1 + n_partners)? else { return Ok(()) };
-        let rows = &columns[..n_input];
-        let mut ids = Vec::with_capacity(n_rows);
-        self.rows.add(rows, Rows::Range { offset: 0, len: n_rows }, &mut ids);
-        let keys: Vec<ArrayRef> = self.keys.iter().map(|&k| rows[k].clone()).collect();
-        let mut hashes = Vec::new();
-        hash_columns(&keys, n_rows, &mut hashes);
-        self.by_key.insert_all(&hashes, ids.iter().copied());
-        if let Some(by_row) = &mut self.by_row {
-            hash_columns(rows, n_rows, &mut hashes);
-            by_row.insert_all(&hashes, ids.iter().copied());
-        }
-        let weights = columns[n_input].as_primitive::<Int64Type>().values();
-        ids.iter().zip(weights).for_each(|(&row, &weight)| self.set_weight(row, weight));
-        self.totals.n_rows = weights.iter().sum();
-        if let Some(partners) = &mut self.partners {
-            partners.restore(&ids, &columns[n_input + 1..]);
-        }
-        Ok(())
     }
 
     /// Takes over what was known of all rows.

@@ -7,13 +7,13 @@ use std::cmp::Ordering;
 
 use millstream_expr::RowOrder;
 use millstream_expr::order::OrderedRows;
-use millstream_state::{PagedVec, RowStore, Rows, SavedState};
+use millstream_state::{PagedVec, RowStore, Rows, SavedState, StateChanges};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
 use super::{Differences, TopNSpec, key_schema, partition_keys, restore_by_pushing, window};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
-use crate::saving::{SAVED_ROWS, save_rows, saved_rows};
+use crate::saving::{ChangedRows, SAVED_ROWS, SavedTable, Tracking, saved_rows, types_of};
 use lists::Lists;
 use order_keys::OrderKeys;
 
@@ -48,6 +48,8 @@ pub(super) struct AppendOnlyTopN {
     rows: RowStore,
     /// What the rows in the store are ordered by.
     keys: OrderKeys,
+    /// Rows that have changed since they were last saved.
+    tracking: Tracking<ChangedRows>,
 
     // Of the epoch.
     is_touched: PagedVec<bool>,
@@ -90,6 +92,7 @@ impl AppendOnlyTopN {
             partitions: GroupTable::new(key_schema(&spec))?,
             lists: Lists::new(n_kept),
             rows: RowStore::new(spec.input.clone())?,
+            tracking: Tracking::default(),
             is_touched: PagedVec::new(false),
             touched: Vec::new(),
             before: Vec::new(),
@@ -190,6 +193,9 @@ impl AppendOnlyTopN {
             self.lists.replace(partition, RowRef::in_batch(row_idx as usize).0, id);
             self.keys.set(id, batch.key(row_idx as usize));
         }
+        if let Some(changes) = self.tracking.changes() {
+            changes.add(&ids);
+        }
     }
 }
 
@@ -230,6 +236,10 @@ impl Operator for AppendOnlyTopN {
         self.touched.clear();
         self.before.clear();
         self.before_ends.clear();
+        if let Some(changes) = self.tracking.changes() {
+            let gone = changes.remove(&self.discarded);
+            changes.take_away(self.rows.gather(&gone).columns().to_vec(), gone.len());
+        }
         for row in self.discarded.drain(..) {
             self.keys.forget(row);
             self.rows.free(row);
@@ -238,16 +248,31 @@ impl Operator for AppendOnlyTopN {
         Ok(Progress::Done)
     }
 
-    /// One table of the rows that are kept.
-    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
-        self.rows.ids().chunks(SAVED_ROWS).try_for_each(|ids| {
-            save_rows(saved, 0, self.rows.gather(ids).columns().to_vec(), ids.len(), &partitioned_by[0])
-        })
+    /// One table of the rows that are kept, each copy by itself.
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
+        let mut table = SavedTable::multiset(saved, 0, types_of(&self.spec.input), &partitioned_by[0])?;
+        self.rows
+            .ids()
+            .chunks(SAVED_ROWS)
+            .try_for_each(|ids| table.add(self.rows.gather(ids).columns().to_vec(), ids.len()))
+    }
+
+    fn track_changes(&mut self) {
+        self.tracking.start();
+    }
+
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
+        let Some(rows) = self.tracking.take()? else { return self.save(partitioned_by, changes) };
+        let mut table = SavedTable::multiset(changes, 0, types_of(&self.spec.input), &partitioned_by[0])?;
+        rows.save(&mut table, |ids| Ok(self.rows.gather(ids).columns().to_vec()))
     }
 
     fn restore(&mut self, saved: &SavedState) -> Result<()> {
-        let Some(rows) = saved_rows(saved, 0, &self.spec.input)? else { return Ok(()) };
-        restore_by_pushing(self, Delta::inserts(rows))
+        if let Some(rows) = saved_rows(saved, 0, &self.spec.input)? {
+            restore_by_pushing(self, Delta::inserts(rows))?;
+        }
+        self.tracking = Tracking::Restored;
+        Ok(())
     }
 
     fn n_bytes(&self) -> usize {
@@ -256,6 +281,7 @@ impl Operator for AppendOnlyTopN {
             + self.keys.n_bytes()
             + self.lists.n_bytes()
             + self.is_touched.n_bytes()
+            + self.tracking.n_bytes(ChangedRows::n_bytes)
     }
 
     fn n_entries(&self) -> usize {

@@ -3,24 +3,32 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, Int64Array};
-use arrow::datatypes::Int64Type;
+use arrow::array::{ArrayRef, AsArray, Int64Array};
+use arrow::datatypes::{DataType, Int64Type};
 use hashbrown::HashMap;
 use millstream_expr::RowOrder;
 use millstream_expr::scalar::batch_of;
-use millstream_state::{RowStore, Rows, SavedState};
+use millstream_state::{RowStore, Rows, SavedState, StateChanges};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
 use super::{Differences, TopNSpec, key_schema, partition_keys, restore_by_pushing};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
-use crate::saving::{SAVED_ROWS, save_rows, saved_columns};
+use crate::saving::{ChangedRows, SAVED_ROWS, SavedTable, Tracking, saved_columns, types_of};
 
 /// A distinct row of a partition: where it is, and how often.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     row: u32,
     weight: i64,
+}
+
+/// What has changed since the last save.
+#[derive(Default)]
+struct Changes {
+    rows: ChangedRows,
+    /// The weights of rows that have changed.
+    weights: HashMap<u32, i64>,
 }
 
 pub(super) struct RetractingTopN {
@@ -34,6 +42,7 @@ pub(super) struct RetractingTopN {
     entries: Vec<BTreeMap<Box<[u8]>, Kept>>,
     rows: RowStore,
     n_key_bytes: usize,
+    tracking: Tracking<Changes>,
 
     // Of the epoch.
     /// What partitions that have changed showed before.
@@ -52,10 +61,26 @@ impl RetractingTopN {
             entries: Vec::new(),
             rows: RowStore::new(spec.input.clone())?,
             n_key_bytes: 0,
+            tracking: Tracking::default(),
             before: HashMap::new(),
             discarded: Vec::new(),
             spec,
         })
+    }
+
+    /// The table of rows, which differ beside their weights.
+    fn table<'a>(&self, partitioned_by: &[Vec<usize>], saved: &'a mut StateChanges) -> Result<SavedTable<'a>> {
+        let mut types = types_of(&self.spec.input);
+        let identity = (0..types.len()).collect();
+        types.push(DataType::Int64);
+        SavedTable::new(saved, 0, types, identity, &partitioned_by[0])
+    }
+
+    /// Rows, and their weights as a last column.
+    fn weighted(&self, ids: &[u32], weights: impl Iterator<Item = i64>) -> Vec<ArrayRef> {
+        let mut columns = self.rows.gather(ids).columns().to_vec();
+        columns.push(Arc::new(Int64Array::from_iter_values(weights)));
+        columns
     }
 
     fn shown(&self, partition: u32) -> Vec<u32> {
@@ -85,6 +110,10 @@ impl Operator for RetractingTopN {
             let entries = &mut self.entries[partition as usize];
             if let Some(kept) = entries.get_mut(key.as_slice()) {
                 kept.weight += delta.weight(i);
+                if let Some(changes) = self.tracking.changes() {
+                    changes.rows.change(kept.row);
+                    changes.weights.insert(kept.row, kept.weight);
+                }
                 if kept.weight == 0 {
                     self.discarded.push(kept.row);
                     self.n_key_bytes -= key.len();
@@ -94,6 +123,10 @@ impl Operator for RetractingTopN {
             }
             ids.clear();
             self.rows.add(delta.columns(), Rows::Selected(&[i as u32]), &mut ids);
+            if let Some(changes) = self.tracking.changes() {
+                changes.rows.add(&ids);
+                changes.weights.insert(ids[0], delta.weight(i));
+            }
             self.n_key_bytes += key.len();
             entries.insert(key.as_slice().into(), Kept { row: ids[0], weight: delta.weight(i) });
         }
@@ -118,6 +151,11 @@ impl Operator for RetractingTopN {
             differences.add(&self.spec, &before, &self.shown(partition));
         }
         differences.emit(&self.spec, &self.rows, out)?;
+        if let Some(changes) = self.tracking.changes() {
+            let gone = changes.rows.remove(&self.discarded);
+            changes.rows.take_away(self.rows.gather(&gone).columns().to_vec(), gone.len());
+            self.discarded.iter().for_each(|row| _ = changes.weights.remove(row));
+        }
         self.discarded.drain(..).for_each(|row| self.rows.free(row));
         self.rows.reclaim();
         self.partitions.remove(&empty);
@@ -125,31 +163,45 @@ impl Operator for RetractingTopN {
     }
 
     /// One table of the distinct rows, with their weights.
-    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut SavedState) -> Result<()> {
+    fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
+        let mut table = self.table(partitioned_by, saved)?;
         let all: Vec<Kept> = self.entries.iter().flat_map(BTreeMap::values).copied().collect();
         all.chunks(SAVED_ROWS).try_for_each(|kept| {
             let ids: Vec<u32> = kept.iter().map(|k| k.row).collect();
-            let mut columns = self.rows.gather(&ids).columns().to_vec();
-            columns.push(Arc::new(Int64Array::from_iter_values(kept.iter().map(|k| k.weight))));
-            save_rows(saved, 0, columns, ids.len(), &partitioned_by[0])
+            table.add(self.weighted(&ids, kept.iter().map(|k| k.weight)), ids.len())
         })
+    }
+
+    fn track_changes(&mut self) {
+        self.tracking.start();
+    }
+
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
+        let Some(Changes { rows, weights }) = self.tracking.take()? else { return self.save(partitioned_by, changes) };
+        let mut table = self.table(partitioned_by, changes)?;
+        rows.save(&mut table, |ids| Ok(self.weighted(ids, ids.iter().map(|id| weights[id]))))
     }
 
     fn restore(&mut self, saved: &SavedState) -> Result<()> {
         let n_columns = self.spec.input.fields().len();
-        let Some((mut columns, n_rows)) = saved_columns(saved, 0, n_columns + 1)? else { return Ok(()) };
-        let weights = columns.pop().map(|w| w.as_primitive::<Int64Type>().values().clone());
-        let rows = Delta::new(batch_of(self.spec.input.clone(), columns, n_rows)?, weights);
-        restore_by_pushing(self, rows)
+        if let Some((mut columns, n_rows)) = saved_columns(saved, 0, n_columns + 1)? {
+            let weights = columns.pop().map(|w| w.as_primitive::<Int64Type>().values().clone());
+            let rows = Delta::new(batch_of(self.spec.input.clone(), columns, n_rows)?, weights);
+            restore_by_pushing(self, rows)?;
+        }
+        self.tracking = Tracking::Restored;
+        Ok(())
     }
 
     fn n_bytes(&self) -> usize {
+        let of_changes = |c: &Changes| c.rows.n_bytes() + c.weights.capacity() * size_of::<(u32, i64)>();
         let per_entry = size_of::<Box<[u8]>>() + size_of::<Kept>();
         self.partitions.n_bytes()
             + self.rows.n_bytes()
             + self.n_key_bytes
             + self.entries.capacity() * size_of::<BTreeMap<Box<[u8]>, Kept>>()
             + self.rows.len() * per_entry * 3 / 2
+            + self.tracking.n_bytes(of_changes)
     }
 
     fn n_entries(&self) -> usize {

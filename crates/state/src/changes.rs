@@ -1,0 +1,292 @@
+//! Changes of saved state: what of an operator's tables has gone and come since it was last saved.
+//!
+//! A row is known by its table's identity: the columns of a unique key, or all columns; then the table is a multiset.
+//! The state is what all changes come to, oldest first: each row of `gone` takes away one row of that identity, then `rows`
+//! are added. Two identities are the same if their values have the same bits, and rows of one identity are of one hash
+//! partition, so any range of partitions can be taken by itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
+use hashbrown::HashMap;
+use millstream_types::delta::take_batch;
+use millstream_types::hash::partition_of;
+use millstream_types::{Error, Result};
+
+use crate::saved::SavedState;
+
+/// What the rows of a table of state are, and what tells them apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableShape {
+    /// The columns of a row.
+    pub schema: SchemaRef,
+    /// The columns that say which row is meant: a unique key, or all; then there may be several of the same.
+    pub identity: Vec<usize>,
+}
+
+impl TableShape {
+    /// A table in which rows may stand several times.
+    pub fn multiset(schema: SchemaRef) -> TableShape {
+        let identity = (0..schema.fields().len()).collect();
+        TableShape { schema, identity }
+    }
+
+    /// A table in which the columns of a key are never the same in two rows.
+    pub fn keyed(schema: SchemaRef, key: Vec<usize>) -> TableShape {
+        TableShape { schema, identity: key }
+    }
+
+    /// Whether rows may stand several times.
+    pub fn is_multiset(&self) -> bool {
+        self.identity.len() == self.schema.fields().len()
+    }
+
+    /// The columns of rows that say what is gone.
+    ///
+    /// # Errors
+    /// Internal, if the identity names columns that are not there.
+    pub fn gone_schema(&self) -> Result<SchemaRef> {
+        Ok(Arc::new(self.schema.project(&self.identity)?))
+    }
+}
+
+/// Rows, and the hash of each, which says what partition it is in.
+#[derive(Clone, Debug)]
+pub struct HashedRows {
+    /// The rows.
+    pub batch: RecordBatch,
+    /// A hash a row.
+    pub hashes: Vec<u64>,
+}
+
+/// The change of one table.
+#[derive(Clone, Debug)]
+pub struct TableChange {
+    /// What its rows are.
+    pub shape: TableShape,
+    /// Identities, each of which takes one row away.
+    pub gone: Vec<HashedRows>,
+    /// Rows that come after that.
+    pub rows: Vec<HashedRows>,
+}
+
+/// The change of an operator's tables, on one worker or on all of them.
+#[derive(Clone, Debug, Default)]
+pub struct StateChanges {
+    tables: BTreeMap<u32, TableChange>,
+}
+
+impl StateChanges {
+    /// Adds rows that came.
+    ///
+    /// # Errors
+    /// Internal, if they are not of the table's shape.
+    pub fn add_rows(&mut self, table: u32, shape: &TableShape, rows: HashedRows) -> Result<()> {
+        let fits = rows.batch.schema().fields() == shape.schema.fields();
+        if let Some(change) = self.change_of(table, shape, &rows, fits)? {
+            change.rows.push(rows);
+        }
+        Ok(())
+    }
+
+    /// Adds identities of rows that went.
+    ///
+    /// # Errors
+    /// Internal, if they are not of the table's shape.
+    pub fn add_gone(&mut self, table: u32, shape: &TableShape, gone: HashedRows) -> Result<()> {
+        let fits = gone.batch.schema().fields() == shape.gone_schema()?.fields();
+        if let Some(change) = self.change_of(table, shape, &gone, fits)? {
+            change.gone.push(gone);
+        }
+        Ok(())
+    }
+
+    /// The change of a table that rows are to be added to; nothing if there are none.
+    fn change_of(
+        &mut self,
+        table: u32,
+        shape: &TableShape,
+        rows: &HashedRows,
+        fits: bool,
+    ) -> Result<Option<&mut TableChange>> {
+        if !fits || rows.batch.num_rows() != rows.hashes.len() {
+            return Err(Error::internal("rows of saved state are not of their table's shape"));
+        }
+        if rows.hashes.is_empty() {
+            return Ok(None);
+        }
+        let new = || TableChange { shape: shape.clone(), gone: Vec::new(), rows: Vec::new() };
+        let change = self.tables.entry(table).or_insert_with(new);
+        if change.shape != *shape {
+            return Err(Error::internal("a table of saved state has two shapes"));
+        }
+        Ok(Some(change))
+    }
+
+    /// Adds what has changed of the same operator on another worker.
+    ///
+    /// # Errors
+    /// Internal, if a table has another shape there.
+    pub fn merge(&mut self, other: StateChanges) -> Result<()> {
+        for (table, TableChange { shape, gone, rows }) in other.tables {
+            gone.into_iter().try_for_each(|gone| self.add_gone(table, &shape, gone))?;
+            rows.into_iter().try_for_each(|rows| self.add_rows(table, &shape, rows))?;
+        }
+        Ok(())
+    }
+
+    /// The tables that have changed, by number.
+    pub fn tables(&self) -> impl Iterator<Item = (u32, &TableChange)> {
+        self.tables.iter().map(|(&table, change)| (table, change))
+    }
+
+    /// The tables that have changed, by number.
+    pub fn into_tables(self) -> BTreeMap<u32, TableChange> {
+        self.tables
+    }
+
+    /// Rows that came and rows that went.
+    pub fn n_rows(&self) -> usize {
+        let changes = self.tables.values().flat_map(|change| change.gone.iter().chain(&change.rows));
+        changes.map(|rows| rows.hashes.len()).sum()
+    }
+}
+
+/// The state that changes come to, oldest first, as [`SavedState`] has it.
+///
+/// # Errors
+/// Internal, if they do not add up: a row is taken away that is not there, or in another partition; or two rows have the
+/// same key.
+pub fn net(changes: &[StateChanges]) -> Result<SavedState> {
+    let mut by_table: BTreeMap<u32, Vec<&TableChange>> = BTreeMap::new();
+    for (table, change) in changes.iter().flat_map(StateChanges::tables) {
+        by_table.entry(table).or_default().push(change);
+    }
+    let mut saved = SavedState::default();
+    for (table, changes) in by_table {
+        let batches: Vec<&HashedRows> = changes.iter().flat_map(|change| &change.rows).collect();
+        for (rows, left) in batches.iter().zip(left_of(table, &changes, &batches)?) {
+            let left: Vec<u32> = (0..left.len() as u32).filter(|&i| left[i as usize]).collect();
+            let hashes: Vec<u64> = left.iter().map(|&i| rows.hashes[i as usize]).collect();
+            if hashes.is_empty() {
+                continue;
+            }
+            saved.add(table, &take_batch(&rows.batch, &UInt32Array::from(left))?, &hashes)?;
+        }
+    }
+    Ok(saved)
+}
+
+/// Which rows of which batch are left of a table's changes.
+fn left_of(table: u32, changes: &[&TableChange], batches: &[&HashedRows]) -> Result<Vec<Vec<bool>>> {
+    let wrong = |what: &str| Error::internal(format!("saved state does not add up: in table {table} {what}"));
+    let mut left: Vec<Vec<bool>> = batches.iter().map(|rows| vec![true; rows.hashes.len()]).collect();
+    // The places of rows by identity: batch and number.
+    let mut places: HashMap<Vec<u8>, Vec<(usize, usize)>> = HashMap::new();
+    let mut batch_idx = 0;
+    for change in changes {
+        let identities = |batch: &RecordBatch| identities_of(&change.shape, batch);
+        for gone in &change.gone {
+            for (i, identity) in identities(&gone.batch)?.into_iter().enumerate() {
+                let place = places.get_mut(&identity).and_then(Vec::pop);
+                let (batch, row) = place.ok_or_else(|| wrong("a row is gone that was not there"))?;
+                if partition_of(batches[batch].hashes[row]) != partition_of(gone.hashes[i]) {
+                    return Err(wrong("a row is gone from another partition"));
+                }
+                left[batch][row] = false;
+            }
+        }
+        for rows in &change.rows {
+            for (i, identity) in identities(&rows.batch.project(&change.shape.identity)?)?.into_iter().enumerate() {
+                let places = places.entry(identity).or_default();
+                if !places.is_empty() && !change.shape.is_multiset() {
+                    return Err(wrong("two rows have the same key"));
+                }
+                places.push((batch_idx, i));
+            }
+            batch_idx += 1;
+        }
+    }
+    Ok(left)
+}
+
+fn identities_of(shape: &TableShape, gone: &RecordBatch) -> Result<Vec<Vec<u8>>> {
+    if shape.identity.is_empty() {
+        return Ok(vec![vec![]; gone.num_rows()]);
+    }
+    let fields = shape.gone_schema()?.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
+    let rows = RowConverter::new(fields)?.convert_columns(gone.columns())?;
+    Ok(rows.iter().map(|row| row.data().to_vec()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::datatypes::{DataType, Int64Type};
+    use millstream_types::delta::schema_of;
+    use millstream_types::hash::mix;
+
+    use super::*;
+
+    /// Rows of numbers, partitioned by the first column.
+    fn rows(schema: &SchemaRef, rows: &[&[i64]]) -> HashedRows {
+        let column = |c: usize| -> ArrayRef { Arc::new(rows.iter().map(|r| Some(r[c])).collect::<Int64Array>()) };
+        let columns = (0..schema.fields().len()).map(column).collect();
+        let batch = RecordBatch::try_new(schema.clone(), columns).expect("numbers");
+        HashedRows { batch, hashes: rows.iter().map(|r| mix(r[0] as u64)).collect() }
+    }
+
+    fn change(shape: &TableShape, gone: &[&[i64]], came: &[&[i64]]) -> StateChanges {
+        let mut changes = StateChanges::default();
+        let gone = rows(&shape.gone_schema().expect("columns of it"), gone);
+        changes.add_gone(7, shape, gone).expect("of the shape");
+        changes.add_rows(7, shape, rows(&shape.schema, came)).expect("of the shape");
+        changes
+    }
+
+    fn sum(changes: &[StateChanges]) -> Result<Vec<Vec<i64>>> {
+        let Some(rows) = net(changes)?.rows(7)? else { return Ok(vec![]) };
+        let value = |i: usize, column: &ArrayRef| column.as_primitive::<Int64Type>().value(i);
+        let row = |i| rows.columns().iter().map(|column| value(i, column)).collect();
+        let mut rows: Vec<Vec<i64>> = (0..rows.num_rows()).map(row).collect();
+        rows.sort_unstable();
+        Ok(rows)
+    }
+
+    #[test]
+    fn changes_come_to_what_is_left() {
+        let schema = schema_of(&[("k", DataType::Int64), ("v", DataType::Int64)]);
+        let keyed = TableShape::keyed(schema.clone(), vec![0]);
+        let of_keys = [
+            change(&keyed, &[], &[&[1, 10], &[2, 20], &[3, 30]]),
+            change(&keyed, &[&[1], &[3]], &[&[1, 11]]),
+            change(&keyed, &[&[1], &[2]], &[&[2, 21], &[3, 31]]),
+        ];
+        assert_eq!(sum(&of_keys).expect("adds up"), [[2, 21], [3, 31]]);
+        assert_eq!(sum(&of_keys[..1]).expect("adds up").len(), 3);
+        assert!(sum(&of_keys[1..]).is_err(), "what is gone was not there");
+        assert!(sum(&[change(&keyed, &[], &[&[1, 1], &[1, 2]])]).is_err(), "two rows of a key");
+        let multiset = TableShape::multiset(schema);
+        let of_copies = [
+            change(&multiset, &[], &[&[1, 1], &[1, 1], &[1, 2]]),
+            change(&multiset, &[&[1, 1], &[1, 2]], &[&[1, 3], &[1, 3]]),
+        ];
+        assert_eq!(sum(&of_copies).expect("adds up"), [[1, 1], [1, 3], [1, 3]]);
+    }
+
+    #[test]
+    fn tables_keep_their_shape() {
+        let schema = schema_of(&[("k", DataType::Int64), ("v", DataType::Int64)]);
+        let keyed = TableShape::keyed(schema.clone(), vec![0]);
+        let mut changes = change(&keyed, &[], &[&[1, 10]]);
+        let multiset = TableShape::multiset(schema.clone());
+        assert!(changes.add_rows(7, &multiset, rows(&schema, &[&[1, 1]])).is_err());
+        assert!(changes.add_gone(7, &keyed, rows(&schema, &[&[1, 1]])).is_err());
+        assert!(changes.merge(change(&multiset, &[], &[&[2, 1]])).is_err());
+        changes.merge(change(&keyed, &[&[3]], &[])).expect("of the same shape");
+        assert_eq!(changes.n_rows(), 2);
+    }
+}
