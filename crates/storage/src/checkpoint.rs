@@ -29,11 +29,12 @@ mod store;
 mod tests;
 mod tiers;
 
-pub use format::{Part, TableId, TableShape};
+pub use format::{Part, TableId};
 pub use manifest::Manifest;
 pub use merge::Merged;
+pub use millstream_state::{HashedRows, TableShape};
 pub use object_reader::Piece;
-pub use object_writer::{HashedRows, ObjectWriter, WrittenObject};
+pub use object_writer::{ObjectWriter, WrittenObject};
 pub use snapshot::{Snapshot, TableChanges};
 pub use store::{Checkpoint, CheckpointOptions, CheckpointStore, Commit};
 

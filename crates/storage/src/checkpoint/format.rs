@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{Schema, SchemaRef};
+use millstream_state::TableShape;
+use millstream_types::Result;
 use millstream_types::hash::{HASH_VERSION, hash_columns, partition_of};
-use millstream_types::{Error, Result};
 
 use super::block::{decode_schema, encode_schema};
 use crate::encoding::{Decoder, Encode, array, checksum};
@@ -36,62 +36,6 @@ pub struct TableId {
     pub table: u32,
 }
 
-/// What the rows of a table are, and what tells them apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableShape {
-    /// The columns of a row.
-    pub schema: SchemaRef,
-    /// The columns that say which row is meant: a unique key, or all; then there may be several of the same.
-    pub identity: Vec<usize>,
-}
-
-impl TableShape {
-    /// A table in which rows may stand several times.
-    pub fn multiset(schema: SchemaRef) -> TableShape {
-        let identity = (0..schema.fields().len()).collect();
-        TableShape { schema, identity }
-    }
-
-    /// A table in which the columns of a key are never the same in two rows.
-    pub fn keyed(schema: SchemaRef, key: Vec<usize>) -> TableShape {
-        TableShape { schema, identity: key }
-    }
-
-    /// Whether rows may stand several times.
-    pub fn is_multiset(&self) -> bool {
-        self.identity.len() == self.schema.fields().len()
-    }
-
-    /// Of rows of a part, the columns of the identity.
-    pub(super) fn identity_of(&self, part: Part, rows: &RecordBatch) -> Vec<ArrayRef> {
-        match part {
-            Part::Gone => rows.columns().to_vec(),
-            Part::Rows => self.identity.iter().map(|&column| Arc::clone(rows.column(column))).collect(),
-        }
-    }
-
-    /// Of rows of a part and their partitions, what they are sorted by in a section: the partition in the upper 8 bits, and
-    /// below a hash of the identity. So rows of one identity meet where sections are read beside each other.
-    pub(super) fn order_of(&self, part: Part, rows: &RecordBatch, partitions: impl Iterator<Item = u8>) -> Vec<u64> {
-        let mut hashes = Vec::new();
-        hash_columns(&self.identity_of(part, rows), rows.num_rows(), &mut hashes);
-        hashes.iter().zip(partitions).map(|(hash, partition)| u64::from(partition) << 56 | hash >> 8).collect()
-    }
-
-    /// The columns of rows that say what is gone.
-    ///
-    /// # Errors
-    /// If the identity names columns that are not there.
-    pub fn gone_schema(&self) -> Result<SchemaRef> {
-        let Some(fields) =
-            self.identity.iter().map(|&c| self.schema.fields().get(c).cloned()).collect::<Option<Vec<_>>>()
-        else {
-            return Err(Error::internal("the identity of a table has columns that the table has not"));
-        };
-        Ok(Schema::new(fields).into())
-    }
-}
-
 /// The two parts of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -99,6 +43,29 @@ pub enum Part {
     Gone,
     /// Rows, which are added.
     Rows,
+}
+
+impl Part {
+    /// Of rows of this part of a table's change, the columns of the identity.
+    pub(super) fn identity_of(self, shape: &TableShape, rows: &RecordBatch) -> Vec<ArrayRef> {
+        match self {
+            Part::Gone => rows.columns().to_vec(),
+            Part::Rows => shape.identity.iter().map(|&column| Arc::clone(rows.column(column))).collect(),
+        }
+    }
+
+    /// Of rows of this part and their partitions, what they are sorted by in a section: the partition in the upper 8 bits, and
+    /// below a hash of the identity. So rows of one identity meet where sections are read beside each other.
+    pub(super) fn order_of(
+        self,
+        shape: &TableShape,
+        rows: &RecordBatch,
+        partitions: impl Iterator<Item = u8>,
+    ) -> Vec<u64> {
+        let mut hashes = Vec::new();
+        hash_columns(&self.identity_of(shape, rows), rows.num_rows(), &mut hashes);
+        hashes.iter().zip(partitions).map(|(hash, partition)| u64::from(partition) << 56 | hash >> 8).collect()
+    }
 }
 
 /// Where a block is, and which rows it has.

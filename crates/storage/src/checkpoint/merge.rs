@@ -212,7 +212,7 @@ impl<'a> PartReader<'a> {
         let section = self.at.section();
         let block = &section.blocks(self.part)[self.n_read];
         let batch = self.at.object.read_block(section, self.part, block)?;
-        let order = section.shape.order_of(self.part, &batch, partitions(&block.runs));
+        let order = self.part.order_of(&section.shape, &batch, partitions(&block.runs));
         let is_behind = self.rows.back().is_none_or(|before| before.order.last() <= order.first());
         if !is_behind || !order.is_sorted() {
             return Err(Error::internal("rows of a checkpoint are not in order"));

@@ -4,9 +4,10 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::interleave_record_batch;
 use arrow::row::{RowConverter, Rows as KeyRows, SortField};
 use hashbrown::HashMap;
+use millstream_state::TableShape;
 use millstream_types::{Error, Result};
 
-use super::format::{Part, TableShape, partitions, runs};
+use super::format::{Part, partitions, runs};
 use super::object_reader::Piece;
 
 /// No row, in the chains of rows of one identity.
@@ -21,7 +22,7 @@ pub(super) struct Identities(Option<RowConverter>);
 pub(super) struct Change {
     pub(super) part: Part,
     pub(super) batch: RecordBatch,
-    /// What they are sorted by: see [`TableShape::order_of`].
+    /// What they are sorted by: see [`Part::order_of`].
     pub(super) order: Vec<u64>,
 }
 
@@ -46,7 +47,7 @@ impl Identities {
 
     /// Of the rows of a change.
     fn of(&self, change: &Change, shape: &TableShape) -> Result<Option<KeyRows>> {
-        let columns = shape.identity_of(change.part, &change.batch);
+        let columns = change.part.identity_of(shape, &change.batch);
         Ok(self.0.as_ref().map(|converter| converter.convert_columns(&columns)).transpose()?)
     }
 }

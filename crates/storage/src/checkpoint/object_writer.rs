@@ -6,27 +6,19 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use millstream_state::{HashedRows, TableShape};
 use millstream_types::delta::values_bytes;
 use millstream_types::hash::partition_of;
 use millstream_types::{Error, Result};
 
 use super::block::BlockEncoder;
-use super::format::{self, BlockEntry, Footer, Part, Section, TableId, TableShape};
+use super::format::{self, BlockEntry, Footer, Part, Section, TableId};
 use super::manifest::{ObjectEntry, OwnerShare};
 use super::net::interleave;
 use super::store::CheckpointOptions;
 use super::{BLOCK_ROWS_MAX, OBJECTS};
 use crate::encoding::checksum;
 use crate::object_store::{ObjectSink, ObjectStore};
-
-/// Rows, and the hash of each, which says what partition it is in.
-#[derive(Clone, Debug)]
-pub struct HashedRows {
-    /// The rows.
-    pub batch: RecordBatch,
-    /// A hash a row.
-    pub hashes: Vec<u64>,
-}
 
 /// An object that is being written. Dropped before [`ObjectWriter::finish`], it was never there.
 ///
@@ -122,7 +114,7 @@ impl ObjectWriter {
         let mut places: Vec<(u64, u32, u32)> = Vec::with_capacity(n_rows);
         for (b, hashed) in (0..).zip(rows) {
             let partitions = hashed.hashes.iter().map(|&hash| partition_of(hash) as u8);
-            let order = shape.order_of(part, &hashed.batch, partitions);
+            let order = part.order_of(shape, &hashed.batch, partitions);
             places.extend(order.into_iter().zip(0..).map(|(order, r)| (order, b, r)));
         }
         places.sort_unstable();

@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use millstream_state::TableShape;
 use millstream_types::hash::N_PARTITIONS;
 use millstream_types::{Error, Result};
 use parking_lot::Mutex;
 
-use super::format::{Part, Section, TableId, TableShape};
+use super::format::{Part, Section, TableId};
 use super::manifest::Manifest;
 use super::net::{Change, Identities, net, rows_at};
 use super::object_reader::{Object, Piece, slice_of};

@@ -83,7 +83,7 @@ fn rows_of_many_types_on_a_real_disk() {
     let read = snapshot.net_rows(TABLE, &(0..N_PARTITIONS)).expect("it reads right");
     let read = concat_batches(&all.batch.schema(), &read).expect("one schema");
     let partitions = all.hashes.iter().map(|&hash| partition_of(hash) as u8);
-    let order = shape.order_of(Part::Rows, &all.batch, partitions);
+    let order = Part::Rows.order_of(&shape, &all.batch, partitions);
     let mut places: Vec<u32> = (500..3000).collect();
     places.sort_by_key(|&row| order[row as usize]);
     assert_eq!(read, take_batch(&all.batch, &places.into()).expect("types that can be taken"));
