@@ -68,9 +68,6 @@ pub(crate) enum Body {
         pressure: Arc<Pressure>,
         intake: Arc<Intake>,
         errors: Arc<RowErrorLog>,
-        /// Its plan as it is stored.
-        #[expect(dead_code, reason = "what stores the catalog takes it from here")]
-        plan: Arc<[u8]>,
         /// The dataflow as EXPLAIN prints it.
         explain: Vec<String>,
         /// Its nodes' names and particulars, in order.

@@ -441,7 +441,6 @@ impl Installation {
             pressure: Arc::clone(&pressure),
             intake: Arc::clone(&intake),
             errors: Arc::clone(&errors),
-            plan: stored.bytes,
             explain: dataflow.explain(),
             operators: operators_of(&dataflow, &root),
         };
