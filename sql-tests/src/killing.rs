@@ -304,7 +304,7 @@ async fn write_quickly(server: &Durable, known: &Known) -> Result<(), String> {
         seq = Some(next);
         if last_quick(connection).await? != next {
             let message = format!("quick row {next} is not seen by who wrote it");
-            return Err(SqlError { state: Some("XXXXX".to_owned()), message });
+            return Err(seen(message));
         }
         Ok(())
     })
@@ -348,12 +348,17 @@ async fn subscribe(server: &Durable, known: &Known) -> Result<(), String> {
             let epoch = row.first().and_then(|e| e.as_deref()).and_then(|e| e.parse().ok()).unwrap_or(-1);
             if known.epoch.fetch_max(epoch, SeqCst) > epoch {
                 let message = format!("epoch {epoch} comes after a later one");
-                return Err(SqlError { state: Some("XXXXX".to_owned()), message });
+                return Err(seen(message));
             }
         }
         Ok(())
     })
     .await
+}
+
+/// What a client has seen that must not be, as an error that ends the run: `raise_exception`, which no statement here gives.
+fn seen(message: String) -> SqlError {
+    SqlError { state: Some("P0001".to_owned()), message }
 }
 
 /// Runs a transaction, and takes it back if it fails.
