@@ -4,8 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use millstream_engine::{DATABASE, Session};
-use millstream_types::Result;
 use millstream_types::pg::FormatSettings;
+use millstream_types::{Error, Result, SqlState};
 
 use crate::cli::DemoArgs;
 use crate::serve::{Service, stop_signal};
@@ -46,8 +46,13 @@ const VIEWS: [(&str, &str, &str); 5] = [
 /// Serves the demo until asked to stop, or for the time given; then prints what the views hold.
 ///
 /// # Errors
-/// What goes wrong when the server starts or a statement runs.
+/// 22023 with a data directory; what goes wrong when the server starts or a statement runs.
 pub async fn demo(args: &DemoArgs) -> Result<()> {
+    if args.serve.data_dir.is_some() {
+        let message = "the demo keeps its data in memory, whatever --data-dir says";
+        return Err(Error::user(SqlState::INVALID_PARAMETER_VALUE, message)
+            .with_hint("Keep data of your own with: millstream serve --data-dir FOLDER"));
+    }
     let service = Service::start(&args.serve).await?;
     let mut session = service.engine.session("demo", DATABASE, &[])?;
     for table in ["person", "auction", "bid"] {
