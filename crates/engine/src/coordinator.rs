@@ -27,7 +27,8 @@ use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, oneshot};
 
-use crate::journal::{Journal, WhenClosed, encode_epoch};
+use crate::epoch_history::EpochHistory;
+use crate::journal::{EnteredEpoch, Journal, WhenClosed, encode_epoch};
 use crate::live::LiveRelation;
 use crate::transaction::Written;
 pub use checkpointing::CheckpointWhen;
@@ -55,6 +56,8 @@ pub(crate) struct Clock {
     closed: Notify,
     /// Relations that run, by id.
     pub(crate) relations: RwLock<HashMap<RelationId, Arc<LiveRelation>>>,
+    /// The last epochs that brought something.
+    pub(crate) epochs: EpochHistory,
     /// The coordinator waits for workers and wants to be woken when one has completed something.
     waiting: AtomicBool,
     requests: Sender<Request>,
@@ -68,6 +71,7 @@ impl Clock {
             acknowledged: AtomicU64::new(0),
             closed: Notify::new(),
             relations: RwLock::default(),
+            epochs: EpochHistory::default(),
             waiting: AtomicBool::new(false),
             requests,
         }
@@ -461,7 +465,8 @@ impl Coordinator {
         let header = self.next_header();
         let record = self.record(&header, &[], &HashMap::new(), &[])?;
         self.make(&header);
-        self.enter(header.epoch, record, false, vec![]);
+        let epoch = EnteredEpoch { epoch: header.epoch, is_asynchronous: false, answers: vec![], entry: None };
+        self.enter(epoch, record);
         Ok(header)
     }
 
@@ -495,16 +500,17 @@ impl Coordinator {
     }
 
     /// Closes an epoch once it is durable, and answers its writers then, or at once if they do not wait for that.
-    fn enter(&mut self, epoch: Epoch, record: Option<RoomedRecord>, is_asynchronous: bool, answers: Vec<Answer>) {
+    fn enter(&mut self, epoch: EnteredEpoch, record: Option<RoomedRecord>) {
         match (&self.journal, record) {
             (Some(journal), Some((room, record))) => {
                 let n_bytes = record.len();
-                let sequence = journal.append(room, record, epoch, is_asynchronous, answers);
+                let sequence = journal.append(room, record, epoch);
                 self.note_record(sequence, n_bytes);
             }
             _ => {
-                self.clock.close(epoch);
-                answers.into_iter().for_each(Answer::send);
+                epoch.note_closed();
+                self.clock.close(epoch.epoch);
+                epoch.answers.into_iter().for_each(Answer::send);
             }
         }
     }

@@ -1,9 +1,9 @@
 //! The engine as a whole: workers, coordinator, catalog.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::checkpoints::{Checkpoints, History, Restored};
 use crate::coordinator::{CheckpointWhen, Clock, Coordinator, Request};
-use crate::journal::{Journal, Waiting};
+use crate::journal::{Journal, JournalObserver, Waiting};
 use crate::memory::MemoryLimits;
 use crate::pg_catalog::Activity;
 use crate::recovery::{self, Recovered};
@@ -124,6 +124,8 @@ pub(crate) struct EngineState {
 impl Engine {
     /// Starts workers and coordinator, and goes on from what is in the data directory. Tables and streams are as they were
     /// when this returns; views take in what is there, like new ones.
+    /// What is known of the log, if there is a data directory.
+    pub(crate) journal: OnceLock<JournalObserver>,
     ///
     /// # Errors
     /// Internal, if threads cannot be started; XX001 if the data directory is damaged, 53100 and 58030 if the disk fails.
@@ -179,6 +181,7 @@ impl Engine {
             let recovered = recovery::replay(&engine, &mut coordinator, restored.as_ref(), &log)?;
             *engine.recovered.lock() = Some(recovered);
             let last = restored.map_or(Epoch::ZERO, |restored| restored.header().epoch);
+            journal: OnceLock::new(),
             *engine.store.lock() = Some(checkpoints.clone());
             let history = Arc::clone(&engine.checkpoints);
             let checkpointer =
@@ -192,6 +195,7 @@ impl Engine {
             // Queries are planned, however deep they are.
             on_own_stack(|| recovery::start_dataflows(&engine, &mut coordinator));
         }
+            engine.journal.get_or_init(|| JournalObserver::new(&log, Arc::clone(&waiting)));
         let thread = std::thread::Builder::new().name("coordinator".to_owned());
         *engine.coordinator.lock() = Some(thread.spawn(move || coordinator.run()).map_err(internal)?);
         Ok(Engine(engine))

@@ -11,11 +11,12 @@ use millstream_planner::RelationId;
 use millstream_planner::catalog::CatalogChange;
 use millstream_state::codec::encode_rows;
 use millstream_storage::data_directory::DataDirectory;
-use millstream_storage::log::{Log, LogEvents, Reservation};
+use millstream_storage::log::{Log, LogEvents, LogObserver, LogSize, Reservation};
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result, SqlState};
 use parking_lot::Mutex;
 
 use crate::coordinator::{Answer, Clock};
+use crate::epoch_history::EpochEntry;
 
 /// The kind of the records that epochs have in the log.
 pub(crate) const EPOCH: u8 = 1;
@@ -48,6 +49,9 @@ pub(crate) enum Change<'a> {
 
 /// A delta as [`millstream_state::codec::decode_rows`] reads it.
 pub(crate) type EncodedDelta<'a> = &'a [u8];
+
+/// Bytes of a record's payload that say which epoch it is, and when it was made.
+const HEADER_BYTES: usize = 16;
 
 /// The bytes of a record. `docs/storage.md` has the format.
 pub(crate) fn encode_epoch(
@@ -96,8 +100,7 @@ pub(crate) fn encode_epoch(
 /// Internal, if they are none.
 pub(crate) fn decode_epoch(bytes: &[u8]) -> Result<EpochRecord<'_>> {
     let mut rest = bytes;
-    let epoch = Epoch(take_u64(&mut rest)?);
-    let now_us = take_u64(&mut rest)? as i64;
+    let header = take_header(&mut rest)?;
     let mut catalog = Vec::new();
     for _ in 0..take_len(&mut rest)? {
         let len = take_len(&mut rest)?;
@@ -118,7 +121,12 @@ pub(crate) fn decode_epoch(bytes: &[u8]) -> Result<EpochRecord<'_>> {
         let (start, end) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
         changes.push((id, Change::Offsets(start..end)));
     }
-    Ok(EpochRecord { header: EpochHeader { epoch, now_us }, catalog, changes })
+    Ok(EpochRecord { header, catalog, changes })
+}
+
+fn take_header(rest: &mut &[u8]) -> Result<EpochHeader> {
+    let epoch = Epoch(take_u64(rest)?);
+    Ok(EpochHeader { epoch, now_us: take_u64(rest)? as i64 })
 }
 
 fn put_len(bytes: &mut Vec<u8>, len: usize) -> Result<()> {
@@ -164,6 +172,8 @@ pub(crate) struct Waiting {
 struct WaitingState {
     /// In order.
     epochs: VecDeque<WaitingEpoch>,
+    /// Epochs that are remembered and not durable, whether anybody waits for that or not, in order.
+    remembered: VecDeque<(u64, Arc<EpochEntry>)>,
     /// The last record that is durable.
     durable: u64,
     /// The last record that was appended.
@@ -172,12 +182,26 @@ struct WaitingState {
 
 struct WaitingEpoch {
     sequence: u64,
-    epoch: Epoch,
-    /// Nobody waits for its record.
-    is_asynchronous: bool,
-    answers: Vec<Answer>,
+    epoch: EnteredEpoch,
     /// What happens first when it is closed.
     then: Vec<WhenClosed>,
+}
+
+/// An epoch that is made, and is closed when its record is durable.
+pub(crate) struct EnteredEpoch {
+    pub(crate) epoch: Epoch,
+    /// Nobody waits for its record.
+    pub(crate) is_asynchronous: bool,
+    pub(crate) answers: Vec<Answer>,
+    /// If it is remembered.
+    pub(crate) entry: Option<Arc<EpochEntry>>,
+}
+
+impl EnteredEpoch {
+    /// Notes that it is closed, before anybody knows.
+    pub(crate) fn note_closed(&self) {
+        self.entry.as_ref().inspect(|entry| entry.note_closed());
+    }
 }
 
 /// Something that happens when an epoch is closed.
@@ -204,11 +228,12 @@ impl Waiting {
     fn close(&self, state: &mut WaitingState) {
         let (mut answers, mut then) = (Vec::new(), Vec::new());
         let mut known = None;
-        while state.epochs.front().is_some_and(|e| e.is_asynchronous || e.sequence <= state.durable) {
-            let Some(epoch) = state.epochs.pop_front() else { break };
-            known = Some(epoch.epoch);
-            answers.extend(epoch.answers);
-            then.extend(epoch.then);
+        while state.epochs.front().is_some_and(|e| e.epoch.is_asynchronous || e.sequence <= state.durable) {
+            let Some(waiting) = state.epochs.pop_front() else { break };
+            waiting.epoch.note_closed();
+            known = Some(waiting.epoch.epoch);
+            answers.extend(waiting.epoch.answers);
+            then.extend(waiting.then);
         }
         if let Some(epoch) = known {
             self.clock.close(epoch);
@@ -222,6 +247,9 @@ impl LogEvents for Waiting {
     fn durable(&self, sequence: u64) {
         let mut state = self.state.lock();
         state.durable = sequence;
+        while state.remembered.front().is_some_and(|(of, _)| *of <= sequence) {
+            state.remembered.pop_front().inspect(|(_, entry)| entry.note_durable());
+        }
         self.close(&mut state);
     }
 
@@ -253,35 +281,26 @@ impl Journal {
 
     /// Appends an epoch's record and returns its number. Writers are answered when it is durable, or at once if they do not
     /// wait for that and the disk is not too far behind.
-    pub(crate) fn append(
-        &self,
-        room: Reservation,
-        record: Vec<u8>,
-        epoch: Epoch,
-        is_asynchronous: bool,
-        answers: Vec<Answer>,
-    ) -> u64 {
+    pub(crate) fn append(&self, room: Reservation, record: Vec<u8>, mut epoch: EnteredEpoch) -> u64 {
         // The log's thread may be done with the record before it is noted here.
         let mut state = self.waiting.state.lock();
-        let is_asynchronous = is_asynchronous && state.appended - state.durable < AHEAD_MAX;
-        let n_waiting = if is_asynchronous { 0 } else { answers.len() };
+        epoch.is_asynchronous &= state.appended - state.durable < AHEAD_MAX;
+        let n_waiting = if epoch.is_asynchronous { 0 } else { epoch.answers.len() };
         match self.log.append(room, EPOCH, record, n_waiting) {
             Ok(sequence) => {
                 state.appended = sequence;
-                let answers = if is_asynchronous {
-                    self.waiting.clock.acknowledge(epoch);
-                    answers.into_iter().for_each(Answer::send);
-                    vec![]
-                } else {
-                    answers
-                };
-                state.epochs.push_back(WaitingEpoch { sequence, epoch, is_asynchronous, answers, then: vec![] });
+                if epoch.is_asynchronous {
+                    self.waiting.clock.acknowledge(epoch.epoch);
+                    epoch.answers.drain(..).for_each(Answer::send);
+                }
+                state.remembered.extend(epoch.entry.iter().map(|entry| (sequence, Arc::clone(entry))));
+                state.epochs.push_back(WaitingEpoch { sequence, epoch, then: vec![] });
                 self.waiting.close(&mut state);
                 sequence
             }
             // The process is about to end.
             Err(error) => {
-                answers.into_iter().for_each(|answer| answer.fail(&error));
+                epoch.answers.into_iter().for_each(|answer| answer.fail(&error));
                 u64::MAX
             }
         }
@@ -291,7 +310,7 @@ impl Journal {
     pub(crate) fn answer_in_turn(&self, answers: Vec<Answer>) {
         let mut state = self.waiting.state.lock();
         match state.epochs.back_mut() {
-            Some(last) => last.answers.extend(answers),
+            Some(last) => last.epoch.answers.extend(answers),
             None => answers.into_iter().for_each(Answer::send),
         }
     }
@@ -316,6 +335,38 @@ mod tests {
     use super::*;
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use arrow::datatypes::DataType;
+/// Looks at the log from outside.
+pub(crate) struct JournalObserver {
+    log: LogObserver,
+    waiting: Arc<Waiting>,
+}
+
+/// The log, as it is at a moment.
+pub(crate) struct JournalState {
+    pub(crate) size: LogSize,
+    /// The last record that is durable.
+    pub(crate) durable: u64,
+    /// The number of the oldest record that is kept, if there is one, and its epoch.
+    pub(crate) oldest: Option<(u64, EpochHeader)>,
+}
+
+impl JournalObserver {
+    pub(crate) fn new(log: &Log, waiting: Arc<Waiting>) -> Self {
+        JournalObserver { log: log.observer(), waiting }
+    }
+
+    /// # Errors
+    /// 58030 if the disk fails.
+    pub(crate) fn look(&self) -> Result<JournalState> {
+        let durable = self.waiting.durable();
+        let oldest = match self.log.oldest(HEADER_BYTES, durable)? {
+            Some(oldest) => Some((oldest.sequence, take_header(&mut &oldest.payload_start[..])?)),
+            None => None,
+        };
+        Ok(JournalState { size: self.log.size()?, durable, oldest })
+    }
+}
+
     use millstream_state::codec::decode_rows;
     use millstream_types::delta::schema_of;
 

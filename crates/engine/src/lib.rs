@@ -8,6 +8,7 @@ mod bases;
 mod checkpoints;
 mod coordinator;
 mod engine;
+mod epoch_history;
 mod journal;
 mod live;
 mod lookup;

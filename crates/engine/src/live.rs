@@ -1,5 +1,6 @@
 //! Relations as the engine runs them: how far each is, who waits for it, and what became of it.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -7,8 +8,10 @@ use millstream_planner::RelationId;
 use millstream_planner::catalog::Relation;
 use millstream_runtime::{DataflowMetrics, Intake, Pressure, RelationShared, RowErrorLog, Source};
 use millstream_types::{Epoch, Error, Result, SqlState};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
+
+use crate::epoch_history::EpochEntry;
 
 /// A relation that holds rows, or a sink.
 pub(crate) struct LiveRelation {
@@ -21,6 +24,8 @@ pub(crate) struct LiveRelation {
     sealed: Vec<AtomicU64>,
     /// The last epoch that changes it, complete or not.
     last_touched: AtomicU64,
+    /// Epochs that touch it and want to know when it has completed them, in order.
+    awaited: Mutex<VecDeque<Arc<EpochEntry>>>,
     stage: AtomicU8,
     /// The epoch from which on it follows its inputs again: nothing before can be read.
     readable_from: AtomicU64,
@@ -85,6 +90,7 @@ impl LiveRelation {
             body,
             sealed: (0..n_workers).map(|_| AtomicU64::new(0)).collect(),
             last_touched: AtomicU64::new(0),
+            awaited: Mutex::default(),
             stage: AtomicU8::new(stage as u8),
             readable_from: AtomicU64::new(0),
             failure: OnceLock::new(),
@@ -112,9 +118,29 @@ impl LiveRelation {
         self.last_touched.store(epoch.0, Ordering::Release);
     }
 
+    /// An epoch that touches it is told when it has completed it. The coordinator alone calls this, before it sends the
+    /// epoch to workers.
+    pub(crate) fn tell(&self, entry: &Arc<EpochEntry>) {
+        entry.await_one();
+        self.awaited.lock().push_back(Arc::clone(entry));
+    }
+
     pub(crate) fn seal(&self, worker: usize, epoch: Epoch) {
         self.sealed[worker].fetch_max(epoch.0, Ordering::AcqRel);
+        self.tell_up_to(|| self.sealed());
         self.changed.notify_waiters();
+    }
+
+    /// Tells epochs that wait for it, up to one. Of several workers who seal it, the last sees what all have sealed.
+    fn tell_up_to(&self, last: impl FnOnce() -> Epoch) {
+        let mut awaited = self.awaited.lock();
+        if awaited.is_empty() {
+            return;
+        }
+        let last = last();
+        while awaited.front().is_some_and(|entry| entry.epoch <= last) {
+            awaited.pop_front().inspect(|entry| entry.note_complete());
+        }
     }
 
     /// The epoch up to which all workers have completed it.
@@ -125,6 +151,7 @@ impl LiveRelation {
     pub(crate) fn fail(&self, failed: Failed) {
         // Only the first failure counts.
         let _ = self.failure.set(failed);
+        self.tell_up_to(|| Epoch::MAX);
         self.changed.notify_waiters();
     }
 
@@ -163,6 +190,7 @@ impl LiveRelation {
 
     pub(crate) fn drop_it(&self) {
         self.dropped.store(true, Ordering::Release);
+        self.tell_up_to(|| Epoch::MAX);
         self.changed.notify_waiters();
     }
 

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use millstream_planner::Catalog;
 use millstream_planner::catalog::{Column, Relation};
 use millstream_types::{Error, Result, SqlType};
 
 use crate::checkpoints::Written;
 use crate::engine::EngineState;
+use crate::epoch_history::EpochEntry;
+use crate::journal::{JournalObserver, JournalState};
 use crate::live::{Body, LiveRelation, Stage};
 use crate::recovery::Recovered;
 
@@ -26,6 +28,7 @@ pub(crate) fn register(catalog: &mut Catalog) -> Result<()> {
 enum ColumnType {
     Text,
     BigInt,
+    Timestamptz,
 }
 
 impl ColumnType {
@@ -33,13 +36,14 @@ impl ColumnType {
         match self {
             ColumnType::Text => SqlType::Text,
             ColumnType::BigInt => SqlType::BigInt,
+            ColumnType::Timestamptz => SqlType::Timestamptz,
         }
     }
 }
 
-use ColumnType::{BigInt, Text};
+use ColumnType::{BigInt, Text, Timestamptz};
 
-const RELATIONS: [(&str, &[(&str, ColumnType)]); 8] = [
+const RELATIONS: [(&str, &[(&str, ColumnType)]); 10] = [
     (
         "relations",
         &[
@@ -108,6 +112,30 @@ const RELATIONS: [(&str, &[(&str, ColumnType)]); 8] = [
         ],
     ),
     (
+        "epochs",
+        &[
+            ("epoch", BigInt),
+            ("closed_at", Timestamptz),
+            ("rows", BigInt),
+            ("transactions", BigInt),
+            ("log_bytes", BigInt),
+            ("log_us", BigInt),
+            ("compute_us", BigInt),
+        ],
+    ),
+    (
+        "log",
+        &[
+            ("segments", BigInt),
+            ("bytes", BigInt),
+            ("last_sequence", BigInt),
+            ("durable_sequence", BigInt),
+            ("oldest_sequence", BigInt),
+            ("oldest_epoch", BigInt),
+            ("oldest_at", Timestamptz),
+        ],
+    ),
+    (
         "recoveries",
         &[
             ("checkpoint_epoch", BigInt),
@@ -141,6 +169,8 @@ type Row = Vec<Cell>;
 enum Cell {
     Text(Option<String>),
     BigInt(Option<i64>),
+    /// Microseconds since 1970 UTC.
+    Timestamptz(Option<i64>),
 }
 
 fn text(value: impl Into<String>) -> Cell {
@@ -161,6 +191,8 @@ pub(crate) fn rows(engine: &EngineState, relation: &Relation) -> Result<RecordBa
         "operators" => running.iter().flat_map(|r| operators(r)).collect(),
         "arrangements" => running.iter().flat_map(|r| arrangements(r)).collect(),
         "checkpoints" => engine.checkpoints.lock().iter().map(checkpoint).collect(),
+        "epochs" => engine.clock.epochs.closed().iter().map(|entry| epoch(entry)).collect(),
+        "log" => engine.journal.get().map(log).transpose()?.into_iter().collect(),
         "recoveries" => engine.recovered.lock().iter().map(recovery).collect(),
         "sources" => running.iter().filter_map(|r| source(r)).collect(),
         "row_errors" => running.iter().flat_map(|r| row_errors(r)).collect(),
@@ -169,6 +201,10 @@ pub(crate) fn rows(engine: &EngineState, relation: &Relation) -> Result<RecordBa
     let columns = relation.columns.iter().enumerate().map(|(i, column)| -> ArrayRef {
         match column.sql_type {
             SqlType::BigInt => Arc::new(rows.iter().map(|r| bigint_of(&r[i])).collect::<Int64Array>()),
+            SqlType::Timestamptz => {
+                let times = rows.iter().map(|r| timestamptz_of(&r[i])).collect::<TimestampMicrosecondArray>();
+                Arc::new(times.with_timezone("UTC"))
+            }
             _ => Arc::new(rows.iter().map(|r| text_of(&r[i])).collect::<StringViewArray>()),
         }
     });
@@ -181,6 +217,37 @@ fn bigint_of(cell: &Cell) -> Option<i64> {
 
 fn text_of(cell: &Cell) -> Option<&str> {
     if let Cell::Text(value) = cell { value.as_deref() } else { None }
+}
+
+fn timestamptz_of(cell: &Cell) -> Option<i64> {
+    if let Cell::Timestamptz(value) = cell { *value } else { None }
+}
+
+fn epoch(entry: &EpochEntry) -> Row {
+    let micros = |micros: Option<u64>| micros.map_or(Cell::BigInt(None), int);
+    vec![
+        int(entry.epoch.0),
+        Cell::Timestamptz(entry.closed_at_us()),
+        int(entry.brought.n_rows),
+        int(entry.brought.n_transactions),
+        entry.brought.n_log_bytes.map_or(Cell::BigInt(None), int),
+        micros(entry.log_us()),
+        micros(entry.compute_us()),
+    ]
+}
+
+fn log(observer: &JournalObserver) -> Result<Row> {
+    let JournalState { size, durable, oldest } = observer.look()?;
+    let (sequence, header) = oldest.unzip();
+    Ok(vec![
+        int(size.n_segments),
+        int(size.n_bytes),
+        int(size.last),
+        int(durable),
+        sequence.map_or(Cell::BigInt(None), int),
+        header.as_ref().map_or(Cell::BigInt(None), |header| int(header.epoch.0)),
+        Cell::Timestamptz(header.map(|header| header.now_us)),
+    ])
 }
 
 fn checkpoint(written: &Written) -> Row {

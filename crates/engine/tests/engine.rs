@@ -4,6 +4,7 @@ mod engine {
     mod arrangements;
     mod common;
     mod durability;
+    mod epochs;
     mod flow;
     mod history;
     mod planning;

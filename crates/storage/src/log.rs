@@ -7,6 +7,7 @@
 //! Cost: `append` takes a lock and moves the payload; encoding, checksums and writes are the thread's.
 
 mod format;
+mod observer;
 mod recover;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::disk::{Disk, DiskFile, io_error};
 use format::RECORD_BYTES;
+pub use observer::{LogObserver, LogSize, OldestRecord};
 pub use recover::Records;
 
 /// The folder of the segments.
@@ -176,6 +178,11 @@ impl Log {
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run());
         let thread = Some(thread.map_err(|e| io_error("start a thread for", FOLDER, &e))?);
         Ok(Log { shared, disk, id, found: (before, found.last), thread })
+    }
+
+    /// Looks at it from outside.
+    pub fn observer(&self) -> LogObserver {
+        LogObserver { shared: Arc::clone(&self.shared), disk: Arc::clone(&self.disk) }
     }
 
     /// The last record that was there when the log was opened; 0 if there was none.

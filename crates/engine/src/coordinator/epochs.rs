@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 
 use super::resolve::{Publication, Resolver};
 use super::{Base, Commit, Coordinator, WriteOp, Written, sources};
-use crate::journal::EPOCHS_LEFT_OUT;
+use crate::epoch_history::{Brought, EpochEntry};
+use crate::journal::{EPOCHS_LEFT_OUT, EnteredEpoch};
 use crate::live::{Body, LiveRelation};
 
 /// Rows of a stream from which on a batch is spread over the workers.
@@ -98,21 +99,33 @@ impl Coordinator {
             }
         };
         self.make(&header);
-        self.note_touched(&header, &deltas, &offsets);
+        let n_transactions = answers.iter().filter(|answer| answer.written.is_ok()).count();
+        let n_log_bytes = record.as_ref().map(|(_, record)| record.len());
+        let brought = Brought { n_rows: n_rows(&deltas, &offsets), n_transactions, n_log_bytes };
+        let entry = self.clock.epochs.add(&header, brought);
+        self.note_touched(&header, &deltas, &offsets, Some(&entry));
+        entry.note_complete();
         self.note_catalog(catalog);
-        self.enter(header.epoch, record, is_asynchronous, answers);
+        self.enter(EnteredEpoch { epoch: header.epoch, is_asynchronous, answers, entry: Some(entry) }, record);
         self.send_changes(&header, deltas, offsets);
     }
 
-    /// Notes what an epoch changes, before anybody may see the epoch.
-    pub(super) fn note_touched(&mut self, header: &EpochHeader, deltas: &Changes, offsets: &Offsets) {
+    /// Notes what an epoch changes, before anybody may see the epoch. Its entry, if it is remembered, is told of each
+    /// relation that has completed it.
+    pub(super) fn note_touched(
+        &mut self,
+        header: &EpochHeader,
+        deltas: &Changes,
+        offsets: &Offsets,
+        entry: Option<&Arc<EpochEntry>>,
+    ) {
         self.note_advance(offsets);
         for (id, range) in offsets {
             self.bases[id].live.advance(header.epoch, range.end);
         }
         let touched: HashSet<RelationId> = deltas.keys().copied().chain(offsets.iter().map(|(id, _)| *id)).collect();
         if !touched.is_empty() {
-            self.touch(touched, header.epoch);
+            self.touch(touched, header.epoch, entry);
         }
     }
 
@@ -268,7 +281,7 @@ impl Coordinator {
     /// Does an epoch again.
     pub(crate) fn replay(&mut self, header: &EpochHeader, deltas: Changes, offsets: Offsets) {
         self.make(header);
-        self.note_touched(header, &deltas, &offsets);
+        self.note_touched(header, &deltas, &offsets, None);
         self.clock.close(header.epoch);
         self.send_changes(header, deltas, offsets);
     }
@@ -382,6 +395,12 @@ fn pieces(delta: Delta, n_rows_max: usize) -> Vec<Delta> {
         return vec![delta];
     }
     let n_rows = delta.n_rows();
+/// Rows that come or go, and offsets.
+fn n_rows(deltas: &Changes, offsets: &Offsets) -> u64 {
+    let n_rows: usize = deltas.values().flatten().map(Delta::n_rows).sum();
+    n_rows as u64 + offsets.iter().map(|(_, range)| range.end - range.start).sum::<u64>()
+}
+
     (0..n_rows).step_by(n_rows_max).map(|from| delta.slice(from, n_rows_max.min(n_rows - from))).collect()
 }
 

@@ -16,6 +16,7 @@ use millstream_state::Hold;
 use millstream_types::{Epoch, EpochHeader, Error, Result, SqlState};
 
 use super::Coordinator;
+use crate::epoch_history::EpochEntry;
 use crate::live::{Body, Failed, LiveRelation, Stage};
 
 /// Epochs that a dataflow may have in flight before its sources and writers wait.
@@ -137,14 +138,16 @@ impl Coordinator {
     }
 
     /// Notes which relations an epoch changes, views on them included.
-    pub(super) fn touch(&mut self, mut touched: HashSet<RelationId>, epoch: Epoch) {
-        for id in &touched {
-            self.bases[id].live.touch(epoch);
-        }
+    pub(super) fn touch(&mut self, mut touched: HashSet<RelationId>, epoch: Epoch, entry: Option<&Arc<EpochEntry>>) {
+        let touch = |live: &LiveRelation| {
+            live.touch(epoch);
+            entry.inspect(|entry| live.tell(entry));
+        };
+        touched.iter().for_each(|id| touch(&self.bases[id].live));
         for flow in &mut self.flows {
             if flow.follows() && flow.imports.iter().any(|i| touched.contains(i)) {
                 touched.insert(flow.live.id);
-                flow.live.touch(epoch);
+                touch(&flow.live);
                 flow.in_flight.push_back(epoch);
             }
         }

@@ -91,6 +91,39 @@ impl Writer {
     }
 }
 
+/// A hook under which operators of the named dataflow wait, while it is closed.
+pub(super) struct Gate {
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Gate {
+    /// An open one.
+    pub(super) fn new(config: &mut EngineConfig, name: &'static str) -> Gate {
+        let gate = Gate { is_closed: Arc::default() };
+        let is_closed = Arc::clone(&gate.is_closed);
+        config.operator_hook = Some(Arc::new(move |dataflow: &str, _: &str| {
+            while dataflow == name && is_closed.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }));
+        gate
+    }
+
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn open(&self) {
+        self.is_closed.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
 /// A hook under which operators of the named dataflow take some time for each call, while it is switched on.
 pub(super) struct Slow {
     is_on: Arc<AtomicBool>,

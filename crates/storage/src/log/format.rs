@@ -14,7 +14,7 @@ const VERSION: u32 = 1;
 pub(super) const HEADER_BYTES: usize = 56;
 
 /// Bytes of a record before its payload.
-const HEAD_BYTES: usize = 24;
+pub(super) const HEAD_BYTES: usize = 24;
 
 /// Bytes of a record beside its payload.
 pub(super) const RECORD_BYTES: usize = HEAD_BYTES + 8;
@@ -70,6 +70,11 @@ impl Header {
         let (first, term) = (u64::from_le_bytes(array(bytes, 16)), u64::from_le_bytes(array(bytes, 24)));
         Ok(Header { first, term, id: u128::from_le_bytes(array(bytes, 32)) })
     }
+}
+
+/// Bytes of the payload of the record that begins with a head.
+pub(super) fn payload_bytes(head: &[u8; HEAD_BYTES]) -> usize {
+    u32::from_le_bytes(array(head, 0)) as usize
 }
 
 /// A record as it stands in a segment.

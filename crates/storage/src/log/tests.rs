@@ -125,6 +125,31 @@ fn old_segments_go_and_leave_no_gap() {
 }
 
 #[test]
+fn who_looks_at_it_sees_where_it_begins() {
+    let (log, told) = open(&SimDisk::default()).expect("it opens");
+    let observer = log.observer();
+    assert_eq!(observer.oldest(4, 0).expect("reads"), None);
+    assert_eq!((observer.size().expect("reads").n_segments, observer.size().expect("reads").last), (1, 0));
+    for sequence in 1..=30 {
+        append(&log, sequence).expect("there is room");
+        assert!(told.wait(sequence));
+    }
+    let start = |sequence| payload(sequence).into_iter().take(4).collect::<Vec<u8>>();
+    let oldest = observer.oldest(4, 30).expect("reads").expect("there is one");
+    assert_eq!(oldest, OldestRecord { sequence: 1, payload_start: start(1) });
+    let before = observer.size().expect("reads");
+    assert_eq!(before.last, 30);
+    assert!(before.n_segments > 2, "{before:?}");
+    log.truncate_before(25).expect("removes");
+    let oldest = observer.oldest(4, 30).expect("reads").expect("there is one");
+    assert!((2..=25).contains(&oldest.sequence), "{oldest:?}");
+    assert_eq!(oldest.payload_start, start(oldest.sequence));
+    assert_eq!(observer.oldest(4, oldest.sequence - 1).expect("reads"), None, "it is not durable");
+    let after = observer.size().expect("reads");
+    assert!(after.n_segments < before.n_segments && after.n_bytes < before.n_bytes, "{after:?} after {before:?}");
+}
+
+#[test]
 fn a_record_that_is_appended_when_the_log_closes_is_there() {
     let disk = SimDisk::default();
     let (log, _) = open(&disk).expect("it opens");
