@@ -163,6 +163,16 @@ impl Clock {
         receive.await.map_err(|_| shutting_down())?
     }
 
+    /// Lets nothing be written any more, and waits for a checkpoint of all that was.
+    ///
+    /// # Errors
+    /// 53100 and 58030 if it cannot be written.
+    pub(crate) async fn last_checkpoint(&self) -> Result<()> {
+        let (reply, receive) = oneshot::channel();
+        self.request(Request::LastCheckpoint(reply))?;
+        receive.await.map_err(|_| shutting_down())?
+    }
+
     /// Writes a transaction and waits until it is acknowledged.
     pub(crate) async fn write(&self, commit: Commit) -> Result<Written> {
         let (reply, receive) = oneshot::channel();
@@ -231,6 +241,8 @@ pub(crate) enum Request {
     MemoryExceeded(Epoch),
     /// Write a checkpoint now.
     Checkpoint(oneshot::Sender<Result<()>>),
+    /// Write nothing any more, but for a checkpoint of all that was written.
+    LastCheckpoint(oneshot::Sender<Result<()>>),
     /// The checkpoint of an epoch is written, or could not be.
     Checkpointed(Epoch, Result<()>),
     /// End.
@@ -292,6 +304,8 @@ pub(crate) struct Coordinator {
     pub(crate) batch_rows_max: usize,
     /// What transactions have read is looked at again.
     validates: bool,
+    /// Nothing is written any more: the engine is about to end.
+    is_ending: bool,
 }
 
 impl Coordinator {
@@ -324,6 +338,7 @@ impl Coordinator {
             epoch_offsets_max: config.epoch_offsets_max,
             batch_rows_max: config.batch_rows_max,
             validates: config.sabotage != Some(crate::engine::Sabotage::NoValidation),
+            is_ending: false,
         }
     }
 
@@ -365,6 +380,11 @@ impl Coordinator {
                     Request::Checkpoint(reply) => {
                         // What was written before it belongs into it.
                         self.make_epoch(std::mem::take(&mut writes));
+                        self.want_checkpoint(reply);
+                    }
+                    Request::LastCheckpoint(reply) => {
+                        self.make_epoch(std::mem::take(&mut writes));
+                        self.is_ending = true;
                         self.want_checkpoint(reply);
                     }
                     Request::Checkpointed(epoch, outcome) => self.checkpointed(epoch, &outcome),

@@ -222,6 +222,22 @@ impl Engine {
     }
 }
 
+    /// Ends the engine after a last checkpoint, so that the next start has nothing of the log to do again. Nothing is
+    /// written any more from here on. If the checkpoint takes longer than `at_most`, or fails, the engine ends without:
+    /// all that is acknowledged is in the log.
+    pub async fn stop(&self, at_most: Duration) {
+        match tokio::time::timeout(at_most, self.0.clock.last_checkpoint()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the last checkpoint could not be written: the next start takes longer")
+            }
+            Err(_) => {
+                tracing::warn!(?at_most, "the last checkpoint is not written in time: the next start takes longer")
+            }
+        }
+        self.shutdown().await;
+    }
+
 /// A log with its data directory, and who is told of it.
 struct OpenLog {
     log: Arc<Log>,

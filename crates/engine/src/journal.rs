@@ -271,6 +271,11 @@ impl Journal {
         self.log.last_found()
     }
 
+    /// Segments that were there when the log was opened.
+    pub(crate) fn n_segments_found(&self) -> usize {
+        self.log.n_segments_found()
+    }
+
     /// Makes room for a record.
     ///
     /// # Errors
@@ -330,11 +335,6 @@ impl Journal {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-    use arrow::datatypes::DataType;
 /// Looks at the log from outside.
 pub(crate) struct JournalObserver {
     log: LogObserver,
@@ -367,6 +367,11 @@ impl JournalObserver {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use arrow::datatypes::DataType;
     use millstream_state::codec::decode_rows;
     use millstream_types::delta::schema_of;
 

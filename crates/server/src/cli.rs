@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use millstream_engine::{MemoryLimits, parse_bytes};
+use millstream_engine::{CheckpointWhen, EngineConfig, MemoryLimits, parse_bytes};
 use millstream_types::{Error, Result, SqlState};
 
 /// SQL views over streams, kept correct and fresh.
@@ -100,6 +100,17 @@ impl ServeArgs {
         self.memory_limit.map_or_else(MemoryLimits::of_machine, |limit| MemoryLimits::of_total(limit / 3 * 4))
     }
 
+    /// How the engine runs.
+    pub fn engine_config(&self) -> EngineConfig {
+        EngineConfig {
+            workers: self.n_workers(),
+            memory: self.memory(),
+            data_dir: self.data_dir.clone(),
+            checkpoints: CheckpointWhen { interval: self.checkpoint_interval, ..CheckpointWhen::default() },
+            ..EngineConfig::default()
+        }
+    }
+
     /// Refuses to be reached from other machines unless told to.
     ///
     /// # Errors
@@ -125,6 +136,8 @@ impl DemoArgs {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn serve(args: &[&str]) -> ServeArgs {
@@ -149,6 +162,31 @@ mod tests {
         assert_eq!(every, Duration::from_millis(500));
         assert!(Cli::try_parse_from(["millstream", "--checkpoint-interval", "-1"]).is_err());
         assert!(Cli::try_parse_from(["millstream", "--data-dir", "d", "--in-memory"]).is_err());
+    }
+
+    /// Every flag stands in `docs/settings.md` with its default, and no other.
+    #[test]
+    fn flags_are_documented() {
+        let page = include_str!("../../../docs/settings.md");
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `--")).collect();
+        let command = Cli::command();
+        let flags: Vec<&clap::Arg> = command.get_arguments().filter(|arg| arg.get_long().is_some()).collect();
+        for flag in &flags {
+            let name = flag.get_long().unwrap_or_default();
+            let row = rows.iter().find(|row| row[4..].trim_start_matches('-').starts_with(name));
+            let row = row.unwrap_or_else(|| panic!("--{name} is missing"));
+            for value in flag.get_default_values() {
+                let value = value.to_string_lossy();
+                // What may be given or not has none that is worth a word.
+                assert!(value == "false" || row.contains(&format!("| `{value}` |")), "--{name} is {value}: {row}");
+            }
+        }
+        assert_eq!(rows.len(), flags.len(), "{rows:?}");
+        for command in command.get_subcommands() {
+            for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(page.contains(&format!("--{flag}")), "--{flag} of {} is missing", command.get_name());
+            }
+        }
     }
 
     #[test]

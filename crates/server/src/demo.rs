@@ -8,7 +8,7 @@ use millstream_types::pg::FormatSettings;
 use millstream_types::{Error, Result, SqlState};
 
 use crate::cli::DemoArgs;
-use crate::serve::{Service, stop_signal};
+use crate::serve::{Service, StopSignals};
 use crate::table::format_table;
 
 /// Events of the auction house in a second; the state of all views stays small for days at any rate.
@@ -65,15 +65,16 @@ pub async fn demo(args: &DemoArgs) -> Result<()> {
         session.query(&format!("CREATE MATERIALIZED VIEW {name} AS {query}")).await?;
     }
     introduce(&service);
+    let mut signals = StopSignals::new()?;
     let stop = async {
         match args.time() {
             Some(time) => {
                 tokio::select! {
                     () = tokio::time::sleep(time) => {}
-                    () = stop_signal() => {}
+                    () = signals.next() => {}
                 }
             }
-            None => stop_signal().await,
+            None => signals.next().await,
         }
     };
     tokio::select! {

@@ -1,14 +1,21 @@
 //! An engine and its server as one thing that starts and stops.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use millstream_engine::{CheckpointWhen, Engine, EngineConfig};
+use millstream_engine::{Engine, EngineConfig};
 use millstream_types::deep_stack::THREAD_STACK_BYTES;
 use millstream_types::{Error, ErrorKind, Result, SqlState};
 use tokio::runtime::{self, Runtime};
 
 use crate::cli::{RestoreArgs, ServeArgs};
 use crate::{Server, ServerHandle};
+
+/// When the process is asked to stop, it takes so long at most to write a checkpoint.
+const LAST_CHECKPOINT_TIME: Duration = Duration::from_secs(20);
+
+/// The code with which a process ends that was asked to stop twice.
+const STOPPED_AT_ONCE_EXIT_CODE: i32 = 130;
 
 /// The runtime that serves connections. Its threads have stacks on which most statements are planned without another one.
 ///
@@ -36,19 +43,21 @@ impl Service {
     /// # Errors
     /// 28000 if the address needs `--insecure-no-auth`, 58030 if it is not to be had.
     pub async fn start(args: &ServeArgs) -> Result<Service> {
+        Self::start_with(args, args.engine_config()).await
+    }
+
+    /// Starts an engine that runs in this way, and listens.
+    ///
+    /// # Errors
+    /// As [`Service::start`].
+    pub async fn start_with(args: &ServeArgs, config: EngineConfig) -> Result<Service> {
         args.check_address()?;
         outlive_file_size_limit()?;
         if !args.listen.ip().is_loopback() {
             tracing::warn!(listen = %args.listen, "there is no authentication: everybody who reaches this address is let in");
         }
         let not_bound = |e: std::io::Error| not_bound(args.listen, &e);
-        let engine = Engine::start(EngineConfig {
-            workers: args.n_workers(),
-            memory: args.memory(),
-            data_dir: args.data_dir.clone(),
-            checkpoints: CheckpointWhen { interval: args.checkpoint_interval, ..CheckpointWhen::default() },
-            ..EngineConfig::default()
-        })?;
+        let engine = Engine::start(config)?;
         let server = Server::bind(args.listen, engine.clone()).await.map_err(not_bound)?;
         Ok(Service { engine, server: server.spawn().map_err(not_bound)? })
     }
@@ -58,10 +67,10 @@ impl Service {
         self.server.address
     }
 
-    /// Ends all sessions, then the engine.
+    /// Ends all sessions, then the engine, after a last checkpoint.
     pub async fn stop(self) {
         self.server.stop().await;
-        self.engine.shutdown().await;
+        self.engine.stop(LAST_CHECKPOINT_TIME).await;
     }
 }
 
@@ -78,7 +87,7 @@ fn not_bound(address: SocketAddr, error: &std::io::Error) -> Error {
     }
 }
 
-/// Serves until the process is asked to stop.
+/// Serves until the process is asked to stop; when it is asked again, it ends at once.
 ///
 /// # Errors
 /// As [`Service::start`].
@@ -91,10 +100,16 @@ pub async fn serve(args: &ServeArgs) -> Result<()> {
         None => eprintln!("All data is in memory and is gone when this process ends."),
         Some(folder) => eprintln!("Data is kept in {}.", folder.display()),
     }
-    stop_signal().await;
+    let mut signals = StopSignals::new()?;
+    signals.next().await;
     eprintln!("Stopping.");
-    service.stop().await;
-    Ok(())
+    tokio::select! {
+        () = service.stop() => Ok(()),
+        () = signals.next() => {
+            eprintln!("Stopping at once.");
+            std::process::exit(STOPPED_AT_ONCE_EXIT_CODE);
+        }
+    }
 }
 
 /// Makes a data directory of a backup.
@@ -126,30 +141,46 @@ pub fn outlive_file_size_limit() -> Result<()> {
     Ok(())
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-pub async fn stop_signal() {
-    let interrupt = async {
+/// Ctrl-C and SIGTERM, each time that they come.
+pub struct StopSignals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    /// From now on they do not end the process by themselves.
+    ///
+    /// # Errors
+    /// If the system does not allow it.
+    #[cfg(unix)]
+    pub fn new() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let handled = |kind| signal(kind).map_err(|e| Error::internal(format!("a signal cannot be handled: {e}")));
+        Ok(StopSignals { interrupt: handled(SignalKind::interrupt())?, terminate: handled(SignalKind::terminate())? })
+    }
+
+    /// From now on it does not end the process by itself.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(unix))]
+    pub fn new() -> Result<Self> {
+        Ok(StopSignals {})
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        #[cfg(not(unix))]
         if let Err(error) = tokio::signal::ctrl_c().await {
             tracing::error!(%error, "Ctrl-C is not noticed");
             std::future::pending::<()>().await;
         }
-    };
-    #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(error) => {
-                tracing::error!(%error, "SIGTERM is not noticed");
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
     }
 }

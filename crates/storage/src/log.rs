@@ -190,6 +190,11 @@ impl Log {
         self.found.1
     }
 
+    /// The segments that were there when the log was opened.
+    pub fn n_segments_found(&self) -> usize {
+        self.found.0.len()
+    }
+
     /// The records that were there when the log was opened, from one on.
     ///
     /// # Errors

@@ -12,6 +12,9 @@ use super::Coordinator;
 use crate::checkpoints::{BaseImage, Checkpointer, Image};
 use crate::journal::Journal;
 
+/// A start that finds more segments of the log has a checkpoint written at once: each start leaves one.
+const SEGMENTS_MAX: usize = 16;
+
 /// When a checkpoint is written without being asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointWhen {
@@ -59,6 +62,7 @@ impl Coordinator {
         catalog: Catalog,
         last: Epoch,
     ) {
+        let is_due = journal.n_segments_found() > SEGMENTS_MAX;
         self.checkpointing = Some(Checkpointing {
             checkpointer,
             when,
@@ -67,7 +71,7 @@ impl Coordinator {
             began: Instant::now(),
             writing: None,
             last_sequence: journal.last_found(),
-            n_log_bytes: 0,
+            n_log_bytes: if is_due { when.log_bytes } else { 0 },
             waiting: vec![],
             waiting_for_next: vec![],
         });

@@ -166,6 +166,11 @@ impl Coordinator {
         // What waits keeps its place before later writes to the same relation.
         let mut behind: HashSet<RelationId> = HashSet::new();
         for (commit, reply) in waiting {
+            if self.is_ending && !commit.ops.is_empty() {
+                // A writer that has gone does not want to know.
+                drop(reply.send(Err(super::shutting_down())));
+                continue;
+            }
             if is_full && commit.ops.iter().any(WriteOp::adds_rows) {
                 // A writer that has gone does not want to know.
                 drop(reply.send(Err(Error::out_of_memory("the memory limit of the server was reached"))));
@@ -390,17 +395,17 @@ impl Coordinator {
     }
 }
 
-fn pieces(delta: Delta, n_rows_max: usize) -> Vec<Delta> {
-    if delta.n_rows() <= n_rows_max {
-        return vec![delta];
-    }
-    let n_rows = delta.n_rows();
 /// Rows that come or go, and offsets.
 fn n_rows(deltas: &Changes, offsets: &Offsets) -> u64 {
     let n_rows: usize = deltas.values().flatten().map(Delta::n_rows).sum();
     n_rows as u64 + offsets.iter().map(|(_, range)| range.end - range.start).sum::<u64>()
 }
 
+fn pieces(delta: Delta, n_rows_max: usize) -> Vec<Delta> {
+    if delta.n_rows() <= n_rows_max {
+        return vec![delta];
+    }
+    let n_rows = delta.n_rows();
     (0..n_rows).step_by(n_rows_max).map(|from| delta.slice(from, n_rows_max.min(n_rows - from))).collect()
 }
 

@@ -165,7 +165,7 @@ impl Coordinator {
             catching_up.holds.iter_mut().for_each(|hold| hold.advance(upto));
             if catching_up.joins {
                 flow.catching_up = None;
-            } else if self.inputs_follow(i) {
+            } else if !self.is_ending && self.inputs_follow(i) {
                 self.next_round(i);
             }
             let flow = &self.flows[i];

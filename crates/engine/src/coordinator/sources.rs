@@ -118,9 +118,10 @@ impl Coordinator {
         self.put_off_until = Some(Instant::now() + PUT_OFF);
     }
 
-    /// Whether what can wait waits for the disk.
+    /// Whether what can wait waits: for the disk, or for the next start.
     pub(super) fn is_put_off(&self) -> bool {
-        self.put_off_until.is_some_and(|until| until > Instant::now())
+        self.is_ending
+            || self.put_off_until.is_some_and(|until| until > Instant::now())
             || self.journal.as_ref().is_some_and(Journal::is_behind)
     }
 

@@ -99,6 +99,79 @@ async fn the_log_is_cut_at_checkpoints() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_is_stopped_leaves_nothing_to_do_again() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let n_to_do = "SELECT log_records FROM millstream.recoveries";
+    for round in 0..4 {
+        let engine = start(folder.path(), 2).expect("it starts");
+        assert_eq!(number(&engine, n_to_do).await, 0);
+        if round == 0 {
+            run(&engine, "CREATE TABLE t (k int PRIMARY KEY)").await;
+            run(&engine, "CREATE STREAM bids WITH (connector = 'nexmark', \"table\" = 'bid', rate = '100000')").await;
+            run(&engine, "CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM bids").await;
+        }
+        assert_eq!(number(&engine, "SELECT count(*) FROM t").await, round);
+        run(&engine, &format!("INSERT INTO t VALUES ({round})")).await;
+        let mut late = session(&engine);
+        engine.stop(common::DEADLINE).await;
+        let error = late.query("INSERT INTO t VALUES (-1)").await.expect_err("the engine has ended");
+        assert_eq!(error.state(), SqlState::ADMIN_SHUTDOWN);
+    }
+    let engine = start(folder.path(), 2).expect("it starts");
+    assert_eq!(number(&engine, n_to_do).await, 0);
+    let position = number(&engine, "SELECT position FROM millstream.sources").await;
+    assert!(position > 0);
+    run(&engine, "INSERT INTO t VALUES (100)").await;
+    // There is no time for a checkpoint.
+    engine.stop(Duration::ZERO).await;
+    let engine = start(folder.path(), 2).expect("it starts");
+    assert!(number(&engine, n_to_do).await > 0);
+    assert_eq!(number(&engine, "SELECT count(*) FROM t").await, 5);
+    assert!(number(&engine, "SELECT position FROM millstream.sources").await >= position);
+    engine.shutdown().await;
+}
+
+/// Whether an engine is stopped each time or killed, its files do not become more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn starting_again_and_again_leaves_few_files() {
+    for is_stopped in [true, false] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut n_bytes_early = 0;
+        for n_starts in 1..=36 {
+            let engine = start(folder.path(), 1).expect("it starts");
+            if n_starts == 1 {
+                run(&engine, "CREATE TABLE t (k int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
+                run(&engine, "CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM t").await;
+            }
+            let all = [files(folder.path(), "log"), files(folder.path(), "manifests"), files(folder.path(), "state")];
+            assert!(all[0].len() <= 20 && all[1].len() <= 2 && all[2].len() <= 4, "start {n_starts}: {all:?}");
+            let n_bytes = |path: &PathBuf| fs::metadata(path).map_or(0, |file| file.len());
+            // The log's last file has room for more.
+            let n_bytes: u64 = all[0].iter().rev().skip(1).chain(&all[1]).chain(&all[2]).map(n_bytes).sum();
+            if n_starts == 24 {
+                n_bytes_early = n_bytes;
+            }
+            assert!(n_starts < 24 || n_bytes < 2 * n_bytes_early, "start {n_starts}: {n_bytes} after {n_bytes_early}");
+            if is_stopped {
+                engine.stop(common::DEADLINE).await;
+                continue;
+            }
+            if all[0].len() > 17 {
+                common::until(&mut session(&engine), "SELECT epoch FROM millstream.checkpoints", |epochs| {
+                    epochs.contains(|c: char| c.is_ascii_digit())
+                })
+                .await;
+            }
+            engine.shutdown().await;
+        }
+        let engine = start(folder.path(), 1).expect("it starts");
+        common::until(&mut session(&engine), "SHOW JOBS", |jobs| jobs.contains("running")).await;
+        assert_eq!(number(&engine, "SELECT n FROM n").await, 1);
+        engine.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_engine_has_a_data_directory() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let engine = start(folder.path(), 1).expect("it starts");
