@@ -1,6 +1,7 @@
 //! What clients get from a server, over the wire: selects by key, large results, COPY both ways, inserts of single rows.
 //!
 //!     cargo bench --bench clients -- --part select,result,copy,insert --rows 1000000 --seconds 5 --connections 8
+//!     cargo bench --bench clients -- --data-dir /var/tmp --checkpoint-interval 1
 //!
 //! The server is a process of its own. Rates are by the second, and by the second of the server's CPU time, which does
 //! not count what the client takes. `server_cpus` and `client_cpus` say how many CPUs each of them used.
@@ -8,11 +9,11 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use millstream_benches::figure::Figure;
-use millstream_benches::server_process::{ServerProcess, serve_if_asked};
+use millstream_benches::repeated::Repeated;
+use millstream_benches::server_process::{DataArgs, serve_if_asked};
 use millstream_benches::wire_client::{Answer, Format, WireClient, execute, prepare, query};
 use millstream_types::hash::mix;
 
@@ -42,9 +43,18 @@ struct Args {
     /// Worker threads of the server
     #[arg(long, default_value_t = 2)]
     workers: usize,
+    #[command(flatten)]
+    data: DataArgs,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+impl Args {
+    /// How long single statements are run.
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -83,7 +93,7 @@ fn main() -> ExitCode {
 
 /// Rows of a view by key, prepared and by the simple protocol.
 fn select(args: &Args) -> io::Result<()> {
-    let server = ServerProcess::start(args.workers)?;
+    let server = args.data.start(args.workers)?;
     let mut client = server.connect()?;
     client.run(
         "CREATE TABLE t (id bigint PRIMARY KEY, g bigint, v bigint);
@@ -93,18 +103,19 @@ fn select(args: &Args) -> io::Result<()> {
     let key = |n: u64| mix(n) % KEYS;
     let prepared = "SELECT g, n, total FROM by_g WHERE g = $1";
     let simple = |n| query(&format!("SELECT g, n, total FROM by_g WHERE g = {}", key(n)));
+    let (n_connections, time) = (args.connections, args.time());
     let one_row = |answer: &Answer| answer.n_rows == 1;
-    let run = Repeated { prepare: Some(prepare(prepared, 1)), is_right: &one_row };
+    let run = Repeated { prepare: Some(prepare(prepared, 1)), is_right: &one_row, n_connections, time };
     let binary = |n| execute([key(n).cast_signed()], Format::Binary);
-    println!("{}", run.figure(args, &server, "select_prepared", "selects", &binary)?);
-    let run = Repeated { prepare: None, is_right: &one_row };
-    println!("{}", run.figure(args, &server, "select_simple", "selects", &simple)?);
+    println!("{}", run.figure(&server, "select_prepared", "selects", &binary)?);
+    let run = Repeated { prepare: None, is_right: &one_row, n_connections, time };
+    println!("{}", run.figure(&server, "select_simple", "selects", &simple)?);
     Ok(())
 }
 
 /// All rows of a table, in text and in binary.
 fn result(args: &Args) -> io::Result<()> {
-    let server = ServerProcess::start(args.workers)?;
+    let server = args.data.start(args.workers)?;
     let mut client = server.connect()?;
     client.run("CREATE TABLE t (id bigint PRIMARY KEY, v bigint, name text, at timestamptz)")?;
     let columns = "i, i::bigint * 7919, lpad(i::text, 20, 'x'), to_timestamp(1700000000 + i)";
@@ -130,7 +141,7 @@ fn copy(args: &Args) -> io::Result<()> {
         ("table", "CREATE TABLE t (k bigint PRIMARY KEY, v bigint)"),
         ("stream", "CREATE STREAM t (k bigint, v bigint)"),
     ] {
-        let server = ServerProcess::start(args.workers)?;
+        let server = args.data.start(args.workers)?;
         let mut client = server.connect()?;
         client.run(create)?;
         let spent = server.measure(|| {
@@ -149,87 +160,19 @@ fn copy(args: &Args) -> io::Result<()> {
 
 /// Single rows into a table.
 fn insert(args: &Args) -> io::Result<()> {
-    let server = ServerProcess::start(args.workers)?;
+    let server = args.data.start(args.workers)?;
     server.connect()?.run("CREATE TABLE t (k bigint PRIMARY KEY, v bigint)")?;
+    let (n_connections, time) = (args.connections, args.time());
     let inserted = |answer: &Answer| answer.tag == "INSERT 0 1";
-    let run = Repeated { prepare: Some(prepare("INSERT INTO t VALUES ($1, $2)", 2)), is_right: &inserted };
+    let run = Repeated {
+        prepare: Some(prepare("INSERT INTO t VALUES ($1, $2)", 2)),
+        is_right: &inserted,
+        n_connections,
+        time,
+    };
     let row = |n: u64| execute([n.cast_signed(), 7], Format::Text);
-    println!("{}", run.figure(args, &server, "insert_prepared", "inserts", &row)?);
+    println!("{}", run.figure(&server, "insert_prepared", "inserts", &row)?);
     Ok(())
-}
-
-/// A statement that several connections run over and over.
-struct Repeated<'a> {
-    /// What each connection sends first.
-    prepare: Option<Vec<u8>>,
-    /// Whether an answer is as it has to be.
-    is_right: &'a (dyn Fn(&Answer) -> bool + Sync),
-}
-
-impl Repeated<'_> {
-    /// Runs it for as long as the arguments say; `messages` gives what is sent by a number that is never used twice.
-    fn figure(
-        &self,
-        args: &Args,
-        server: &ServerProcess,
-        name: &str,
-        unit: &str,
-        messages: &(dyn Fn(u64) -> Vec<u8> + Sync),
-    ) -> io::Result<Figure> {
-        let connect = || {
-            let mut client = server.connect()?;
-            if let Some(prepare) = &self.prepare {
-                client.send(prepare)?;
-                client.answer()?;
-            }
-            Ok(client)
-        };
-        let clients = (0..args.connections).map(|_| connect()).collect::<io::Result<Vec<_>>>()?;
-        let until = Instant::now() + Duration::from_secs_f64(args.seconds);
-        let mut times = Vec::new();
-        let spent = server.measure(|| {
-            let of_all = std::thread::scope(|scope| {
-                let numbered = (0..).zip(clients);
-                let run = |(first, mut client)| {
-                    scope.spawn(move || {
-                        let numbers = (first..).step_by(args.connections as usize);
-                        self.run(&mut client, until, &mut numbers.map(messages))
-                    })
-                };
-                let threads: Vec<_> = numbered.map(run).collect();
-                threads.into_iter().map(|thread| thread.join().expect("a client does not panic")).collect::<Vec<_>>()
-            });
-            for of_one in of_all {
-                times.extend(of_one?);
-            }
-            Ok(times.len() as u64)
-        })?;
-        Ok(spent.figure(name, unit).with("connections", args.connections).with_times(times))
-    }
-
-    /// The time of each statement of one connection.
-    fn run(
-        &self,
-        client: &mut WireClient,
-        until: Instant,
-        messages: &mut dyn Iterator<Item = Vec<u8>>,
-    ) -> io::Result<Vec<Duration>> {
-        let mut times = Vec::new();
-        let mut sent = Instant::now();
-        while sent < until
-            && let Some(messages) = messages.next()
-        {
-            client.send(&messages)?;
-            let answer = client.answer()?;
-            if !(self.is_right)(&answer) {
-                return Err(io::Error::other(format!("an answer is wrong: {answer:?}")));
-            }
-            let now = Instant::now();
-            times.push(now - sent);
-            sent = now;
-        }
-        Ok(times)
-    }
 }
 
 /// Fills a table with rows of the numbers `i`, from 0.

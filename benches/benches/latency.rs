@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use millstream_benches::figure::Figure;
-use millstream_benches::server_process::{ServerProcess, serve_if_asked};
+use millstream_benches::server_process::{DataArgs, serve_if_asked};
 use millstream_benches::wire_client::{WireClient, error_text, message, query, text_value};
 use millstream_types::hash::mix;
 
@@ -60,6 +60,8 @@ struct Args {
     /// Worker threads of the server
     #[arg(long, default_value_t = 2)]
     workers: usize,
+    #[command(flatten)]
+    data: DataArgs,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -113,7 +115,7 @@ fn run(args: &Args) -> io::Result<()> {
 }
 
 fn latency(args: &Args, n_rows: u64, by: By) -> io::Result<Figure> {
-    let server = ServerProcess::start(args.workers)?;
+    let server = args.data.start(args.workers)?;
     let mut writer = server.connect()?;
     set_up(&mut writer)?;
     let mut subscriber = server.connect()?;
@@ -206,7 +208,7 @@ fn observe(subscriber: &mut WireClient, schedule: Schedule) -> io::Result<Vec<Du
 
 /// CPU use while views are there and nothing happens.
 fn idle(args: &Args) -> io::Result<Figure> {
-    let server = ServerProcess::start(args.workers)?;
+    let server = args.data.start(args.workers)?;
     let mut client = server.connect()?;
     set_up(&mut client)?;
     for view_no in 0..args.idle_views {

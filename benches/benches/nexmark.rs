@@ -2,6 +2,9 @@
 //!
 //!     cargo bench --bench nexmark -- --query q4,q9 --events 4000000 --workers 2 --epoch-rows 40000 --event-interval-ms 10
 //!
+//!     cargo bench --bench nexmark -- --query q4,q9,q18 --whole-engine
+//!     cargo bench --bench nexmark -- --query q4,q9,q18 --data-dir /var/tmp --checkpoint-interval 1
+//!
 //! Prints one JSON line a query. `kernel_share` is the part of the CPU time that the kernel took, nearly all of it to
 //! clear memory that state grows into; it is what differs most between machines. Afterwards the query runs again, unmeasured, and its integrated result is compared
 //! with that of a batch run over the same events. Each of several queries runs in a process of its own, so that the
@@ -11,7 +14,7 @@ use std::ops::Range;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use millstream_benches::checksum::Checksum;
@@ -21,6 +24,8 @@ use millstream_benches::input::{PregeneratedSource, nexmark_source};
 use millstream_benches::nexmark_reference;
 use millstream_benches::process::Process;
 use millstream_benches::queries::{QUERIES, Query};
+use millstream_benches::server_process::DataArgs;
+use millstream_benches::whole_engine::{self, WholeJob};
 use millstream_runtime::Source;
 use millstream_types::{Error, Result};
 
@@ -54,6 +59,11 @@ struct Args {
     /// Do not compare the result with a batch run
     #[arg(long)]
     no_check: bool,
+    /// Run the query as clients do: on an engine whose coordinator closes the epochs; its result is not compared
+    #[arg(long)]
+    whole_engine: bool,
+    #[command(flatten)]
+    data: DataArgs,
     /// Print the dataflow, and what each of its operators did, to standard error
     #[arg(long)]
     explain: bool,
@@ -83,9 +93,11 @@ fn main() -> ExitCode {
 
 /// Whether the query failed.
 fn run_here(args: &Args, query: &'static Query) -> bool {
-    let result = measure(args, query).and_then(|figure| {
+    let is_whole = args.whole_engine || args.data.data_dir.is_some();
+    let figure = if is_whole { measure_whole(args, query) } else { measure(args, query) };
+    let result = figure.and_then(|figure| {
         println!("{figure}");
-        if args.no_check { Ok(()) } else { check(args, query) }
+        if args.no_check || is_whole { Ok(()) } else { check(args, query) }
     });
     result.inspect_err(|error| eprintln!("{}: error: {error}", query.name)).is_err()
 }
@@ -98,11 +110,18 @@ fn run_in_process(args: &Args, query: &str) -> bool {
         ("--workers", args.workers.to_string()),
         ("--epoch-rows", args.epoch_rows.to_string()),
         ("--event-interval-ms", args.event_interval_ms.to_string()),
+        ("--checkpoint-interval", args.data.checkpoint_interval.to_string()),
     ];
-    let flags = [(args.pregenerate, "--pregenerate"), (args.no_check, "--no-check"), (args.explain, "--explain")];
+    let flags = [
+        (args.pregenerate, "--pregenerate"),
+        (args.no_check, "--no-check"),
+        (args.explain, "--explain"),
+        (args.whole_engine, "--whole-engine"),
+    ];
     let run = std::env::current_exe().and_then(|program| {
         let mut command = Command::new(program);
         options.iter().for_each(|(name, value)| _ = command.arg(name).arg(value));
+        args.data.data_dir.iter().for_each(|folder| _ = command.arg("--data-dir").arg(folder));
         flags.iter().filter(|(set, _)| *set).for_each(|(_, name)| _ = command.arg(name));
         command.status()
     });
@@ -156,6 +175,38 @@ fn measure(args: &Args, query: &'static Query) -> Result<Figure> {
         .with("epoch_p50_ms", percentile_ms(&epochs, 50))
         .with("epoch_p99_ms", percentile_ms(&epochs, 99));
     Ok(figure)
+}
+
+fn measure_whole(args: &Args, query: &'static Query) -> Result<Figure> {
+    let internal = |error: std::io::Error| Error::internal(format!("cannot begin: {error}"));
+    let folder = args.data.data_dir.as_ref().map(tempfile::tempdir_in).transpose().map_err(internal)?;
+    let interval = Duration::try_from_secs_f64(args.data.checkpoint_interval);
+    let job = WholeJob {
+        query,
+        n_events: args.events,
+        epoch_rows: args.epoch_rows,
+        event_interval_ms: args.event_interval_ms,
+        n_workers: args.workers,
+        data_dir: folder.as_ref().map(|folder| folder.path().to_owned()),
+        checkpoint_interval: interval.map_err(|e| Error::internal(e.to_string()))?,
+    };
+    let process = Process::this();
+    let cpu_before = process.cpu_seconds();
+    let mut run = millstream_server::serve::runtime()?.block_on(whole_engine::run(&job))?;
+    let cpu = process.cpu_seconds().zip(cpu_before).map(|(after, before)| after.sum() - before.sum());
+    run.epochs.sort_unstable();
+    let rate = |seconds: f64| (args.events as f64 / seconds).round();
+    Ok(Figure::new("query", query.name)
+        .with("events", args.events)
+        .with("workers", args.workers)
+        .with("durable", folder.is_some())
+        .with("events_per_second", rate(run.seconds))
+        .with("events_per_cpu_second", cpu.map(rate))
+        .with("rss_peak_mb", process.rss_peak_mb().map(f64::round))
+        .with("epoch_p50_ms", percentile_ms(&run.epochs, 50))
+        .with("epoch_p99_ms", percentile_ms(&run.epochs, 99))
+        .with("checkpoints", run.n_checkpoints)
+        .with("checkpoint_bytes", run.n_checkpoint_bytes))
 }
 
 /// The plan, then a line for each node on each worker: rows in and out, time, state.

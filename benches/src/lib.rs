@@ -8,5 +8,8 @@ pub mod input;
 pub mod nexmark_reference;
 pub mod process;
 pub mod queries;
+pub mod repeated;
 pub mod server_process;
+pub mod slow_disk;
+pub mod whole_engine;
 pub mod wire_client;

@@ -77,6 +77,26 @@ impl WireClient {
         self.answer().map_err(|error| io::Error::other(format!("{sql}: {error}")))
     }
 
+    /// The first value of the first row of a query's result, as text.
+    ///
+    /// # Errors
+    /// What the server or the socket says, and if there is none.
+    pub fn value(&mut self, sql: &str) -> io::Result<String> {
+        self.send(&query(sql))?;
+        let (mut value, mut error) = (None, None);
+        loop {
+            let (kind, body) = self.read_message()?;
+            match kind {
+                b'D' if value.is_none() => value = text_value(body, 0).map(ToOwned::to_owned),
+                b'E' => error = Some(error_text(body)),
+                b'Z' => break,
+                _ => {}
+            }
+        }
+        let error = error.map_or_else(|| format!("{sql}: no value"), |error| format!("{sql}: {error}"));
+        value.ok_or_else(|| io::Error::other(error))
+    }
+
     /// Copies data, as it lies in memory, by a `COPY ... FROM STDIN`.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use millstream_planner::Catalog;
 use millstream_runtime::{Account, Events, OperatorHook, Workers};
 use millstream_storage::data_directory::DataDirectory;
+use millstream_storage::disk::Disk;
 use millstream_storage::log::{Log, LogOptions};
 use millstream_types::deep_stack::{THREAD_STACK_BYTES, on_own_stack};
 use millstream_types::{Epoch, Error, Result, SqlState};
@@ -53,11 +54,18 @@ pub struct EngineConfig {
     /// panic or take its time.
     pub operator_hook: Option<OperatorHook>,
     /// Breaks the engine on purpose, to see that a test notices.
+    /// Puts another disk over that of the data directory; for tests and benchmarks.
+    #[doc(hidden)]
+    pub disk: Option<DiskHook>,
     #[doc(hidden)]
     pub sabotage: Option<Sabotage>,
 }
 
 /// A way in which an engine is broken on purpose.
+/// Gives the disk that is used, which may use the one that it is given.
+#[doc(hidden)]
+pub type DiskHook = Arc<dyn Fn(Arc<dyn Disk>) -> Arc<dyn Disk> + Send + Sync>;
+
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
@@ -81,6 +89,7 @@ impl Default for EngineConfig {
             max_stall: Duration::from_secs(10),
             operator_hook: None,
             sabotage: None,
+            disk: None,
         }
     }
 }
@@ -118,14 +127,14 @@ pub(crate) struct EngineState {
     /// The last checkpoints that were written.
     pub(crate) checkpoints: History,
     coordinator: Mutex<Option<JoinHandle<()>>>,
+    /// What is known of the log, if there is a data directory.
+    pub(crate) journal: OnceLock<JournalObserver>,
     next_session: AtomicU32,
 }
 
 impl Engine {
     /// Starts workers and coordinator, and goes on from what is in the data directory. Tables and streams are as they were
     /// when this returns; views take in what is there, like new ones.
-    /// What is known of the log, if there is a data directory.
-    pub(crate) journal: OnceLock<JournalObserver>,
     ///
     /// # Errors
     /// Internal, if threads cannot be started; XX001 if the data directory is damaged, 53100 and 58030 if the disk fails.
@@ -136,7 +145,7 @@ impl Engine {
             Arc::new(millstream_runtime::start(config.workers, Arc::clone(&clock) as Arc<dyn Events>)?);
         let memory = Account::root(config.memory.state);
         let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
-        let log = config.data_dir.as_ref().map(|folder| OpenLog::open(folder, &clock)).transpose()?;
+        let log = config.data_dir.as_ref().map(|folder| OpenLog::open(folder, &config, &clock)).transpose()?;
         let query_memory = RuntimeEnvBuilder::new()
             .with_memory_limit(config.memory.queries, 1.0)
             // A query that does not fit fails, rather than fill a disk that nobody gave us.
@@ -181,9 +190,9 @@ impl Engine {
             let recovered = recovery::replay(&engine, &mut coordinator, restored.as_ref(), &log)?;
             *engine.recovered.lock() = Some(recovered);
             let last = restored.map_or(Epoch::ZERO, |restored| restored.header().epoch);
-            journal: OnceLock::new(),
             *engine.store.lock() = Some(checkpoints.clone());
             let history = Arc::clone(&engine.checkpoints);
+            journal: OnceLock::new(),
             let checkpointer =
                 checkpoints.start(Arc::clone(&engine.clock), Arc::clone(&log), Arc::clone(&waiting), history)?;
             let (journal, catalog) = (Journal::new(log, directory, waiting), engine.catalog.read().clone());
@@ -195,9 +204,9 @@ impl Engine {
             // Queries are planned, however deep they are.
             on_own_stack(|| recovery::start_dataflows(&engine, &mut coordinator));
         }
-            engine.journal.get_or_init(|| JournalObserver::new(&log, Arc::clone(&waiting)));
         let thread = std::thread::Builder::new().name("coordinator".to_owned());
         *engine.coordinator.lock() = Some(thread.spawn(move || coordinator.run()).map_err(internal)?);
+            engine.journal.get_or_init(|| JournalObserver::new(&log, Arc::clone(&waiting)));
         Ok(Engine(engine))
     }
 
@@ -212,15 +221,6 @@ impl Engine {
         let id = self.0.next_session.fetch_add(1, Ordering::Relaxed);
         Ok(Session::new(Arc::clone(&self.0), id, user, params))
     }
-
-    /// Ends the engine: what is acknowledged has been done, what runs is cut off.
-    pub async fn shutdown(&self) {
-        let engine = Arc::clone(&self.0);
-        // Joining threads blocks.
-        let ended = tokio::task::spawn_blocking(move || engine.end()).await;
-        debug_assert!(ended.is_ok(), "ending does not panic");
-    }
-}
 
     /// Ends the engine after a last checkpoint, so that the next start has nothing of the log to do again. Nothing is
     /// written any more from here on. If the checkpoint takes longer than `at_most`, or fails, the engine ends without:
@@ -247,10 +247,20 @@ struct OpenLog {
 }
 
 impl OpenLog {
-    fn open(folder: &Path, clock: &Arc<Clock>) -> Result<Self> {
+    fn open(folder: &Path, config: &EngineConfig, clock: &Arc<Clock>) -> Result<Self> {
         let waiting = Waiting::new(Arc::clone(clock));
         let events = Arc::clone(&waiting);
-        let directory = DataDirectory::open(folder)?;
+    /// Ends the engine: what is acknowledged has been done, what runs is cut off.
+    pub async fn shutdown(&self) {
+        let engine = Arc::clone(&self.0);
+        // Joining threads blocks.
+        let ended = tokio::task::spawn_blocking(move || engine.end()).await;
+        debug_assert!(ended.is_ok(), "ending does not panic");
+    }
+}
+
+        let mut directory = DataDirectory::open(folder)?;
+        config.disk.iter().for_each(|hook| directory.put_disk(hook(directory.disk())));
         let options = LogOptions { id: directory.id(), ..LogOptions::default() };
         let checkpoints = Checkpoints::open(&directory)?;
         let log = Arc::new(Log::open(directory.disk(), options, events)?);

@@ -28,10 +28,10 @@ mod transaction;
 
 pub use api::{CancelHandle, CopyIn, Notice, Response, ResultColumn, Rows, RowsTag, Severity, TransactionStatus};
 pub use coordinator::CheckpointWhen;
-#[doc(hidden)]
-pub use engine::Sabotage;
 pub use engine::{DATABASE, Engine, EngineConfig};
 pub use memory::{MemoryLimits, parse_bytes};
+#[doc(hidden)]
+pub use engine::{DiskHook, Sabotage};
 pub use millstream_runtime::OperatorHook;
 pub use millstream_storage::backup::{Copied, restore};
 pub use session::{ParsedStatement, Prepared, Session};

@@ -1,5 +1,6 @@
 //! A data directory: what tells it from any other folder, and the lock of the one process that has it.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::path::Path;
@@ -37,12 +38,17 @@ const NEW_IDENTITY: &str = "data.id.tmp";
 const IDENTITY_BYTES_MAX: usize = 4096;
 
 /// A data directory that this process has, until it is dropped.
-#[derive(Debug)]
 pub struct DataDirectory {
     id: u128,
-    disk: Arc<OsDisk>,
+    disk: Arc<dyn Disk>,
     /// The operating system gives it back when the file is closed, also that of a process that was killed.
     _lock: File,
+}
+
+impl fmt::Debug for DataDirectory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataDirectory").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl DataDirectory {
@@ -53,7 +59,7 @@ impl DataDirectory {
     /// its identity does not read right; 53100 and 58030 if the disk fails.
     pub fn open(path: &Path) -> Result<DataDirectory> {
         let shown = path.display().to_string();
-        let disk = Arc::new(OsDisk::new(path));
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(path));
         disk.create_folder(".").map_err(|e| io_error("make", &shown, &e))?;
         refuse_other_folders(path).map_err(|e| io_error("list", &shown, &e))??;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
@@ -79,7 +85,12 @@ impl DataDirectory {
 
     /// Its files.
     pub fn disk(&self) -> Arc<dyn Disk> {
-        Arc::clone(&self.disk) as Arc<dyn Disk>
+        Arc::clone(&self.disk)
+    }
+
+    /// Puts another disk over its files, as tests and benchmarks do.
+    pub fn put_disk(&mut self, disk: Arc<dyn Disk>) {
+        self.disk = disk;
     }
 }
 
