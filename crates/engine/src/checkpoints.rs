@@ -372,6 +372,11 @@ impl Restored {
         self.number(relation, POSITION).map(u64::from_le_bytes)
     }
 
+    /// Bytes of a relation's rows on the disk.
+    pub(crate) fn n_bytes_of(&self, relation: RelationId) -> u64 {
+        self.manifest().n_bytes_of(relation.0)
+    }
+
     fn number(&self, relation: RelationId, key: &[u8]) -> Option<[u8; 8]> {
         self.manifest().values.get(&(relation.0, key.to_vec()))?.as_slice().try_into().ok()
     }

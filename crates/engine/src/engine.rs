@@ -25,6 +25,7 @@ use crate::memory::MemoryLimits;
 use crate::pg_catalog::Activity;
 use crate::recovery::{self, Recovered};
 use crate::session::Session;
+use crate::start_progress::StartProgress;
 use crate::statement_cache::StatementCache;
 use crate::transaction::Transaction;
 
@@ -53,19 +54,19 @@ pub struct EngineConfig {
     /// Called with a dataflow's name and an operator's before each call of the operator; for tests, which may let it
     /// panic or take its time.
     pub operator_hook: Option<OperatorHook>,
-    /// Breaks the engine on purpose, to see that a test notices.
     /// Puts another disk over that of the data directory; for tests and benchmarks.
     #[doc(hidden)]
     pub disk: Option<DiskHook>,
+    /// Breaks the engine on purpose, to see that a test notices.
     #[doc(hidden)]
     pub sabotage: Option<Sabotage>,
 }
 
-/// A way in which an engine is broken on purpose.
 /// Gives the disk that is used, which may use the one that it is given.
 #[doc(hidden)]
 pub type DiskHook = Arc<dyn Fn(Arc<dyn Disk>) -> Arc<dyn Disk> + Send + Sync>;
 
+/// A way in which an engine is broken on purpose.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
@@ -88,8 +89,8 @@ impl Default for EngineConfig {
             memory: MemoryLimits::of_machine(),
             max_stall: Duration::from_secs(10),
             operator_hook: None,
-            sabotage: None,
             disk: None,
+            sabotage: None,
         }
     }
 }
@@ -122,13 +123,15 @@ pub(crate) struct EngineState {
     pub(crate) started_us: i64,
     /// What backups are made of, if there is a data directory.
     pub(crate) store: Mutex<Option<Checkpoints>>,
+    /// How far this start is.
+    pub(crate) start_progress: Arc<StartProgress>,
     /// What this start has gone on from.
     pub(crate) recovered: Mutex<Option<Recovered>>,
+    /// What is known of the log, if there is a data directory.
+    pub(crate) journal: OnceLock<JournalObserver>,
     /// The last checkpoints that were written.
     pub(crate) checkpoints: History,
     coordinator: Mutex<Option<JoinHandle<()>>>,
-    /// What is known of the log, if there is a data directory.
-    pub(crate) journal: OnceLock<JournalObserver>,
     next_session: AtomicU32,
 }
 
@@ -139,6 +142,14 @@ impl Engine {
     /// # Errors
     /// Internal, if threads cannot be started; XX001 if the data directory is damaged, 53100 and 58030 if the disk fails.
     pub fn start(config: EngineConfig) -> Result<Engine> {
+        Self::start_telling(config, Arc::default())
+    }
+
+    /// As [`Engine::start`], and tells meanwhile how far it is.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_telling(config: EngineConfig, progress: Arc<StartProgress>) -> Result<Engine> {
         let (send, receive) = channel();
         let clock = Arc::new(Clock::new(send));
         let workers: Arc<Workers> =
@@ -180,7 +191,9 @@ impl Engine {
             activity: Activity::default(),
             started_us: crate::session::now_us(),
             store: Mutex::default(),
+            start_progress: progress,
             recovered: Mutex::default(),
+            journal: OnceLock::new(),
             checkpoints: History::default(),
             coordinator: Mutex::default(),
             next_session: AtomicU32::new(1),
@@ -192,9 +205,9 @@ impl Engine {
             let last = restored.map_or(Epoch::ZERO, |restored| restored.header().epoch);
             *engine.store.lock() = Some(checkpoints.clone());
             let history = Arc::clone(&engine.checkpoints);
-            journal: OnceLock::new(),
             let checkpointer =
                 checkpoints.start(Arc::clone(&engine.clock), Arc::clone(&log), Arc::clone(&waiting), history)?;
+            engine.journal.get_or_init(|| JournalObserver::new(&log, Arc::clone(&waiting)));
             let (journal, catalog) = (Journal::new(log, directory, waiting), engine.catalog.read().clone());
             coordinator.record_in(journal, checkpointer, engine.config.checkpoints, catalog, last);
             let first = coordinator.begin_after_restart()?;
@@ -206,7 +219,6 @@ impl Engine {
         }
         let thread = std::thread::Builder::new().name("coordinator".to_owned());
         *engine.coordinator.lock() = Some(thread.spawn(move || coordinator.run()).map_err(internal)?);
-            engine.journal.get_or_init(|| JournalObserver::new(&log, Arc::clone(&waiting)));
         Ok(Engine(engine))
     }
 
@@ -238,6 +250,15 @@ impl Engine {
         self.shutdown().await;
     }
 
+    /// Ends the engine: what is acknowledged has been done, what runs is cut off.
+    pub async fn shutdown(&self) {
+        let engine = Arc::clone(&self.0);
+        // Joining threads blocks.
+        let ended = tokio::task::spawn_blocking(move || engine.end()).await;
+        debug_assert!(ended.is_ok(), "ending does not panic");
+    }
+}
+
 /// A log with its data directory, and who is told of it.
 struct OpenLog {
     log: Arc<Log>,
@@ -250,15 +271,6 @@ impl OpenLog {
     fn open(folder: &Path, config: &EngineConfig, clock: &Arc<Clock>) -> Result<Self> {
         let waiting = Waiting::new(Arc::clone(clock));
         let events = Arc::clone(&waiting);
-    /// Ends the engine: what is acknowledged has been done, what runs is cut off.
-    pub async fn shutdown(&self) {
-        let engine = Arc::clone(&self.0);
-        // Joining threads blocks.
-        let ended = tokio::task::spawn_blocking(move || engine.end()).await;
-        debug_assert!(ended.is_ok(), "ending does not panic");
-    }
-}
-
         let mut directory = DataDirectory::open(folder)?;
         config.disk.iter().for_each(|hook| directory.put_disk(hook(directory.disk())));
         let options = LogOptions { id: directory.id(), ..LogOptions::default() };

@@ -27,8 +27,6 @@ use crate::session::stored_dataflow;
 
 /// Bytes of records that workers may be behind.
 const AHEAD_BYTES: usize = 64 << 20;
-/// How often the log is told how far recovery is.
-const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// What a start has gone on from.
 #[derive(Clone, Debug)]
@@ -54,7 +52,7 @@ pub(crate) fn replay(
     restored: Option<&Arc<Restored>>,
     log: &Log,
 ) -> Result<Recovered> {
-    let (began, mut told) = (Instant::now(), Instant::now());
+    let began = Instant::now();
     let last = log.last_found();
     let mut catalog = engine.catalog.read().clone();
     let first = restored.map_or(1, |restored| restored.log_sequence());
@@ -63,6 +61,8 @@ pub(crate) fn replay(
         return Err(Error::new(ErrorKind::External, SqlState::DATA_CORRUPTED, message)
             .with_hint("Files of the folder \"log\" of the data directory are missing."));
     }
+    let progress = &engine.start_progress;
+    progress.expect(log.n_bytes_found(first)?);
     if let Some(restored) = restored {
         restore(engine, coordinator, &mut catalog, restored)?;
     }
@@ -77,15 +77,12 @@ pub(crate) fn replay(
         }
         let epoch = decode_epoch(&record.payload)?;
         n_bytes += record.payload.len();
+        progress.advance(record.payload.len() as u64);
         n_bytes_ahead += record.payload.len();
         replay_epoch(engine, coordinator, &mut catalog, epoch)?;
         if n_bytes_ahead > AHEAD_BYTES {
             wait_for(&engine.workers)?;
             n_bytes_ahead = 0;
-        }
-        if told.elapsed() >= TOLD_EVERY {
-            told = Instant::now();
-            tracing::info!(record = record.sequence, of = last, "recovering from the log");
         }
     }
     wait_for(&engine.workers)?;
@@ -111,6 +108,7 @@ fn restore(
     replay_change(engine, coordinator, catalog, restored.catalog()?)?;
     coordinator.restored(&header);
     let bases = coordinator.base_relations();
+    engine.start_progress.expect(bases.iter().map(|id| restored.n_bytes_of(*id)).sum());
     let (send, receive) = channel();
     let n_workers = engine.workers.len();
     for id in &bases {
@@ -121,7 +119,12 @@ fn restore(
             (0..n_workers).for_each(|worker| engine.clock.completed(id, worker, header.epoch));
             continue;
         }
-        let rows = Box::new(move |worker| restored.rows(id, &partitions_of(worker, n_workers)));
+        let progress = Arc::clone(&engine.start_progress);
+        let rows = Box::new(move |worker| {
+            let rows = restored.rows(id, &partitions_of(worker, n_workers));
+            progress.advance(restored.n_bytes_of(id) / n_workers as u64);
+            rows
+        });
         let loaded = Box::new(move |outcome| {
             // Whoever waited may have given up.
             let _ = send.send(outcome);

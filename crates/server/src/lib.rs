@@ -8,8 +8,10 @@ pub mod cli;
 pub mod demo;
 mod engine_backend;
 pub mod serve;
+mod starting;
 mod table;
 mod wire;
 
 pub use backend::{Backend, BackendSession};
+pub use starting::StartingEngine;
 pub use wire::server::{Server, ServerHandle};

@@ -1,5 +1,6 @@
 //! An engine and its server as one thing that starts and stops.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use millstream_types::{Error, ErrorKind, Result, SqlState};
 use tokio::runtime::{self, Runtime};
 
 use crate::cli::{RestoreArgs, ServeArgs};
-use crate::{Server, ServerHandle};
+use crate::{Server, ServerHandle, StartingEngine};
 
 /// When the process is asked to stop, it takes so long at most to write a checkpoint.
 const LAST_CHECKPOINT_TIME: Duration = Duration::from_secs(20);
@@ -51,15 +52,7 @@ impl Service {
     /// # Errors
     /// As [`Service::start`].
     pub async fn start_with(args: &ServeArgs, config: EngineConfig) -> Result<Service> {
-        args.check_address()?;
-        outlive_file_size_limit()?;
-        if !args.listen.ip().is_loopback() {
-            tracing::warn!(listen = %args.listen, "there is no authentication: everybody who reaches this address is let in");
-        }
-        let not_bound = |e: std::io::Error| not_bound(args.listen, &e);
-        let engine = Engine::start(config)?;
-        let server = Server::bind(args.listen, engine.clone()).await.map_err(not_bound)?;
-        Ok(Service { engine, server: server.spawn().map_err(not_bound)? })
+        Listening::open(args).await?.start(config).await
     }
 
     /// Where clients connect to.
@@ -71,6 +64,55 @@ impl Service {
     pub async fn stop(self) {
         self.server.stop().await;
         self.engine.stop(LAST_CHECKPOINT_TIME).await;
+    }
+}
+
+/// A server that listens, and has no engine yet: clients are told that it is starting, and how far it is.
+pub struct Listening {
+    engine: StartingEngine,
+    server: ServerHandle,
+}
+
+impl Listening {
+    /// Listens.
+    ///
+    /// # Errors
+    /// 28000 if the address needs `--insecure-no-auth`, 58030 if it is not to be had.
+    pub async fn open(args: &ServeArgs) -> Result<Listening> {
+        args.check_address()?;
+        outlive_file_size_limit()?;
+        if !args.listen.ip().is_loopback() {
+            tracing::warn!(listen = %args.listen, "there is no authentication: everybody who reaches this address is let in");
+        }
+        let not_bound = |e: std::io::Error| not_bound(args.listen, &e);
+        let engine = StartingEngine::default();
+        let server = Server::bind(args.listen, engine.clone()).await.map_err(not_bound)?;
+        Ok(Listening { engine, server: server.spawn().map_err(not_bound)? })
+    }
+
+    /// Where clients connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    /// Starts the engine, and lets clients in.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub async fn start(self, config: EngineConfig) -> Result<Service> {
+        let progress = self.engine.progress();
+        // Reading what is on the disk blocks.
+        let started = tokio::task::spawn_blocking(move || Engine::start_telling(config, progress)).await;
+        match started.map_err(|e| Error::internal(format!("the start ended: {e}"))).flatten() {
+            Ok(engine) => {
+                self.engine.has_started(engine.clone());
+                Ok(Service { engine, server: self.server })
+            }
+            Err(error) => {
+                self.server.stop().await;
+                Err(error)
+            }
+        }
     }
 }
 
@@ -92,24 +134,37 @@ fn not_bound(address: SocketAddr, error: &std::io::Error) -> Error {
 /// # Errors
 /// As [`Service::start`].
 pub async fn serve(args: &ServeArgs) -> Result<()> {
-    let service = Service::start(args).await?;
-    let address = service.address();
-    eprintln!("Millstream {} listens on {address}.", env!("CARGO_PKG_VERSION"));
-    eprintln!("Connect with: psql -h {} -p {} millstream", address.ip(), address.port());
-    match &args.data_dir {
-        None => eprintln!("All data is in memory and is gone when this process ends."),
-        Some(folder) => eprintln!("Data is kept in {}.", folder.display()),
-    }
     let mut signals = StopSignals::new()?;
+    let listening = Listening::open(args).await?;
+    let address = listening.address();
+    say(&format!("Millstream {} listens on {address}.", env!("CARGO_PKG_VERSION")));
+    say(&format!("Connect with: psql -h {} -p {} millstream", address.ip(), address.port()));
+    match &args.data_dir {
+        None => say("All data is in memory and is gone when this process ends."),
+        Some(folder) => say(&format!("Data is kept in {}.", folder.display())),
+    }
+    let service = tokio::select! {
+        started = listening.start(args.engine_config()) => started?,
+        () = signals.next() => {
+            // Nobody has written anything, and what is on the disk stays as it is.
+            say("Stopping before the start was done.");
+            std::process::exit(0);
+        }
+    };
     signals.next().await;
-    eprintln!("Stopping.");
+    say("Stopping.");
     tokio::select! {
         () = service.stop() => Ok(()),
         () = signals.next() => {
-            eprintln!("Stopping at once.");
+            say("Stopping at once.");
             std::process::exit(STOPPED_AT_ONCE_EXIT_CODE);
         }
     }
+}
+
+/// Tells whoever started the process. A terminal that has gone away is no reason to end in another way.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Makes a data directory of a backup.

@@ -195,6 +195,21 @@ impl Log {
         self.found.0.len()
     }
 
+    /// Bytes of the segments that have the records from one on that were there when the log was opened.
+    ///
+    /// # Errors
+    /// 58030 if the disk fails.
+    pub fn n_bytes_found(&self, from: u64) -> Result<u64> {
+        let segments = &self.found.0;
+        let ends = segments.iter().skip(1).copied().chain([self.found.1 + 1]);
+        let wanted = segments.iter().zip(ends).filter(|(_, end)| *end > from);
+        let n_bytes = wanted.map(|(&first, _)| {
+            let path = recover::path_of(first);
+            self.disk.open(&path).and_then(|file| file.len()).map_err(|e| io_error("read", &path, &e))
+        });
+        n_bytes.sum()
+    }
+
     /// The records that were there when the log was opened, from one on.
     ///
     /// # Errors

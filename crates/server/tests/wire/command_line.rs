@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 fn millstream(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_millstream")).args(args).output().expect("the binary runs")
@@ -51,6 +52,58 @@ fn a_start_says_how_to_connect_and_that_data_is_not_kept() {
     assert!(lines[0].contains("listens on 127.0.0.1:"), "{lines:?}");
     assert!(lines[1].starts_with("Connect with: psql -h 127.0.0.1 -p "), "{lines:?}");
     assert!(lines[2].contains("gone when this process ends"), "{lines:?}");
+}
+
+/// Starts the binary on a data directory, with a signal for it, and gives the port on which it listens.
+fn serve(folder: &std::path::Path) -> (Child, u16) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--log", "warn", "--data-dir"]).arg(folder);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().expect("it is piped")).read_line(&mut line).expect("text");
+    let port = line.trim_end().trim_end_matches('.').rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    (child, port.unwrap_or_else(|| panic!("no port in {line}")))
+}
+
+/// Connects, once the server lets somebody in.
+async fn connect(port: u16) -> tokio_postgres::Client {
+    let config = format!("host=127.0.0.1 port={port} user=ann dbname=millstream");
+    loop {
+        match tokio_postgres::connect(&config, tokio_postgres::NoTls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                return client;
+            }
+            Err(error) if error.code().is_some_and(|code| code.code() == "57P03") => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => panic!("no connection: {error}"),
+        }
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_stopped_has_nothing_to_do_again() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for n_starts in 1..=2 {
+        let (mut child, port) = serve(folder.path());
+        let client = connect(port).await;
+        if n_starts == 1 {
+            client
+                .batch_execute("CREATE TABLE t (k int PRIMARY KEY); INSERT INTO t VALUES (1), (2)")
+                .await
+                .expect("done");
+        }
+        let row = client.query_one("SELECT log_records FROM millstream.recoveries", &[]).await.expect("a row");
+        assert_eq!(row.get::<_, i64>(0), 0);
+        let row = client.query_one("SELECT sum(k) FROM t", &[]).await.expect("a row");
+        assert_eq!(row.get::<_, i64>(0), 3);
+        let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+        assert!(told.success());
+        let status = tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic").expect("it ends");
+        assert!(status.success(), "{status}");
+    }
 }
 
 #[test]

@@ -1,7 +1,32 @@
 //! Start-up: encryption, versions, databases, limits.
 
-use crate::Running;
+use millstream_engine::{Engine, EngineConfig};
+use millstream_server::{Server, StartingEngine};
+use tokio_postgres::NoTls;
+
 use crate::raw::{Raw, field, message, query, start_up};
+use crate::{Running, state_of};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_while_the_engine_starts_is_told_so() {
+    let starting = StartingEngine::default();
+    let server = Server::bind("127.0.0.1:0", starting.clone()).await.expect("a free port");
+    let server = server.spawn().expect("an address");
+    let config = format!("host=127.0.0.1 port={} user=u dbname=millstream", server.address.port());
+    let error = tokio_postgres::connect(&config, NoTls).await.err().expect("it is starting");
+    assert_eq!(state_of(&error), "57P03");
+    let detail = error.as_db_error().and_then(|error| error.detail());
+    assert!(detail.is_some_and(|detail| detail.contains("0 of 0 MB (0 %)")), "{detail:?}");
+    let engine = Engine::start(EngineConfig { workers: 1, query_threads: 1, ..EngineConfig::default() });
+    let engine = engine.expect("an engine");
+    starting.has_started(engine.clone());
+    let (client, connection) = tokio_postgres::connect(&config, NoTls).await.expect("a connection");
+    tokio::spawn(connection);
+    client.batch_execute("SELECT 1").await.expect("it runs");
+    drop(client);
+    server.stop().await;
+    engine.shutdown().await;
+}
 
 #[tokio::test]
 async fn encryption_is_refused_and_the_session_goes_on_without() {

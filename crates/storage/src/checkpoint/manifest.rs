@@ -87,6 +87,12 @@ impl Manifest {
         self.objects.iter().map(|object| object.len).sum()
     }
 
+    /// How many bytes objects have of an owner.
+    pub fn n_bytes_of(&self, owner: u64) -> u64 {
+        let shares = self.objects.iter().flat_map(|object| &object.shares);
+        shares.filter(|share| share.owner == owner).map(|share| share.n_bytes).sum()
+    }
+
     /// The paths of the objects under the data directory, oldest first: what a copy of the state needs.
     pub fn object_paths(&self) -> impl Iterator<Item = String> {
         self.objects.iter().map(|object| format!("{OBJECTS}/{}", object.name))
