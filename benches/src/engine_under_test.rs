@@ -196,6 +196,8 @@ pub fn start(job: Job) -> Result<EngineUnderTest> {
         dataflow: plan.dataflow,
         root: Root::Sink(Arc::new(job.output)),
         start: EpochHeader { epoch, now_us: 0 },
+        restored: None,
+        keeps: false,
         metrics: metrics.clone(),
         errors: Arc::clone(&errors),
     });

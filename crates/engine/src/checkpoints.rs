@@ -1,11 +1,13 @@
 //! Checkpoints: what tables and streams hold is written to the data directory now and then, so that the log can be cut.
 //!
-//! Between two epochs the coordinator takes an [`Image`]: which relations there are, as of which epoch, and what of the
-//! log is in them. A thread reads what has changed in each since the last checkpoint from the workers' arrangements,
-//! which hold it until then, writes it, commits it, and cuts the log. Nobody waits for it but who says `CHECKPOINT`.
-//! Another thread merges what was written.
+//! Between two epochs the coordinator takes an [`Image`]: which relations and dataflows there are, as of which epoch, and
+//! what of the log is in them; and asks the workers to hand over what has changed in each. A thread takes that, writes it,
+//! commits it, and cuts the log. Nobody waits for it but who says `CHECKPOINT`. Another thread merges what was written.
+//!
+//! What was handed over and could not be written is kept for the next checkpoint. A dataflow that keeps its epoch open for
+//! long is in the checkpoint as of an earlier epoch, and will be made anew if that is what a start goes on from.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,33 +16,36 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::array::RecordBatch;
 use millstream_planner::catalog::{CatalogChange, Kind};
 use millstream_planner::{Catalog, RelationId};
-use millstream_state::Hold;
+use millstream_runtime::{Command, HandedOver, RowErrorEntry, SaveRequest, SavedPart, SavedRowErrors, Workers};
+use millstream_state::SavedState;
 use millstream_storage::backup::{Copied, back_up};
 use millstream_storage::checkpoint::{
-    CheckpointOptions, CheckpointStore, Commit, FOLDERS, HashedRows, Manifest, Snapshot, TableId, TableShape,
-    WrittenObject,
+    CheckpointOptions, CheckpointStore, Commit, FOLDERS, Manifest, ObjectWriter, Snapshot, TableId, WrittenObject,
 };
 use millstream_storage::data_directory::DataDirectory;
 use millstream_storage::log::Log;
 use millstream_storage::object_store::DiskStore;
-use millstream_types::hash::{hash_columns, mix};
-use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
+use millstream_types::{Epoch, EpochHeader, Error, Result};
 use parking_lot::Mutex;
 
 use crate::coordinator::{Clock, Request};
 use crate::journal::Waiting;
-use crate::live::LiveRelation;
+use crate::live::{Body, LiveRelation};
 
 /// Under these keys a manifest has what a relation has beside its rows.
 const NEXT_ROW_ID: &[u8] = b"next row id";
 const POSITION: &[u8] = b"position";
+/// Which relation a dataflow's state is of, and as of which epoch.
+const RELATION: &[u8] = b"relation";
+const EPOCH: &[u8] = b"epoch";
+/// Rows on which a dataflow's expressions fail.
+const ROW_ERRORS: &[u8] = b"row errors";
 /// As many checkpoints are remembered.
 const REMEMBERED: usize = 100;
-/// How often it is looked whether workers are so far.
+/// How often it is looked whether the log is so far.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What a checkpoint is to have.
@@ -50,16 +55,33 @@ pub(crate) struct Image {
     pub(crate) log_sequence: u64,
     pub(crate) catalog: Catalog,
     pub(crate) bases: Vec<BaseImage>,
+    pub(crate) dataflows: Vec<DataflowImage>,
 }
 
 /// A table or stream as of an image's epoch.
 pub(crate) struct BaseImage {
     pub(crate) live: Arc<LiveRelation>,
-    /// It is held as of the last checkpoint; if that did not have it, from its beginning.
-    pub(crate) since: Hold,
     pub(crate) next_row_id: i64,
     /// How far it has been read, if it is a source.
     pub(crate) position: Option<u64>,
+}
+
+/// A dataflow, as of an image's epoch or an earlier one.
+pub(crate) struct DataflowImage {
+    pub(crate) live: Arc<LiveRelation>,
+    pub(crate) owner: u64,
+    /// It was asked to hand over what has changed up to the image's epoch.
+    pub(crate) is_asked: bool,
+}
+
+/// What the writer of checkpoints is told.
+pub(crate) enum Told {
+    /// Write a checkpoint.
+    Write(Image),
+    /// A worker has handed over what has changed of a relation or dataflow.
+    HandedOver(HandedOver),
+    /// A dataflow keeps what it is working on open: nothing is to wait for it.
+    Stalls(u64),
 }
 
 /// A checkpoint that was written.
@@ -115,44 +137,69 @@ impl Checkpoints {
         log: Arc<Log>,
         waiting: Arc<Waiting>,
         history: History,
+        n_workers: usize,
     ) -> Result<Checkpointer> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (images, receive) = channel();
+        let (told, receive) = channel();
         let (committed, to_merge) = channel();
         let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(internal)
         };
         let store = Arc::clone(&self.store);
-        let writer = CheckpointWriter { store, clock, log, waiting, history, stop: Arc::clone(&stop), committed };
+        let (to_stop, unwritten) = (Arc::clone(&stop), HashMap::new());
+        let writer =
+            CheckpointWriter { store, clock, log, waiting, history, stop: to_stop, committed, n_workers, unwritten };
         let (store, stopped) = (self.store, Arc::clone(&stop));
         let threads = vec![
             spawn("checkpoint", Box::new(move || writer.run(&receive)))?,
             spawn("merge", Box::new(move || merge(&store, &to_merge, &stopped)))?,
         ];
-        Ok(Checkpointer { images: Some(images), stop, threads })
+        Ok(Checkpointer { told: Some(told), stop, threads })
     }
 }
 
-/// Where images go. Dropping it ends the threads, whatever they are at.
+/// Tells the writer. Dropping it ends the threads, whatever they are at.
 pub(crate) struct Checkpointer {
-    images: Option<Sender<Image>>,
+    told: Option<Sender<Told>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Checkpointer {
-    /// Has a checkpoint written. The coordinator is told when that is done, or has failed.
-    pub(crate) fn write(&self, image: Image) {
-        // Its panic, if it has ended, has been reported.
-        let _ = self.images.as_ref().map(|images| images.send(image));
+    /// Has a checkpoint written once all that it asks for has been handed over. The coordinator is told when that is done,
+    /// or has failed.
+    pub(crate) fn write(&self, image: Image, workers: &Workers) {
+        let of_bases = image.bases.iter().map(|base| (base.live.id, base.live.id.0));
+        let asked = image.dataflows.iter().filter(|dataflow| dataflow.is_asked);
+        let of = of_bases.chain(asked.map(|dataflow| (dataflow.live.id, dataflow.owner))).collect();
+        let Some(told) = self.told.clone() else { return };
+        self.tell(Told::Write(image));
+        let take = move |handed_over| {
+            // Who wrote may have ended.
+            let _ = told.send(Told::HandedOver(handed_over));
+        };
+        let request = Arc::new(SaveRequest { of, take: Box::new(take) });
+        workers.send_all(|_| Command::Save(Arc::clone(&request)));
+    }
+
+    /// A dataflow keeps what it is working on open.
+    pub(crate) fn stalls(&self, owner: u64) {
+        self.tell(Told::Stalls(owner));
+    }
+
+    fn tell(&self, what: Told) {
+        if let Some(told) = &self.told {
+            // Its panic, if it has ended, has been reported.
+            let _ = told.send(what);
+        }
     }
 }
 
 impl Drop for Checkpointer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.images = None;
+        self.told = None;
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -183,14 +230,70 @@ struct CheckpointWriter {
     stop: Arc<AtomicBool>,
     /// Tells who merges.
     committed: Sender<()>,
+    n_workers: usize,
+    /// What was handed over and is in no checkpoint yet, by owner.
+    unwritten: HashMap<u64, Unwritten>,
+}
+
+/// What an owner has handed over that is in no checkpoint yet.
+#[derive(Default)]
+struct Unwritten {
+    /// Oldest first, what all workers have handed over at once: the parts of each.
+    complete: Vec<Vec<Vec<SavedPart>>>,
+    /// What was asked for last: each worker's parts.
+    arriving: HashMap<usize, Vec<SavedPart>>,
+    /// It has ended, or will have.
+    has_ended: bool,
+    /// Nobody waits for it.
+    stalls: bool,
+}
+
+impl Unwritten {
+    fn take(&mut self, handed_over: HandedOver, n_workers: usize) {
+        match handed_over.parts {
+            Some(parts) => drop(self.arriving.insert(handed_over.worker, parts)),
+            None => self.has_ended = true,
+        }
+        if self.arriving.len() == n_workers {
+            let mut arrived: Vec<_> = std::mem::take(&mut self.arriving).into_iter().collect();
+            arrived.sort_unstable_by_key(|(worker, _)| *worker);
+            self.complete.push(arrived.into_iter().map(|(_, parts)| parts).collect());
+            self.stalls = false;
+        }
+    }
 }
 
 impl CheckpointWriter {
-    fn run(self, images: &Receiver<Image>) {
-        while let Ok(image) = images.recv() {
+    fn run(mut self, told: &Receiver<Told>) {
+        let mut image: Option<Image> = None;
+        // Of the image, what has still to hand something over.
+        let mut missing: HashSet<u64> = HashSet::new();
+        while let Ok(told) = told.recv() {
+            match told {
+                Told::Write(wanted) => {
+                    missing = owners_of(&wanted, |dataflow| dataflow.is_asked);
+                    let all = owners_of(&wanted, |_| true);
+                    self.unwritten.retain(|owner, _| all.contains(owner));
+                    image = Some(wanted);
+                }
+                Told::HandedOver(handed_over) => {
+                    let owner = handed_over.owner;
+                    let unwritten = self.unwritten.entry(owner).or_default();
+                    let n_complete = unwritten.complete.len();
+                    unwritten.take(handed_over, self.n_workers);
+                    if unwritten.has_ended || unwritten.complete.len() > n_complete {
+                        missing.remove(&owner);
+                    }
+                }
+                Told::Stalls(owner) => {
+                    if missing.remove(&owner) {
+                        self.unwritten.entry(owner).or_default().stalls = true;
+                    }
+                }
+            }
+            let Some(image) = image.take_if(|_| missing.is_empty()) else { continue };
             let epoch = image.header.epoch;
             let written = self.write(&image);
-            drop(image);
             match &written {
                 Ok(written) => tracing::debug!(?written, "a checkpoint is written"),
                 Err(_) if self.stop.load(Ordering::Acquire) => return,
@@ -198,41 +301,44 @@ impl CheckpointWriter {
                     tracing::error!(%error, %epoch, "a checkpoint could not be written; the next one has all of it")
                 }
             }
+            let behind = self.unwritten.iter().filter(|(_, unwritten)| unwritten.stalls).map(|(&owner, _)| owner);
+            let behind = behind.collect();
             // The coordinator may have ended.
-            let _ = self.clock.request(Request::Checkpointed(epoch, written.map(|_| ())));
+            let _ = self.clock.request(Request::Checkpointed(epoch, written.map(|_| ()), behind));
         }
     }
 
-    fn write(&self, image: &Image) -> Result<Written> {
+    fn write(&mut self, image: &Image) -> Result<Written> {
         let began = Instant::now();
         let epoch = image.header.epoch;
         // What it goes on from in the log has to be there.
-        self.wait_until(|| self.waiting.durable() >= image.log_sequence - 1)?;
-        let checkpoint = self.store.begin();
-        let n_workers = image.bases.first().map_or(0, |base| base.live.n_workers());
-        let mut objects: Vec<WrittenObject> = Vec::new();
-        for base in &image.bases {
-            let needed = base.live.last_touched().min(epoch);
-            self.wait_until(|| base.live.sealed() >= needed)?;
+        while self.waiting.durable() < image.log_sequence - 1 {
+            if self.stop.load(Ordering::Acquire) {
+                return Err(stopped());
+            }
+            std::thread::sleep(LOOK_EVERY);
         }
-        for worker in 0..n_workers {
+        let checkpoint = self.store.begin();
+        let mut objects: Vec<WrittenObject> = Vec::new();
+        for worker in 0..self.n_workers {
             let mut object = checkpoint.object(worker as u32)?;
-            for base in &image.bases {
-                if self.stop.load(Ordering::Acquire) {
-                    return Err(stopped());
-                }
-                if let Some(reader) = base.live.shared.readers().get(worker) {
-                    let deltas = reader.changes(base.since.epoch(), epoch).deltas()?;
-                    let shape = shape_of(&base.live);
-                    let (gone, rows) = parts(&base.live, &shape, &deltas)?;
-                    object.add(table_of(base.live.id), &shape, &gone, &rows)?;
+            let bases = image.bases.iter().map(|base| (base.live.id.0, &base.live));
+            let dataflows = image.dataflows.iter().map(|dataflow| (dataflow.owner, &dataflow.live));
+            for (owner, live) in bases.chain(dataflows) {
+                let Some(unwritten) = self.unwritten.get(&owner) else { continue };
+                for part in unwritten.complete.iter().flat_map(|workers| &workers[worker]) {
+                    if self.stop.load(Ordering::Acquire) {
+                        return Err(stopped());
+                    }
+                    add(&mut object, owner, live, part)?;
                 }
             }
             objects.extend(object.finish()?);
         }
         let n_bytes_written = objects.iter().map(WrittenObject::n_bytes).sum();
-        let commit = commit_of(image)?;
+        let commit = self.commit_of(image)?;
         let manifest = self.store.commit(&checkpoint, commit, objects)?;
+        self.unwritten.values_mut().for_each(|unwritten| unwritten.complete.clear());
         self.log.truncate_before(self.store.log_needed_from())?;
         self.store.collect()?;
         // Who merges ends with this.
@@ -252,86 +358,96 @@ impl CheckpointWriter {
         Ok(written)
     }
 
-    fn wait_until(&self, is_so: impl Fn() -> bool) -> Result<()> {
-        while !is_so() {
-            if self.stop.load(Ordering::Acquire) {
-                return Err(stopped());
+    fn commit_of(&self, image: &Image) -> Result<Commit> {
+        let epoch = image.header.epoch;
+        let mut commit = Commit {
+            epoch: epoch.0,
+            now_us: image.header.now_us,
+            log_sequence: image.log_sequence,
+            catalog: image.catalog.change_since(&Catalog::new()).encode()?,
+            ..Commit::default()
+        };
+        let mut set = |owner: u64, key: &[u8], value: Vec<u8>| {
+            commit.owners.insert(owner);
+            commit.values.insert((owner, key.to_vec()), Some(value));
+        };
+        for base in &image.bases {
+            let owner = base.live.id.0;
+            set(owner, NEXT_ROW_ID, base.next_row_id.to_le_bytes().to_vec());
+            if let Some(position) = base.position {
+                set(owner, POSITION, position.to_le_bytes().to_vec());
             }
-            std::thread::sleep(LOOK_EVERY);
         }
-        Ok(())
+        for DataflowImage { live, owner, is_asked } in &image.dataflows {
+            let unwritten = self.unwritten.get(owner);
+            if unwritten.is_some_and(|unwritten| unwritten.has_ended) {
+                continue;
+            }
+            set(*owner, RELATION, live.id.0.to_le_bytes().to_vec());
+            if *is_asked && unwritten.is_some_and(|unwritten| !unwritten.stalls) {
+                set(*owner, EPOCH, epoch.0.to_le_bytes().to_vec());
+                if let Body::Dataflow { errors, .. } = &live.body {
+                    set(*owner, ROW_ERRORS, encode_errors(&errors.at_mark())?);
+                }
+            }
+        }
+        Ok(commit)
     }
+}
+
+fn owners_of(image: &Image, is_meant: impl Fn(&DataflowImage) -> bool) -> HashSet<u64> {
+    let bases = image.bases.iter().map(|base| base.live.id.0);
+    let dataflows = image.dataflows.iter().filter(|dataflow| is_meant(dataflow));
+    bases.chain(dataflows.map(|dataflow| dataflow.owner)).collect()
 }
 
 fn stopped() -> Error {
     Error::internal("the engine has ended before the checkpoint was written")
 }
 
-fn commit_of(image: &Image) -> Result<Commit> {
-    let mut commit = Commit {
-        epoch: image.header.epoch.0,
-        now_us: image.header.now_us,
-        log_sequence: image.log_sequence,
-        catalog: image.catalog.change_since(&Catalog::new()).encode()?,
-        ..Commit::default()
+/// Adds a part of what an owner has handed over to an object.
+fn add(object: &mut ObjectWriter, owner: u64, live: &LiveRelation, part: &SavedPart) -> Result<()> {
+    match part {
+        SavedPart::Rows(unsaved) => {
+            let (gone, rows) = unsaved.parts(place_of_rows(live))?;
+            object.add(table_of_rows(owner), unsaved.shape(), &gone, &rows)
+        }
+        SavedPart::State(node, changes) => changes.tables().try_for_each(|(table, change)| {
+            object.add(TableId { owner, node: *node, table }, &change.shape, &change.gone, &change.rows)
+        }),
+    }
+}
+
+/// The columns whose hash says where rows belong; none if they may be anywhere.
+fn place_of_rows(live: &LiveRelation) -> Option<&[usize]> {
+    match &live.body {
+        Body::Dataflow { place, .. } => place.as_deref(),
+        _ => (live.relation.kind == Kind::Table).then_some(&live.relation.primary_key),
+    }
+}
+
+/// The rows of a relation; nodes of dataflows have other numbers.
+fn table_of_rows(owner: u64) -> TableId {
+    TableId { owner, node: u32::MAX, table: 0 }
+}
+
+/// Failed rows as a manifest has them: epoch, SQLSTATE, message, row and count of each; and how many are not listed.
+type RowErrors = (Vec<(u64, String, String, String, i64)>, i64);
+
+fn encode_errors(errors: &SavedRowErrors) -> Result<Vec<u8>> {
+    let listed = errors.entries.iter().cloned().map(|e| (e.epoch.0, e.sqlstate, e.message, e.row, e.count)).collect();
+    let errors: RowErrors = (listed, errors.n_others);
+    serde_json::to_vec(&errors).map_err(|e| Error::internal(format!("failed rows cannot be saved: {e}")))
+}
+
+fn decode_errors(bytes: &[u8]) -> Result<SavedRowErrors> {
+    let wrong = |e| Error::internal(format!("failed rows in a checkpoint do not read right: {e}"));
+    let (listed, n_others): RowErrors = serde_json::from_slice(bytes).map_err(wrong)?;
+    let entry = |(epoch, sqlstate, message, row, count)| {
+        let epoch = Epoch(epoch);
+        RowErrorEntry { epoch, sqlstate, message, row, count }
     };
-    for base in &image.bases {
-        let owner = base.live.id.0;
-        commit.owners.insert(owner);
-        let row_id = base.next_row_id.to_le_bytes().to_vec();
-        commit.values.insert((owner, NEXT_ROW_ID.to_vec()), Some(row_id));
-        if let Some(position) = base.position {
-            commit.values.insert((owner, POSITION.to_vec()), Some(position.to_le_bytes().to_vec()));
-        }
-    }
-    Ok(commit)
-}
-
-fn table_of(relation: RelationId) -> TableId {
-    TableId { owner: relation.0, node: 0, table: 0 }
-}
-
-/// Rows of a table are known by its key; streams never lose one.
-fn shape_of(live: &LiveRelation) -> TableShape {
-    let schema = live.relation.full_schema();
-    match live.relation.kind {
-        Kind::Table => TableShape::keyed(schema, live.relation.primary_key.clone()),
-        _ => TableShape::multiset(schema),
-    }
-}
-
-/// What is gone, by identity, and what came.
-fn parts(live: &LiveRelation, shape: &TableShape, deltas: &[Delta]) -> Result<(Vec<HashedRows>, Vec<HashedRows>)> {
-    let (mut gone, mut rows) = (Vec::new(), Vec::new());
-    let mut n_rows = 0;
-    for delta in deltas {
-        let of_sign = |is_wanted: fn(i64) -> bool| -> Result<RecordBatch> {
-            let Some(weights) = delta.weights() else { return Ok(delta.batch().clone()) };
-            let mask: BooleanArray = weights.iter().map(|&w| Some(is_wanted(w))).collect();
-            Ok(filter_record_batch(delta.batch(), &mask)?)
-        };
-        let came = of_sign(|w| w > 0)?;
-        let hashes = hashes_of(live, &came, &shape.identity, n_rows)?;
-        n_rows += came.num_rows() as u64;
-        rows.push(HashedRows { batch: came, hashes });
-        if delta.weights().is_some() {
-            let went = of_sign(|w| w < 0)?;
-            let hashes = hashes_of(live, &went, &shape.identity, n_rows)?;
-            gone.push(HashedRows { batch: went.project(&shape.identity)?, hashes });
-        }
-    }
-    Ok((gone, rows))
-}
-
-/// Where rows belong: rows of a table where its key says, rows of a stream anywhere.
-fn hashes_of(live: &LiveRelation, rows: &RecordBatch, key: &[usize], n_before: u64) -> Result<Vec<u64>> {
-    let n_rows = rows.num_rows();
-    if live.relation.kind != Kind::Table {
-        return Ok((n_before..n_before + n_rows as u64).map(mix).collect());
-    }
-    let mut hashes = Vec::new();
-    hash_columns(rows.project(key)?.columns(), n_rows, &mut hashes);
-    Ok(hashes)
+    Ok(SavedRowErrors { entries: listed.into_iter().map(entry).collect(), n_others })
 }
 
 /// What a checkpoint says, to those who go on from it.
@@ -365,27 +481,58 @@ impl Restored {
     }
 
     pub(crate) fn next_row_id(&self, relation: RelationId) -> Option<i64> {
-        self.number(relation, NEXT_ROW_ID).map(i64::from_le_bytes)
+        self.number(relation.0, NEXT_ROW_ID).map(i64::from_le_bytes)
     }
 
     pub(crate) fn position(&self, relation: RelationId) -> Option<u64> {
-        self.number(relation, POSITION).map(u64::from_le_bytes)
+        self.number(relation.0, POSITION).map(u64::from_le_bytes)
     }
 
-    /// Bytes of a relation's rows on the disk.
-    pub(crate) fn n_bytes_of(&self, relation: RelationId) -> u64 {
-        self.manifest().n_bytes_of(relation.0)
+    /// Bytes of an owner's rows on the disk.
+    pub(crate) fn n_bytes_of(&self, owner: u64) -> u64 {
+        self.manifest().n_bytes_of(owner)
     }
 
-    fn number(&self, relation: RelationId, key: &[u8]) -> Option<[u8; 8]> {
-        self.manifest().values.get(&(relation.0, key.to_vec()))?.as_slice().try_into().ok()
+    /// The dataflows whose state it has, with their owners.
+    pub(crate) fn dataflows(&self) -> HashMap<RelationId, u64> {
+        let number = |owner: u64, key| self.number(owner, key).map(u64::from_le_bytes);
+        let is_whole = |owner: &u64| number(*owner, EPOCH) == Some(self.manifest().epoch);
+        let owners = self.manifest().owners.iter().copied().filter(is_whole);
+        owners.filter_map(|owner| Some((RelationId(number(owner, RELATION)?), owner))).collect()
     }
 
-    /// The rows of a table or stream, of a range of partitions.
+    /// The rows on which a dataflow's expressions fail.
+    ///
+    /// # Errors
+    /// Internal, if they do not read right.
+    pub(crate) fn row_errors(&self, owner: u64) -> Result<SavedRowErrors> {
+        let bytes = self.manifest().values.get(&(owner, ROW_ERRORS.to_vec()));
+        bytes.map_or_else(|| Ok(SavedRowErrors::default()), |bytes| decode_errors(bytes))
+    }
+
+    fn number(&self, owner: u64, key: &[u8]) -> Option<[u8; 8]> {
+        self.manifest().values.get(&(owner, key.to_vec()))?.as_slice().try_into().ok()
+    }
+
+    /// The rows of a relation, of a range of partitions.
     ///
     /// # Errors
     /// XX001, naming the object, if one does not read right.
-    pub(crate) fn rows(&self, relation: RelationId, partitions: &Range<usize>) -> Result<Vec<RecordBatch>> {
-        self.snapshot.net_rows(table_of(relation), partitions)
+    pub(crate) fn rows(&self, owner: u64, partitions: &Range<usize>) -> Result<Vec<RecordBatch>> {
+        self.snapshot.net_rows(table_of_rows(owner), partitions)
+    }
+
+    /// The state of a node of a dataflow, of a range of partitions.
+    ///
+    /// # Errors
+    /// XX001, naming the object, if one does not read right.
+    pub(crate) fn state(&self, owner: u64, node: u32, partitions: &Range<usize>) -> Result<SavedState> {
+        let mut state = SavedState::default();
+        for table in self.snapshot.tables(owner)?.into_keys().filter(|table| table.node == node) {
+            for rows in self.snapshot.net_rows(table, partitions)? {
+                state.add_own(table.table, rows);
+            }
+        }
+        Ok(state)
     }
 }

@@ -11,7 +11,7 @@ mod order;
 mod resolve;
 mod sources;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use millstream_planner::RelationId;
 use millstream_planner::catalog::CatalogChange;
 use millstream_runtime::{Account, Command, EpochWork, Events, Workers};
-use millstream_state::{Hold, Holds, LastClosed};
+use millstream_state::{Holds, LastClosed};
 use millstream_storage::log::Reservation;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use parking_lot::RwLock;
@@ -35,6 +35,7 @@ pub use checkpointing::CheckpointWhen;
 use checkpointing::Checkpointing;
 pub(crate) use epochs::Answer;
 use flows::Flow;
+pub(crate) use flows::Start;
 pub(crate) use order::OrderHold;
 use order::WriteOrder;
 pub(crate) use resolve::{Commit, Publication, Reads, WriteOp};
@@ -243,8 +244,8 @@ pub(crate) enum Request {
     Checkpoint(oneshot::Sender<Result<()>>),
     /// Write nothing any more, but for a checkpoint of all that was written.
     LastCheckpoint(oneshot::Sender<Result<()>>),
-    /// The checkpoint of an epoch is written, or could not be.
-    Checkpointed(Epoch, Result<()>),
+    /// The checkpoint of an epoch is written, or could not be; these owners have still to hand over what it asked for.
+    Checkpointed(Epoch, Result<()>, HashSet<u64>),
     /// End.
     Shutdown,
 }
@@ -262,8 +263,6 @@ struct Base {
     next_worker: usize,
     /// When it was last written to, if anybody wanted to know.
     last_written: Instant,
-    /// What the next checkpoint has to have is held from here on.
-    saved: Option<Hold>,
 }
 
 /// The coordinator's own state; lives on its thread.
@@ -275,8 +274,6 @@ pub(crate) struct Coordinator {
     last_now_us: i64,
     /// The last epoch number that was given out.
     last_epoch: Epoch,
-    /// There is a data directory.
-    keeps: bool,
     /// Checkpoints, where epochs are recorded; they end before the journal, which has the data directory.
     checkpointing: Option<Checkpointing>,
     /// Where epochs are recorded; nowhere if all data is in memory.
@@ -288,6 +285,8 @@ pub(crate) struct Coordinator {
     /// Until when what can wait waits, because the disk was full.
     put_off_until: Option<Instant>,
     bases: HashMap<RelationId, Base>,
+    /// Tables and streams that could not be restored. While there are some nothing is cut from the log.
+    damaged: HashSet<RelationId>,
     /// In the order in which they were installed.
     flows: Vec<Flow>,
     /// What ended relations are charged until the workers have freed them.
@@ -323,13 +322,13 @@ impl Coordinator {
             order: WriteOrder::default(),
             last_now_us: 0,
             last_epoch: Epoch::ZERO,
-            keeps: config.data_dir.is_some(),
             journal: None,
             checkpointing: None,
             forgotten: Epoch::ZERO,
             made_at: Instant::now(),
             put_off_until: None,
             bases: HashMap::new(),
+            damaged: HashSet::new(),
             flows: Vec::new(),
             freeing: Vec::new(),
             waiting_writes: Vec::new(),
@@ -387,7 +386,7 @@ impl Coordinator {
                         self.is_ending = true;
                         self.want_checkpoint(reply);
                     }
-                    Request::Checkpointed(epoch, outcome) => self.checkpointed(epoch, &outcome),
+                    Request::Checkpointed(epoch, outcome, behind) => self.checkpointed(epoch, &outcome, &behind),
                     Request::Shutdown => return,
                 }
                 request = if writes.len() < EPOCH_WRITES_MAX { self.take_request() } else { None };

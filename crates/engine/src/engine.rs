@@ -200,13 +200,14 @@ impl Engine {
         });
         if let Some(OpenLog { log, directory, waiting, checkpoints }) = log {
             let restored = Restored::of(checkpoints.newest());
-            let recovered = recovery::replay(&engine, &mut coordinator, restored.as_ref(), &log)?;
+            // Plans are read, however deep they are.
+            let recovered = on_own_stack(|| recovery::replay(&engine, &mut coordinator, restored.as_ref(), &log))?;
             *engine.recovered.lock() = Some(recovered);
             let last = restored.map_or(Epoch::ZERO, |restored| restored.header().epoch);
             *engine.store.lock() = Some(checkpoints.clone());
             let history = Arc::clone(&engine.checkpoints);
-            let checkpointer =
-                checkpoints.start(Arc::clone(&engine.clock), Arc::clone(&log), Arc::clone(&waiting), history)?;
+            let (clock, n_workers) = (Arc::clone(&engine.clock), engine.config.workers);
+            let checkpointer = checkpoints.start(clock, Arc::clone(&log), Arc::clone(&waiting), history, n_workers)?;
             engine.journal.get_or_init(|| JournalObserver::new(&log, Arc::clone(&waiting)));
             let (journal, catalog) = (Journal::new(log, directory, waiting), engine.catalog.read().clone());
             coordinator.record_in(journal, checkpointer, engine.config.checkpoints, catalog, last);

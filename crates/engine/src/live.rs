@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use millstream_planner::RelationId;
-use millstream_planner::catalog::Relation;
+use millstream_planner::catalog::{Kind, Relation};
 use millstream_runtime::{DataflowMetrics, Intake, Pressure, RelationShared, RowErrorLog, Source};
-use millstream_types::{Epoch, Error, Result, SqlState};
+use millstream_types::{Epoch, Error, ErrorKind, Result, SqlState};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -73,6 +73,8 @@ pub(crate) enum Body {
         pressure: Arc<Pressure>,
         intake: Arc<Intake>,
         errors: Arc<RowErrorLog>,
+        /// The columns whose hash says where its rows belong; none if they may be anywhere.
+        place: Option<Vec<usize>>,
         /// The dataflow as EXPLAIN prints it.
         explain: Vec<String>,
         /// Its nodes' names and particulars, in order.
@@ -106,11 +108,6 @@ impl LiveRelation {
     /// The first epoch at which it can be read, once it follows its inputs.
     pub(crate) fn started(&self) -> Epoch {
         Epoch(self.readable_from.load(Ordering::Acquire))
-    }
-
-    /// How many workers have a part of it.
-    pub(crate) fn n_workers(&self) -> usize {
-        self.sealed.len()
     }
 
     /// The coordinator alone calls this, before it makes the epoch known.
@@ -148,6 +145,14 @@ impl LiveRelation {
         Epoch(self.sealed.iter().map(|s| s.load(Ordering::Acquire)).min().unwrap_or(0))
     }
 
+    /// The epoch up to which it is complete, at most one that was closed before this is called: that one, if nothing has
+    /// touched it since.
+    pub(crate) fn complete_to(&self, last_closed: Epoch) -> Epoch {
+        let is_done = self.sealed() >= self.last_touched().min(last_closed);
+        let follows = self.stage() == Stage::Following && self.failure().is_none();
+        if follows && is_done { last_closed } else { self.sealed().min(last_closed) }
+    }
+
     pub(crate) fn fail(&self, failed: Failed) {
         // Only the first failure counts.
         let _ = self.failure.set(failed);
@@ -160,6 +165,13 @@ impl LiveRelation {
         match &self.body {
             Body::Dataflow { errors, .. } => errors.len(),
             _ => 0,
+        }
+    }
+
+    /// From now on rows that fail are known as of an epoch, too.
+    pub(crate) fn mark_row_errors(&self, epoch: Epoch) {
+        if let Body::Dataflow { errors, .. } = &self.body {
+            errors.mark(epoch);
         }
     }
 
@@ -250,6 +262,14 @@ impl LiveRelation {
         }
         let Some(Failed { epoch, cause, origin }) = self.failure() else { return Ok(()) };
         let fields = cause.fields();
+        if matches!(self.relation.kind, Kind::Table | Kind::Stream) {
+            let message = format!("{} is damaged: {}", self.described(), fields.message);
+            return Err(Error::new(ErrorKind::External, fields.state, message).with_hint(format!(
+                "Stop the server, put the file back from a copy and start again; or drop the {}. Nothing of it is lost \
+                 until then, and no checkpoint is written.",
+                self.relation.kind.noun()
+            )));
+        }
         let mut detail = format!("It failed in epoch {epoch} with SQLSTATE {}.", fields.state.0);
         if let Some(cause) = &fields.detail {
             detail = format!("{detail} {cause}");

@@ -108,32 +108,62 @@ fn restore(
     replay_change(engine, coordinator, catalog, restored.catalog()?)?;
     coordinator.restored(&header);
     let bases = coordinator.base_relations();
-    engine.start_progress.expect(bases.iter().map(|id| restored.n_bytes_of(*id)).sum());
+    engine.start_progress.expect(bases.iter().map(|id| restored.n_bytes_of(id.0)).sum());
     let (send, receive) = channel();
     let n_workers = engine.workers.len();
     for id in &bases {
         let (restored, id, send) = (Arc::clone(restored), *id, send.clone());
         let position = restored.position(id);
-        coordinator.note_restored(id, header.epoch, restored.next_row_id(id), position)?;
+        coordinator.note_restored(id, header.epoch, restored.next_row_id(id), position);
         if position.is_some() {
             (0..n_workers).for_each(|worker| engine.clock.completed(id, worker, header.epoch));
             continue;
         }
         let progress = Arc::clone(&engine.start_progress);
         let rows = Box::new(move |worker| {
-            let rows = restored.rows(id, &partitions_of(worker, n_workers));
-            progress.advance(restored.n_bytes_of(id) / n_workers as u64);
+            let rows = restored.rows(id.0, &partitions_of(worker, n_workers));
+            progress.advance(restored.n_bytes_of(id.0) / n_workers as u64);
             rows
         });
         let loaded = Box::new(move |outcome| {
             // Whoever waited may have given up.
-            let _ = send.send(outcome);
+            let _ = send.send((id, outcome));
         });
         let load = Arc::new(LoadRows { relation: id, epoch: header.epoch, rows, loaded });
         engine.workers.send_all(|_| Command::Load(Arc::clone(&load)));
     }
     drop(send);
-    receive.into_iter().collect()
+    for (id, outcome) in receive {
+        if let Err(error) = outcome {
+            coordinator.fail_base(id, error);
+        }
+    }
+    restore_dataflows(engine, coordinator, catalog, restored)
+}
+
+/// Has the dataflows go on whose state a checkpoint has, if what they read does.
+fn restore_dataflows(
+    engine: &Arc<EngineState>,
+    coordinator: &mut Coordinator,
+    catalog: &Catalog,
+    restored: &Arc<Restored>,
+) -> Result<()> {
+    let owners = restored.dataflows();
+    for relation in in_order(catalog, |_| true) {
+        let Some(&owner) = owners.get(&relation.id) else { continue };
+        match stored_dataflow(engine, catalog, &relation) {
+            Ok((installation, true)) => {
+                let runs = |id: &RelationId| engine.clock.relation(*id).is_some_and(|live| live.failure().is_none());
+                if installation.imports.iter().all(runs) {
+                    installation.restore(coordinator, restored, owner)?;
+                }
+            }
+            // It is made anew.
+            Ok((_, false)) => {}
+            Err(error) => tracing::warn!(relation = %relation.name, %error, "a view's state is of no use"),
+        }
+    }
+    Ok(())
 }
 
 fn replay_epoch(
@@ -142,6 +172,7 @@ fn replay_epoch(
     catalog: &mut Catalog,
     record: EpochRecord<'_>,
 ) -> Result<()> {
+    coordinator.wait_for_room();
     for change in record.catalog {
         replay_change(engine, coordinator, catalog, change)?;
     }
@@ -174,6 +205,8 @@ fn replay_change(
     change: CatalogChange,
 ) -> Result<()> {
     change.gone().iter().for_each(|id| coordinator.drop_if_running(*id));
+    // What has another plan is built anew, as it was then.
+    change.planned().for_each(|id| coordinator.drop_flow(id));
     let relations: Vec<RelationId> = change.relations().iter().map(|r| r.id).collect();
     catalog.apply(change);
     for id in relations {
@@ -210,38 +243,40 @@ fn wait_for(workers: &Workers) -> Result<()> {
     if n_done < workers.len() { Err(Error::internal("a worker has ended")) } else { Ok(()) }
 }
 
-/// Starts the dataflows of the catalog's views, sinks and arrangements, each after those that it reads. One that cannot
-/// be started says so when it is read.
+/// Starts the dataflows of the catalog's views, sinks and arrangements that do not run yet, each after those that it reads.
+/// One that cannot be started says so when it is read.
 pub(crate) fn start_dataflows(engine: &Arc<EngineState>, coordinator: &mut Coordinator) {
     let catalog = engine.catalog.read().clone();
+    for relation in in_order(&catalog, |relation| engine.clock.relation(relation.id).is_none()) {
+        if let Err(error) = start_dataflow(engine, coordinator, &catalog, &relation) {
+            tracing::error!(relation = %relation.name, %error, "a view could not be started again");
+            fail(engine, coordinator, &relation, error);
+        }
+    }
+    for relation in catalog.relations() {
+        coordinator.set_indexes(relation.id, &catalog);
+    }
+}
+
+/// The views, sinks and arrangements of a catalog that are meant, each after those of them that it reads.
+fn in_order(catalog: &Catalog, is_meant: impl Fn(&Relation) -> bool) -> Vec<Arc<Relation>> {
     let has_dataflow = |r: &&Arc<Relation>| matches!(r.kind, Kind::MaterializedView(_) | Kind::Sink(_));
-    let mut waiting: Vec<Arc<Relation>> =
-        catalog.arrangements().chain(catalog.relations().filter(has_dataflow)).cloned().collect();
+    let all = catalog.arrangements().chain(catalog.relations().filter(has_dataflow));
+    let mut waiting: Vec<Arc<Relation>> = all.filter(|r| is_meant(r)).cloned().collect();
     waiting.sort_by_key(|r| r.id);
-    let mut started: HashSet<RelationId> = HashSet::new();
+    let mut ordered = Vec::with_capacity(waiting.len());
     while !waiting.is_empty() {
         let n_waiting = waiting.len();
         let ids: HashSet<RelationId> = waiting.iter().map(|r| r.id).collect();
-        let is_next = |r: &Arc<Relation>| below(&catalog, r).iter().all(|id| *id == r.id || !ids.contains(id));
+        let is_next = |r: &Arc<Relation>| below(catalog, r).iter().all(|id| *id == r.id || !ids.contains(id));
         let (next, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_next);
-        for relation in next {
-            started.insert(relation.id);
-            if let Err(error) = start_dataflow(engine, coordinator, &catalog, &relation) {
-                tracing::error!(relation = %relation.name, %error, "a view could not be started again");
-                fail(engine, coordinator, &relation, error);
-            }
-        }
+        ordered.extend(next);
         waiting = later;
         if waiting.len() == n_waiting {
             break;
         }
     }
-    for relation in catalog.relations().filter(|r| started.contains(&r.id)) {
-        coordinator.set_indexes(relation.id, &catalog);
-    }
-    for relation in catalog.relations().filter(|r| matches!(r.kind, Kind::Table | Kind::Stream)) {
-        coordinator.set_indexes(relation.id, &catalog);
-    }
+    ordered
 }
 
 fn start_dataflow(
@@ -250,7 +285,7 @@ fn start_dataflow(
     catalog: &Catalog,
     relation: &Arc<Relation>,
 ) -> Result<()> {
-    let installation = stored_dataflow(engine, catalog, relation)?;
+    let (installation, _) = stored_dataflow(engine, catalog, relation)?;
     for id in &installation.imports {
         let input = engine.clock.relation(*id).ok_or_else(|| Error::internal(format!("relation {id} is missing")))?;
         input.check()?;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use millstream_planner::Catalog;
 use millstream_planner::catalog::{Column, Relation};
-use millstream_types::{Error, Result, SqlType};
+use millstream_types::{Epoch, Error, Result, SqlType};
 
 use crate::checkpoints::Written;
 use crate::engine::EngineState;
@@ -183,11 +183,15 @@ fn int(value: impl TryInto<i64>) -> Cell {
 
 /// The rows of a system relation, now.
 pub(crate) fn rows(engine: &EngineState, relation: &Relation) -> Result<RecordBatch> {
+    let last_closed = engine.clock.last_closed();
     let mut running: Vec<Arc<LiveRelation>> = engine.clock.relations.read().values().cloned().collect();
     running.sort_by_key(|r| r.id);
     let rows: Vec<Row> = match relation.name.as_str() {
         "relations" => relations(engine),
-        "jobs" => running.iter().filter(|r| matches!(r.body, Body::Dataflow { .. })).map(|r| job(r)).collect(),
+        "jobs" => {
+            let jobs = running.iter().filter(|r| matches!(r.body, Body::Dataflow { .. }));
+            jobs.map(|r| job(r, last_closed)).collect()
+        }
         "operators" => running.iter().flat_map(|r| operators(r)).collect(),
         "arrangements" => running.iter().flat_map(|r| arrangements(r)).collect(),
         "checkpoints" => engine.checkpoints.lock().iter().map(checkpoint).collect(),
@@ -289,7 +293,7 @@ fn n_rows(live: &LiveRelation) -> usize {
     live.shared.readers().iter().map(|reader| reader.snapshot(reader.sealed()).n_rows()).sum()
 }
 
-fn job(live: &LiveRelation) -> Row {
+fn job(live: &LiveRelation, last_closed: Epoch) -> Row {
     let Body::Dataflow { pressure, .. } = &live.body else { return vec![] };
     let error = live.check().err().map(|e| e.message().to_owned());
     let (state, progress) = job_state(live);
@@ -299,7 +303,7 @@ fn job(live: &LiveRelation) -> Row {
         text(live.relation.kind.noun()),
         text(state),
         Cell::Text(progress),
-        int(live.sealed().0),
+        int(live.complete_to(last_closed).0),
         int(pressure.queued_rows().max(0)),
         int(live.shared.account.used()),
         Cell::Text(error),

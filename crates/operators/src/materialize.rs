@@ -8,8 +8,8 @@ use arrow::compute::not;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
-use millstream_state::{Arrangement, ArrangementSpec};
-use millstream_types::{Delta, Epoch, Result};
+use millstream_state::{Arrangement, ArrangementSpec, UnsavedRows};
+use millstream_types::{Delta, Epoch, Error, Result};
 
 /// What a view's rows are kept as.
 #[derive(Clone, Debug)]
@@ -29,6 +29,20 @@ pub struct MaterializeSpec {
 }
 
 impl MaterializeSpec {
+    /// The columns whose hash, in this order, says where rows belong; none if they may be anywhere, and never go.
+    ///
+    /// # Errors
+    /// Internal, if rows go and nothing says where they are.
+    pub fn place(&self) -> Result<Option<&[usize]>> {
+        match (&self.partitioned_by, &self.key) {
+            (Some(by), _) => Ok(Some(by)),
+            // The only row is where the hash of nothing says.
+            (None, Some(key)) if key.is_empty() => Ok(Some(&[])),
+            (None, _) if self.append_only => Ok(None),
+            (None, _) => Err(Error::internal("rows of a view are anywhere, and may go")),
+        }
+    }
+
     /// The arrangement that keeps such rows: by key if there is one; otherwise by all columns, unless rows only come.
     pub fn arrangement(&self) -> ArrangementSpec {
         let identity = match (&self.key, self.append_only) {
@@ -96,6 +110,11 @@ impl Materialize {
         }
         arrangement.seal(epoch, since);
         Ok(deltas)
+    }
+
+    /// What has changed since it was last saved; see [`Arrangement::take_unsaved`]. Called between epochs.
+    pub fn take_unsaved(&self) -> UnsavedRows {
+        self.arrangement.borrow_mut().take_unsaved()
     }
 
     /// Bytes of the arrangement and of what waits for the end of the epoch.

@@ -69,8 +69,10 @@ pub fn plan(
     let fields: Vec<Field> = columns.iter().map(|(name, t)| Field::new(name, t.arrow_type(), true)).collect();
     let schema: SchemaRef = Arc::new(Schema::new(fields));
     let lowered = planner.under_schema(lowered, &schema)?;
-    let Facts { append_only, key, partitioned_by, consolidated } = lowered.facts.clone();
-    planner.emit(lowered);
+    let mut facts = lowered.facts.clone();
+    let node = planner.emit(lowered);
+    planner.place_rows(node, &mut facts, &schema);
+    let Facts { append_only, key, partitioned_by, consolidated } = facts;
     let mut relations: Vec<RelationId> = planner.dataflow.imports().map(|(_, id, _)| id).collect();
     relations.sort_unstable();
     relations.dedup();
@@ -372,6 +374,20 @@ impl Planner<'_> {
         let node = self.add(spec, vec![Edge { from: lowered.node, exchange: Exchange::Local }]);
         self.note_facts(node, &lowered.facts);
         node
+    }
+
+    /// Brings a view's rows, if they may be taken back, to where their values say: state is kept by hash partition, so that
+    /// another number of workers can go on from it. A single row is where the hash of nothing says.
+    fn place_rows(&mut self, node: NodeId, facts: &mut Facts, schema: &SchemaRef) {
+        let is_one_row = facts.key.as_ref().is_some_and(Vec::is_empty);
+        if facts.append_only || facts.partitioned_by.is_some() || is_one_row {
+            return;
+        }
+        let columns = facts.key.clone().unwrap_or_else(|| (0..schema.fields().len()).collect());
+        let spec = MapSpec { stages: Stages(vec![]), schema: self.dataflow.schema(node) };
+        let placed = self.add(spec, vec![Edge { from: node, exchange: Exchange::Hash(columns.clone()) }]);
+        facts.partitioned_by = Some(columns);
+        self.note_facts(placed, facts);
     }
 
     fn add(&mut self, spec: impl OperatorSpec + 'static, inputs: Vec<Edge>) -> NodeId {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use millstream_operators::operator::Operator;
 use millstream_operators::{Exchange, NodeId, Output, Port, Progress};
+use millstream_state::StateChanges;
 use millstream_types::{Delta, Epoch};
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
@@ -29,6 +30,7 @@ use crate::dataflow::{Awaited, Context};
 use crate::memory::Charge;
 use crate::metrics::NodeMetrics;
 use crate::quanta::QUANTUM;
+use crate::saving::SavedPart;
 
 /// Rows that an operator is given before others get a turn.
 const QUANTUM_ROWS: usize = 1 << 16;
@@ -51,6 +53,8 @@ pub(crate) struct Placed {
     pub(crate) node: NodeId,
     pub(crate) operator: Box<dyn Operator>,
     pub(crate) is_stateless: bool,
+    /// For each input, the columns whose hash says on which worker rows arrive.
+    pub(crate) partitioned_by: Vec<Vec<usize>>,
     /// What it reads of others has to be there before it is called first.
     pub(crate) awaits: Vec<Awaited>,
     pub(crate) metrics: Arc<NodeMetrics>,
@@ -100,7 +104,10 @@ pub(crate) fn add_operator<'scope>(
     let (output, stream) = builder.new_output::<Chunk>();
     let interest = if placed.is_stateless { FrontierInterest::Never } else { FrontierInterest::IfCapability };
     (0..receive.len()).for_each(|i| builder.set_notify_for(i, interest));
-    let activator = scope.activator_for(builder.operator_info().address);
+    let activator = scope.activator_for(builder.operator_info().address.clone());
+    if !placed.is_stateless {
+        context.add_stateful(scope.activator_for(builder.operator_info().address));
+    }
     builder.build_reschedule(move |capabilities| {
         let mut adapter = Adapter {
             receive,
@@ -113,10 +120,11 @@ pub(crate) fn add_operator<'scope>(
             charge: Charge::new(&context.account),
             measured_at: Instant::now(),
             n_rows_unmeasured: 0,
+            n_saves: 0,
             placed,
             context,
         };
-        if !adapter.placed.is_stateless {
+        if !adapter.placed.is_stateless && !adapter.context.is_restored {
             // Every stateful operator is called at the end of the first epoch, whatever arrives.
             let start = adapter.context.start.0;
             let waiting = Waiting { capability: capabilities[0].delayed(&start), deltas: VecDeque::new(), n_rows: 0 };
@@ -173,6 +181,8 @@ struct Adapter {
     n_parked: usize,
     phase: Phase,
     activator: Activator,
+    /// How often it has handed over what has changed.
+    n_saves: u64,
     // metrics
     charge: Charge,
     measured_at: Instant,
@@ -187,10 +197,11 @@ impl Adapter {
             return;
         }
         if self.waiting.is_empty() {
-            return;
+            return self.save_if_due(frontiers);
         }
         let start = Instant::now();
         let next = self.work(frontiers, start);
+        self.save_if_due(frontiers);
         match next {
             Next::Rest => {}
             Next::GoOn => self.activator.activate(),
@@ -233,6 +244,12 @@ impl Adapter {
             if self.phase == Phase::Idle && (!is_earliest || !has_deltas && !is_complete) {
                 return Next::Rest;
             }
+            if self.phase == Phase::Idle && !is_stateless {
+                if !self.context.may_begin(epoch) {
+                    return Next::Rest;
+                }
+                self.save_if_due(frontiers);
+            }
             if n_rows >= QUANTUM_ROWS || now.duration_since(start) >= QUANTUM || self.context.quanta.turn(now) {
                 return Next::GoOn;
             }
@@ -254,6 +271,22 @@ impl Adapter {
             }
         }
         Next::Rest
+    }
+
+    /// Hands over what has changed, if that is wanted as of an epoch that is complete here and no later one has begun.
+    fn save_if_due(&mut self, frontiers: &[MutableAntichain<u64>]) {
+        let Some(upto) = self.context.wanted_upto(self.n_saves) else { return };
+        let has_more = self.waiting.first_key_value().is_some_and(|(epoch, _)| *epoch <= upto);
+        let is_complete = !has_more && !frontiers.iter().any(|f| f.less_equal(&upto.0));
+        if self.placed.is_stateless || self.phase != Phase::Idle || !is_complete {
+            return;
+        }
+        let (context, placed) = (&self.context, &mut self.placed);
+        let mut changes = StateChanges::default();
+        let saved = context.failure.guard(upto, || placed.operator.save_changes(&placed.partitioned_by, &mut changes));
+        if saved.is_some() {
+            self.n_saves = context.hand_over(SavedPart::State(placed.node as u32, changes));
+        }
     }
 
     /// Calls the operator once, with the next delta, for the end of the epoch, or to go on; `None` if it failed.

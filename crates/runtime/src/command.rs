@@ -14,6 +14,7 @@ use crate::metrics::{DataflowMetrics, Intake};
 use crate::pressure::Pressure;
 use crate::relation::RelationShared;
 use crate::row_errors::RowErrorLog;
+use crate::saving::{RestoredDataflow, SaveRequest};
 use crate::sink::Sink;
 use crate::source::Source;
 
@@ -55,6 +56,8 @@ pub enum Command {
     Tap(RelationId, Tap),
     /// Fills a stored relation that nobody has written to yet.
     Load(Arc<LoadRows>),
+    /// Hands over what has changed since the last checkpoint.
+    Save(Arc<SaveRequest>),
     /// Forgets what nobody can ask for any more: this epoch is closed, and nothing has been sent after it.
     Forget(Epoch),
     /// Runs a closure on the worker's thread, between quanta; for tests.
@@ -96,6 +99,10 @@ pub struct InstallDataflow {
     pub start: EpochHeader,
     /// For each import, in the order of [`Dataflow::imports`], the offsets that it starts from if it is a source.
     pub offsets: Vec<Option<Range<u64>>>,
+    /// What it goes on from: it has seen its inputs as of the start, and follows them from there.
+    pub restored: Option<RestoredDataflow>,
+    /// What changes in it is noted, since it will be saved.
+    pub keeps: bool,
     /// Counters.
     pub metrics: DataflowMetrics,
     /// Rows on their way in it.

@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use millstream_operators::materialize::Materialize;
 use millstream_operators::operator::Arrangements;
 use millstream_operators::{BuildContext, Exchange, Node, RelationId};
-use millstream_state::Arrangement;
+use millstream_state::{Arrangement, Rows};
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use timely::container::NoopBuilder;
 use timely::dataflow::InputHandle;
 use timely::dataflow::operators::Input;
+use timely::scheduling::Activator;
 use timely::worker::Worker;
 
 use crate::adapter::{Edges, Placed, add_operator};
@@ -24,6 +26,7 @@ use crate::pressure::Pressure;
 use crate::quanta::Quanta;
 use crate::root::{RootState, add_root};
 use crate::row_errors::RowErrorLog;
+use crate::saving::{SaveRequest, SavedPart, Saving};
 
 /// What the operators of a dataflow share on a worker.
 pub(crate) struct Context {
@@ -42,6 +45,62 @@ pub(crate) struct Context {
     hook: Option<OperatorHook>,
     /// Headers of epochs that are not complete.
     headers: RefCell<BTreeMap<Epoch, EpochHeader>>,
+    /// It goes on from what was saved.
+    pub(crate) is_restored: bool,
+    /// It is saved now and then: no operator begins with an epoch that this worker does not know of yet, since it may be
+    /// asked for its state before that.
+    pub(crate) keeps: bool,
+    /// Some operator waits for an epoch to be known.
+    awaits_epoch: Cell<bool>,
+    /// How often it was to be saved.
+    n_saves: Cell<u64>,
+    saving: RefCell<Option<Saving>>,
+    /// Those of the operators that have state, the root's last.
+    activators: RefCell<Vec<Activator>>,
+}
+
+impl Context {
+    /// Adds an operator that has state.
+    pub(crate) fn add_stateful(&self, activator: Activator) {
+        self.activators.borrow_mut().push(activator);
+    }
+
+    /// Lets operators hand over what has changed, each when it has completed an epoch.
+    pub(crate) fn save(&self, upto: Epoch, owner: u64, request: &Arc<SaveRequest>) {
+        let n_parts = self.activators.borrow().len();
+        // One that is not done yet ends now.
+        *self.saving.borrow_mut() = Some(Saving::new(upto, n_parts, owner, self.worker, request));
+        self.n_saves.set(self.n_saves.get() + 1);
+        self.activate_all();
+    }
+
+    /// The epoch as of which an operator is to hand over what has changed, if it has not for the last so many saves.
+    #[inline]
+    pub(crate) fn wanted_upto(&self, n_saves: u64) -> Option<Epoch> {
+        (self.n_saves.get() > n_saves).then(|| self.saving.borrow().as_ref().map(|saving| saving.upto)).flatten()
+    }
+
+    /// Takes what an operator hands over; returns how many saves it has taken part in now.
+    pub(crate) fn hand_over(&self, part: SavedPart) -> u64 {
+        let mut saving = self.saving.borrow_mut();
+        if saving.as_mut().is_some_and(|saving| saving.take(part)) {
+            *saving = None;
+        }
+        self.n_saves.get()
+    }
+
+    pub(crate) fn activate_all(&self) {
+        self.activators.borrow().iter().for_each(Activator::activate);
+    }
+
+    /// Whether an operator may begin with an epoch; if not, it is activated when that may be so.
+    pub(crate) fn may_begin(&self, epoch: Epoch) -> bool {
+        let may_begin = !self.keeps || self.is_open(epoch);
+        if !may_begin {
+            self.awaits_epoch.set(true);
+        }
+        may_begin
+    }
 }
 
 impl Context {
@@ -51,6 +110,9 @@ impl Context {
 
     pub(crate) fn open(&self, header: &EpochHeader) {
         self.headers.borrow_mut().insert(header.epoch, header.clone());
+        if self.awaits_epoch.take() {
+            self.activate_all();
+        }
     }
 
     /// Whether this worker knows of an epoch that is not complete.
@@ -137,6 +199,16 @@ impl Awaited {
     }
 }
 
+/// Puts what was saved into an arrangement that has nothing yet.
+pub(crate) fn fill(arrangement: &mut Arrangement, rows: Vec<RecordBatch>, epoch: Epoch, since: Epoch) -> Result<()> {
+    for rows in rows {
+        arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: rows.num_rows() });
+    }
+    arrangement.seal(epoch, since);
+    arrangement.note_saved();
+    Ok(())
+}
+
 /// Builds all operators of a dataflow.
 ///
 /// # Errors
@@ -155,21 +227,47 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
         quanta,
         account: Arc::clone(&install.account),
         is_followed: Cell::new(false),
-        sealed: Cell::new(start.prev()),
+        sealed: Cell::new(if install.restored.is_some() { start } else { start.prev() }),
         hook: install.hook.clone(),
         headers: RefCell::default(),
+        is_restored: install.restored.is_some(),
+        keeps: install.keeps,
+        awaits_epoch: Cell::default(),
+        n_saves: Cell::default(),
+        saving: RefCell::default(),
+        activators: RefCell::default(),
     });
-    context.open(&install.start);
+    if install.restored.is_none() {
+        context.open(&install.start);
+    }
     let mut operators = Vec::new();
-    for node in &install.dataflow.nodes {
-        operators.push(match node {
-            Node::Import { .. } => None,
-            Node::Operator { spec, .. } => Some(spec.build(build_context)?),
-        });
+    for (node_idx, node) in install.dataflow.nodes.iter().enumerate() {
+        let Node::Operator { spec, .. } = node else {
+            operators.push(None);
+            continue;
+        };
+        let mut operator = spec.build(build_context)?;
+        if let Some(restored) = install.restored.as_ref().filter(|_| !spec.is_stateless()) {
+            // All workers build the same dataflows: on one where something is damaged it is there, and has failed.
+            let state = || operator.restore(&(restored.state)(context.worker, node_idx as u32)?);
+            context.failure.guard(start, state);
+        }
+        if install.keeps {
+            operator.track_changes();
+        }
+        operators.push(Some(operator));
     }
     let (root, arrangement) = match &install.root {
         Root::Materialize { spec, shared } => {
             let arrangement = Rc::new(RefCell::new(Arrangement::new(&spec.arrangement())?));
+            if let Some(place) = spec.place()? {
+                arrangement.borrow_mut().note_place(place);
+            }
+            if let Some(restored) = &install.restored {
+                let since = shared.holds.advance(start);
+                let fill = || fill(&mut arrangement.borrow_mut(), (restored.rows)(context.worker)?, start, since);
+                context.failure.guard(start, fill);
+            }
             shared.set_reader(build_context.worker, arrangement.borrow().reader());
             let materialize = Materialize::new(spec.clone(), Rc::clone(&arrangement));
             (RootState::Materialize(materialize, Arc::clone(shared)), Some(arrangement))
@@ -192,6 +290,7 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
         for (id, (node, operator)) in install.dataflow.nodes.iter().zip(operators).enumerate() {
             streams.push(match (node, operator) {
                 (Node::Operator { spec, inputs }, Some(operator)) => {
+                    let by = inputs.iter().map(|edge| edge.exchange.partitioned_by().to_vec()).collect();
                     let mut inputs: Vec<(Edges<'_>, Exchange)> =
                         inputs.iter().map(|e| (streams[e.from].clone(), e.exchange.clone())).collect();
                     if inputs.is_empty() {
@@ -202,6 +301,7 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
                         node: id,
                         operator,
                         is_stateless: spec.is_stateless(),
+                        partitioned_by: by,
                         awaits: spec.shared_relations().iter().filter_map(|id| awaited.get(id).cloned()).collect(),
                         metrics: Arc::clone(&metrics[id]),
                     };
@@ -209,7 +309,8 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
                 }
                 _ => {
                     let (mut handle, stream) = scope.new_input_with_builder::<NoopBuilder<Chunk>>();
-                    handle.advance_to(install.start.epoch.0);
+                    let first = if context.is_restored { start.next() } else { start };
+                    handle.advance_to(first.0);
                     inputs.push(handle);
                     stream
                 }

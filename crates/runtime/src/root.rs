@@ -24,6 +24,7 @@ use crate::memory::Charge;
 use crate::metrics::NodeMetrics;
 use crate::quanta::QUANTUM;
 use crate::relation::RelationShared;
+use crate::saving::SavedPart;
 use crate::sink::SinkWriter;
 
 /// What a root does with an epoch's deltas.
@@ -80,6 +81,8 @@ struct RootAdapter {
     context: Rc<Context>,
     outbox: Outbox,
     activator: Activator,
+    /// How often it has handed over what has changed.
+    n_saves: u64,
     // metrics
     metrics: Arc<NodeMetrics>,
     charge: Charge,
@@ -100,13 +103,15 @@ pub(crate) fn add_root<'scope>(
     let mut builder = OperatorBuilder::new("Root".to_owned(), scope);
     let receive = new_input(&mut builder, stream, &Exchange::Local, scope.peers());
     builder.set_notify_for(0, FrontierInterest::Always);
-    let activator = scope.activator_for(builder.operator_info().address);
+    let activator = scope.activator_for(builder.operator_info().address.clone());
+    context.add_stateful(scope.activator_for(builder.operator_info().address));
     let mut root = RootAdapter {
         relation,
         state,
         receive,
         waiting: BTreeMap::new(),
-        sealed: context.start.prev(),
+        sealed: context.sealed.get(),
+        n_saves: 0,
         charge: Charge::new(&context.account),
         context,
         outbox,
@@ -134,10 +139,11 @@ impl RootAdapter {
             return;
         }
         if self.waiting.is_empty() && open.prev() <= self.sealed {
-            return;
+            return self.save_if_due(open);
         }
         let start = Instant::now();
         let goes_on = self.work(open, start);
+        self.save_if_due(open);
         if goes_on {
             self.activator.activate();
         }
@@ -165,6 +171,7 @@ impl RootAdapter {
         let mut changes = Vec::new();
         let mut goes_on = false;
         while let Some((&epoch, _)) = self.waiting.first_key_value().filter(|(e, _)| **e < open) {
+            self.save_if_due(open);
             goes_on = !self.take_in(epoch, start);
             if goes_on || !self.end_epoch(epoch, &mut changes) {
                 break;
@@ -181,6 +188,7 @@ impl RootAdapter {
             }
             // Rows may come from other workers before this one knows of their epoch, and who follows its changes.
             if self.waiting.contains_key(&open) && self.context.is_open(open) {
+                self.save_if_due(open);
                 goes_on = !self.take_in(open, start);
             }
         }
@@ -190,6 +198,20 @@ impl RootAdapter {
             self.outbox.borrow_mut().push(Sealed { relation: self.relation, upto, changes });
         }
         goes_on
+    }
+
+    /// Hands over what has changed, if that is wanted as of an epoch that is complete here and no later one has begun.
+    fn save_if_due(&mut self, open: Epoch) {
+        let Some(upto) = self.context.wanted_upto(self.n_saves) else { return };
+        let has_more = self.waiting.first_key_value().is_some_and(|(epoch, _)| *epoch <= upto);
+        if open <= upto || has_more || self.context.failure.has_failed() {
+            return;
+        }
+        if let RootState::Materialize(materialize, _) = &self.state {
+            self.n_saves = self.context.hand_over(SavedPart::Rows(materialize.take_unsaved()));
+            // What is complete here is so for all operators before.
+            self.context.activate_all();
+        }
     }
 
     /// Seals an epoch; returns whether that went well.

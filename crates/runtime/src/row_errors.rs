@@ -1,5 +1,6 @@
 //! The failed rows of a dataflow, for as long as their causes stand.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use millstream_expr::RowError;
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 /// A failed row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    sqlstate: &'static str,
+    sqlstate: Cow<'static, str>,
     message: String,
     row: String,
 }
@@ -20,7 +21,7 @@ pub struct RowErrorEntry {
     /// The epoch in which it first failed.
     pub epoch: Epoch,
     /// The SQLSTATE.
-    pub sqlstate: &'static str,
+    pub sqlstate: String,
     /// The message.
     pub message: String,
     /// The row, as text.
@@ -34,13 +35,29 @@ const LISTED_MAX: usize = 10_000;
 
 /// Failed rows with their weights, added up over workers.
 #[derive(Debug, Default)]
-pub struct RowErrorLog(Mutex<Listed>);
+pub struct RowErrorLog(Mutex<Log>);
 
 #[derive(Debug, Default)]
+struct Log {
+    now: Listed,
+    /// As of the epoch that was marked last.
+    at_mark: Option<(Epoch, Listed)>,
+}
+
+#[derive(Clone, Debug, Default)]
 struct Listed {
     rows: HashMap<Key, (Epoch, i64)>,
     /// Rows that are not listed, since there are too many.
     n_others: i64,
+}
+
+/// All that is known of failed rows at an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedRowErrors {
+    /// Those that are listed, oldest first. Some counts may be negative, which others that are to come make up for.
+    pub entries: Vec<RowErrorEntry>,
+    /// How many are not listed.
+    pub n_others: i64,
 }
 
 impl RowErrorLog {
@@ -50,27 +67,42 @@ impl RowErrorLog {
             return;
         }
         let mut log = self.0.lock();
+        let Log { now, at_mark } = &mut *log;
+        let mut at_mark = at_mark.as_mut().filter(|(mark, _)| epoch <= *mark).map(|(_, listed)| listed);
         for error in errors {
             let fields = error.error.fields();
-            let key = Key { sqlstate: fields.state.0, message: fields.message.clone(), row: error.row };
-            let is_other = log.rows.len() >= LISTED_MAX || error.weight < 0 && log.n_others > 0;
-            if is_other && !log.rows.contains_key(&key) {
-                log.n_others += error.weight;
-                continue;
-            }
-            let entry = log.rows.entry(key.clone()).or_insert((epoch, 0));
-            entry.1 += error.weight;
-            if entry.1 == 0 {
-                log.rows.remove(&key);
-            }
+            let key = Key { sqlstate: fields.state.0.into(), message: fields.message.clone(), row: error.row };
+            at_mark.iter_mut().for_each(|listed| listed.add(epoch, key.clone(), error.weight));
+            now.add(epoch, key, error.weight);
         }
+    }
+
+    /// From now on what is as of an epoch is known apart. No row of a later one was added yet.
+    pub fn mark(&self, epoch: Epoch) {
+        let mut log = self.0.lock();
+        log.at_mark = Some((epoch, log.now.clone()));
+    }
+
+    /// All that is known as of the epoch that was marked last.
+    pub fn at_mark(&self) -> SavedRowErrors {
+        let log = self.0.lock();
+        let listed = log.at_mark.as_ref().map(|(_, listed)| listed);
+        listed.map_or_else(SavedRowErrors::default, |l| SavedRowErrors { entries: l.entries(), n_others: l.n_others })
+    }
+
+    /// Goes on from what was known.
+    pub fn restore(&self, saved: SavedRowErrors) {
+        let row = |e: RowErrorEntry| {
+            (Key { sqlstate: e.sqlstate.into(), message: e.message, row: e.row }, (e.epoch, e.count))
+        };
+        self.0.lock().now = Listed { rows: saved.entries.into_iter().map(row).collect(), n_others: saved.n_others };
     }
 
     /// The number of failed rows.
     pub fn len(&self) -> usize {
         let log = self.0.lock();
-        let listed: i64 = log.rows.values().map(|(_, n)| (*n).max(0)).sum();
-        usize::try_from(listed + log.n_others).unwrap_or(0)
+        let listed: i64 = log.now.rows.values().map(|(_, n)| (*n).max(0)).sum();
+        usize::try_from(listed + log.now.n_others).unwrap_or(0)
     }
 
     /// Whether no row has failed.
@@ -80,14 +112,35 @@ impl RowErrorLog {
 
     /// The failed rows that are listed, oldest first.
     pub fn entries(&self) -> Vec<RowErrorEntry> {
+        let mut entries = self.0.lock().now.entries();
+        entries.retain(|entry| entry.count > 0);
+        entries
+    }
+}
+
+impl Listed {
+    fn add(&mut self, epoch: Epoch, key: Key, weight: i64) {
+        let is_other = self.rows.len() >= LISTED_MAX || weight < 0 && self.n_others > 0;
+        if is_other && !self.rows.contains_key(&key) {
+            self.n_others += weight;
+            return;
+        }
+        let entry = self.rows.entry(key.clone()).or_insert((epoch, 0));
+        entry.1 += weight;
+        if entry.1 == 0 {
+            self.rows.remove(&key);
+        }
+    }
+
+    fn entries(&self) -> Vec<RowErrorEntry> {
         let entry = |(key, (epoch, count)): (&Key, &(Epoch, i64))| RowErrorEntry {
             epoch: *epoch,
-            sqlstate: key.sqlstate,
+            sqlstate: key.sqlstate.to_string(),
             message: key.message.clone(),
             row: key.row.clone(),
             count: *count,
         };
-        let mut entries: Vec<_> = self.0.lock().rows.iter().map(entry).filter(|e| e.count > 0).collect();
+        let mut entries: Vec<_> = self.rows.iter().map(entry).collect();
         entries.sort_by(|a, b| (a.epoch, &a.row).cmp(&(b.epoch, &b.row)));
         entries
     }
@@ -111,5 +164,23 @@ mod tests {
         assert_eq!((log.len(), log.entries().len()), (n_rows, LISTED_MAX));
         log.add(Epoch(2), (0..n_rows).map(|i| failed(i, -1)).collect());
         assert_eq!((log.len(), log.entries().len()), (0, 0));
+    }
+
+    #[test]
+    fn what_was_known_at_an_epoch_can_be_gone_on_from() {
+        let log = RowErrorLog::default();
+        log.add(Epoch(1), vec![failed(1, 1), failed(2, 2)]);
+        log.mark(Epoch(5));
+        // Operators that are behind and operators that are ahead.
+        log.add(Epoch(6), vec![failed(1, -1), failed(3, 1)]);
+        log.add(Epoch(5), vec![failed(2, -1), failed(4, 1)]);
+        let saved = log.at_mark();
+        let rows: Vec<(&str, i64)> = saved.entries.iter().map(|e| (e.row.as_str(), e.count)).collect();
+        assert_eq!(rows, [("1", 1), ("2", 1), ("4", 1)]);
+        let restored = RowErrorLog::default();
+        restored.restore(saved);
+        restored.add(Epoch(6), vec![failed(1, -1), failed(3, 1)]);
+        assert_eq!(restored.entries(), log.entries());
+        assert_eq!(restored.len(), 3);
     }
 }

@@ -19,7 +19,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, DynComparator, RecordBatch, UInt32Array, make_comparator};
+use arrow::array::{
+    Array, ArrayRef, AsArray, DynComparator, RecordBatch, RecordBatchOptions, UInt32Array, make_comparator,
+};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, IntervalMonthDayNanoType, SchemaRef};
 use arrow::row::{RowConverter, SortField};
@@ -29,10 +31,12 @@ use millstream_types::hash::{hash_columns, is_exact, mix};
 use millstream_types::{Delta, Epoch, Error, Result};
 use parking_lot::Mutex;
 
+use crate::changes::TableShape;
 use crate::column::{CHUNK_ROWS, Equality, Rows, chunk_of, offset_of, row_id};
 use crate::hash_index::{HashIndex, NO_ROW};
 use crate::row_store::ChunkedRows;
 use crate::snapshot::{ArrangementReader, Births, ChunkImage, Published, RowBits};
+use crate::unsaved::{UnsavedChunk, UnsavedRows};
 
 /// Rows moved by merging at one seal, beyond four for each death of the epoch.
 const MERGED_ROWS_MIN: usize = CHUNK_ROWS;
@@ -163,6 +167,8 @@ struct Chunk {
     dead: RowBits,
     /// Rows that died at or before `since`: gone for every reader.
     reclaimed: RowBits,
+    /// Rows that are saved as they are.
+    saved: RowBits,
     /// Rows that were published.
     n_sealed: usize,
     touched: bool,
@@ -188,6 +194,10 @@ pub struct Arrangement {
     merge_target: Option<usize>,
     /// How many keep row ids from changing.
     n_pins: usize,
+    /// The columns that tell saved rows apart; none if rows are never deleted.
+    saved_identity: Option<Vec<usize>>,
+    /// Identities of rows that were saved and are forgotten since.
+    forgotten_saved: Vec<RecordBatch>,
     published: Arc<Mutex<Published>>,
 }
 
@@ -222,6 +232,8 @@ impl Arrangement {
             death_epochs: HashMap::new(),
             merge_target: None,
             n_pins: 0,
+            saved_identity: spec.identity.clone(),
+            forgotten_saved: Vec::new(),
             published: Arc::new(Mutex::new(Published::default())),
         })
     }
@@ -247,6 +259,7 @@ impl Arrangement {
             + self.indexes.iter().map(|i| i.index.n_bytes()).sum::<usize>()
             + self.chunks.len() * size_of::<Chunk>()
             + self.death_epochs.capacity() * size_of::<(u32, Epoch)>()
+            + self.forgotten_saved.iter().map(RecordBatch::get_array_memory_size).sum::<usize>()
     }
 
     /// The number of the index over exactly these columns, in this order, if all rows are in it.
@@ -564,6 +577,65 @@ impl Arrangement {
         self.publish(sealed, &dropped);
     }
 
+    /// What has changed since the last call, or all that there is on the first; from now on it counts as saved. Called
+    /// between epochs; takes time for each chunk, not for each row.
+    pub fn take_unsaved(&mut self) -> UnsavedRows {
+        let schema = self.rows.schema.clone();
+        let shape = match &self.saved_identity {
+            Some(identity) => TableShape::keyed(schema, identity.clone()),
+            None => TableShape::multiset(schema),
+        };
+        let mut unsaved = UnsavedRows::new(shape);
+        unsaved.forgotten = std::mem::take(&mut self.forgotten_saved);
+        let published = self.published.lock();
+        for (chunk_idx, chunk) in self.chunks.iter_mut().enumerate() {
+            let living = RowBits::first(chunk.n_sealed).without(&chunk.dead);
+            let (came, gone) = (living.without(&chunk.saved), chunk.saved.and(&chunk.dead));
+            if came.count() + gone.count() == 0 {
+                continue;
+            }
+            chunk.saved = living;
+            let image = published.chunks[chunk_idx].as_ref().expect("rows that are sealed are published");
+            unsaved.chunks.push(UnsavedChunk { image: Arc::clone(image), came, gone });
+        }
+        unsaved
+    }
+
+    /// All rows that there are count as saved.
+    pub fn note_saved(&mut self) {
+        for chunk in &mut self.chunks {
+            chunk.saved = RowBits::first(chunk.n_sealed).without(&chunk.dead);
+        }
+        self.forgotten_saved.clear();
+    }
+
+    /// Says by which columns rows are partitioned: what tells saved rows apart says then where they belong, too. Called
+    /// while there are no rows.
+    pub fn note_place(&mut self, partitioned_by: &[usize]) {
+        if let Some(identity) = &mut self.saved_identity {
+            let new: Vec<usize> = partitioned_by.iter().copied().filter(|c| !identity.contains(c)).collect();
+            identity.extend(new);
+        }
+    }
+
+    /// Keeps the identities of those of some rows that are saved, and are about to be forgotten.
+    fn note_forgotten(&mut self, gone: &[u32]) {
+        let Some(identity) = &self.saved_identity else { return };
+        let is_saved = |row: &u32| self.chunks[chunk_of(*row)].saved.get(offset_of(*row));
+        let saved: Vec<u32> = gone.iter().copied().filter(is_saved).collect();
+        if saved.is_empty() {
+            return;
+        }
+        let columns = identity.iter().map(|&c| self.rows.columns[c].gather(&saved)).collect();
+        let schema = Arc::new(self.rows.schema.project(identity).expect("columns of its own"));
+        let options = RecordBatchOptions::new().with_row_count(Some(saved.len()));
+        let batch = RecordBatch::try_new_with_options(schema, columns, &options);
+        self.forgotten_saved.push(batch.expect("columns of its own"));
+        for row in saved {
+            self.chunks[chunk_of(row)].saved.clear(offset_of(row));
+        }
+    }
+
     /// Takes rows that died by `since` out of the indexes.
     fn forget_deaths(&mut self, since: Epoch) {
         let mut gone: Vec<u32> = Vec::new();
@@ -577,6 +649,7 @@ impl Arrangement {
         if gone.is_empty() {
             return;
         }
+        self.note_forgotten(&gone);
         let mut hashes = Vec::new();
         for index in &mut self.indexes {
             let keys: Vec<ArrayRef> = index.columns.iter().map(|&c| self.rows.columns[c].gather(&gone)).collect();
@@ -647,8 +720,9 @@ impl Arrangement {
             moved.extend((offset..offset + n).map(|o| row_id(chunk, o)));
         });
         self.merge_target = self.rows.swap_tail(tail);
-        for &row in &moved {
+        for (&row, &old) in moved.iter().zip(&living) {
             let chunk_idx = chunk_of(row);
+            let is_saved = self.chunks[chunk_of(old)].saved.get(offset_of(old));
             if self.chunks.len() <= chunk_idx {
                 self.chunks.resize_with(chunk_idx + 1, Chunk::default);
             }
@@ -659,6 +733,9 @@ impl Arrangement {
                     chunk.births.push(0, Epoch::ZERO);
                 }
                 chunk.n_sealed = self.rows.len_of(chunk_idx);
+            }
+            if is_saved {
+                chunk.saved.set(offset_of(row));
             }
         }
         let mut hashes = Vec::new();

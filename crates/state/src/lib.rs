@@ -17,6 +17,7 @@ pub mod row_store;
 pub mod saved;
 pub mod snapshot;
 mod strings;
+pub mod unsaved;
 
 pub use arrangement::{Arrangement, ArrangementSpec, Matches, ProbePosition};
 pub use changes::{HashedRows, StateChanges, TableChange, TableShape};
@@ -27,3 +28,4 @@ pub use paged::PagedVec;
 pub use row_store::RowStore;
 pub use saved::SavedState;
 pub use snapshot::{ArrangementReader, Changes, Snapshot};
+pub use unsaved::UnsavedRows;

@@ -32,8 +32,60 @@ impl RowBits {
         *word |= 1 << (offset % 64);
     }
 
+    pub(crate) fn clear(&mut self, offset: usize) {
+        if self.get(offset) {
+            let words = self.words.as_mut().expect("a bit is set");
+            Arc::make_mut(words)[offset / 64] &= !(1 << (offset % 64));
+            self.count -= 1;
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    /// The rows that are in it, ascending.
+    pub(crate) fn offsets(&self) -> impl Iterator<Item = usize> {
+        let words = self.words.iter().flat_map(|words| words.iter().enumerate());
+        words.flat_map(|(i, &word)| {
+            let mut rest = word;
+            std::iter::from_fn(move || {
+                let bit = rest.trailing_zeros() as usize;
+                (rest != 0).then(|| {
+                    rest &= rest - 1;
+                    i * 64 + bit
+                })
+            })
+        })
+    }
+
+    /// The first `n` rows.
+    pub(crate) fn first(n: usize) -> RowBits {
+        Self::of_words(|i| match n.saturating_sub(i * 64) {
+            0 => 0,
+            left @ 1..64 => (1 << left) - 1,
+            _ => u64::MAX,
+        })
+    }
+
+    /// Those that are not in another set.
+    pub(crate) fn without(&self, other: &RowBits) -> RowBits {
+        Self::of_words(|i| self.word(i) & !other.word(i))
+    }
+
+    /// Those that are in another set too.
+    pub(crate) fn and(&self, other: &RowBits) -> RowBits {
+        Self::of_words(|i| self.word(i) & other.word(i))
+    }
+
+    fn word(&self, i: usize) -> u64 {
+        self.words.as_ref().map_or(0, |words| words[i])
+    }
+
+    fn of_words(word: impl Fn(usize) -> u64) -> RowBits {
+        let words: [u64; CHUNK_ROWS / 64] = std::array::from_fn(word);
+        let count = words.iter().map(|word| word.count_ones() as usize).sum();
+        RowBits { words: (count > 0).then(|| Arc::new(words)), count }
     }
 }
 
@@ -264,7 +316,7 @@ impl Snapshot {
     }
 }
 
-fn image_batch(schema: &SchemaRef, chunk: &ChunkImage, projection: Option<&[usize]>) -> Result<RecordBatch> {
+pub(crate) fn image_batch(schema: &SchemaRef, chunk: &ChunkImage, projection: Option<&[usize]>) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(chunk.len));
     let (schema, columns): (SchemaRef, Vec<ArrayRef>) = match projection {
         None => (schema.clone(), chunk.columns.iter().map(|c| c.to_array().slice(0, chunk.len)).collect()),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millstream_planner::{Catalog, RelationId};
-use millstream_types::{Epoch, Error, Result};
+use millstream_types::{Epoch, Error, ErrorKind, Result, SqlState};
 use tokio::sync::oneshot;
 
 use super::Coordinator;
-use crate::checkpoints::{BaseImage, Checkpointer, Image};
+use crate::checkpoints::{BaseImage, Checkpointer, DataflowImage, Image};
 use crate::journal::Journal;
 
 /// A start that finds more segments of the log has a checkpoint written at once: each start leaves one.
@@ -40,8 +40,8 @@ pub(super) struct Checkpointing {
     last: Epoch,
     /// When the last one was begun.
     began: Instant,
-    /// The relations in the one that is being written.
-    writing: Option<HashSet<RelationId>>,
+    /// One is being written.
+    is_writing: bool,
     /// The last record of the log.
     last_sequence: u64,
     /// Bytes of records since the last one was begun.
@@ -69,7 +69,7 @@ impl Coordinator {
             catalog,
             last,
             began: Instant::now(),
-            writing: None,
+            is_writing: false,
             last_sequence: journal.last_found(),
             n_log_bytes: if is_due { when.log_bytes } else { 0 },
             waiting: vec![],
@@ -105,7 +105,12 @@ impl Coordinator {
     pub(super) fn checkpoint_if_due(&mut self) {
         let epoch = self.last_epoch;
         let Some(checkpointing) = &mut self.checkpointing else { return };
-        if checkpointing.writing.is_some() {
+        if checkpointing.is_writing {
+            return;
+        }
+        if !self.damaged.is_empty() {
+            let waiting = std::mem::take(&mut checkpointing.waiting_for_next);
+            waiting.into_iter().for_each(|reply| drop(reply.send(Err(has_damage()))));
             return;
         }
         if epoch == checkpointing.last {
@@ -121,70 +126,77 @@ impl Coordinator {
             return;
         }
         checkpointing.waiting = std::mem::take(&mut checkpointing.waiting_for_next);
-        checkpointing.writing = Some(self.bases.keys().copied().collect());
+        checkpointing.is_writing = true;
         checkpointing.began = Instant::now();
         checkpointing.n_log_bytes = 0;
-        let bases = self.bases.values().filter_map(|base| {
-            Some(BaseImage {
-                live: Arc::clone(&base.live),
-                since: base.saved.clone()?,
-                next_row_id: base.next_row_id,
-                position: base.source.as_ref().map(super::sources::SourceState::position),
-            })
+        let bases = self.bases.values().map(|base| BaseImage {
+            live: Arc::clone(&base.live),
+            next_row_id: base.next_row_id,
+            position: base.source.as_ref().map(super::sources::SourceState::position),
         });
         let mut bases: Vec<BaseImage> = bases.collect();
         bases.sort_by_key(|base| base.live.id);
+        let mut dataflows = Vec::new();
+        for flow in self.flows.iter_mut().filter(|flow| flow.is_saved()) {
+            let is_asked = flow.follows() && !flow.is_being_saved;
+            if is_asked {
+                flow.is_being_saved = true;
+                flow.live.mark_row_errors(epoch);
+            }
+            dataflows.push(DataflowImage { live: Arc::clone(&flow.live), owner: flow.owner, is_asked });
+        }
         let header = millstream_types::EpochHeader { epoch, now_us: self.last_now_us };
         let (log_sequence, catalog) = (checkpointing.last_sequence.saturating_add(1), checkpointing.catalog.clone());
-        checkpointing.checkpointer.write(Image { header, log_sequence, catalog, bases });
+        let image = Image { header, log_sequence, catalog, bases, dataflows };
+        checkpointing.checkpointer.write(image, &self.workers);
+    }
+
+    /// A dataflow keeps open what a checkpoint waits for.
+    pub(super) fn stalls_checkpoint(&self, owner: u64) {
+        if let Some(checkpointing) = &self.checkpointing {
+            checkpointing.checkpointer.stalls(owner);
+        }
     }
 
     /// How long until a checkpoint is due.
     pub(super) fn until_checkpoint_is_due(&self) -> Option<Duration> {
         let checkpointing = self.checkpointing.as_ref()?;
-        let is_wanted = checkpointing.writing.is_none() && self.last_epoch > checkpointing.last;
+        let is_wanted = !checkpointing.is_writing && self.last_epoch > checkpointing.last && self.damaged.is_empty();
         is_wanted.then(|| checkpointing.when.interval.saturating_sub(checkpointing.began.elapsed()))
     }
 
     /// A checkpoint is written, or could not be.
-    pub(super) fn checkpointed(&mut self, epoch: Epoch, outcome: &Result<()>) {
+    pub(super) fn checkpointed(&mut self, epoch: Epoch, outcome: &Result<()>, behind: &HashSet<u64>) {
         let Some(checkpointing) = &mut self.checkpointing else { return };
-        let written = checkpointing.writing.take().unwrap_or_default();
+        checkpointing.is_writing = false;
         if outcome.is_ok() {
             checkpointing.last = epoch;
         }
         let waiting = std::mem::take(&mut checkpointing.waiting);
         waiting.into_iter().for_each(|reply| drop(reply.send(outcome.clone())));
-        if outcome.is_err() {
-            return;
-        }
-        for (_, base) in self.bases.iter_mut().filter(|(id, _)| written.contains(id)) {
-            if let Some(saved) = &mut base.saved {
-                saved.advance(epoch);
-            }
-        }
+        self.flows.iter_mut().for_each(|flow| flow.is_being_saved = behind.contains(&flow.owner));
     }
 
     /// What was restored of a table or stream is as of an epoch.
-    ///
-    /// # Errors
-    /// Internal, if it cannot be held as of that.
     pub(crate) fn note_restored(
         &mut self,
         id: RelationId,
         epoch: Epoch,
         next_row_id: Option<i64>,
         position: Option<u64>,
-    ) -> Result<()> {
-        let Some(base) = self.bases.get_mut(&id) else { return Ok(()) };
+    ) {
+        let Some(base) = self.bases.get_mut(&id) else { return };
         base.next_row_id = next_row_id.unwrap_or(base.next_row_id);
         if let (Some(source), Some(position)) = (&mut base.source, position) {
             source.go_to(position);
             base.live.advance(epoch, position);
         }
         base.live.touch(epoch);
-        let held = base.live.shared.holds.acquire(epoch);
-        base.saved = Some(held.map_err(|since| Error::internal(format!("epoch {epoch} is gone, there is {since}")))?);
-        Ok(())
     }
+}
+
+fn has_damage() -> Error {
+    let message = "no checkpoint is written while a table or stream is damaged";
+    Error::new(ErrorKind::External, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .with_hint("Put the file that it names when it is read back from a copy and start again, or drop it.")
 }

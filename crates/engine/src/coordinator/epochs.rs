@@ -17,7 +17,7 @@ use super::resolve::{Publication, Resolver};
 use super::{Base, Commit, Coordinator, WriteOp, Written, sources};
 use crate::epoch_history::{Brought, EpochEntry};
 use crate::journal::{EPOCHS_LEFT_OUT, EnteredEpoch};
-use crate::live::{Body, LiveRelation};
+use crate::live::{Body, Failed, LiveRelation};
 
 /// Rows of a stream from which on a batch is spread over the workers.
 const SPREAD_ROWS_MIN: usize = 1 << 10;
@@ -333,12 +333,19 @@ impl Coordinator {
             Body::Source { source, .. } => Some(sources::SourceState::new(Arc::clone(source))),
             _ => None,
         };
-        // Held from its beginning, until a checkpoint has it.
-        let saved = self.keeps.then(|| live.shared.holds.acquire(Epoch::ZERO).ok()).flatten();
         let last_written = Instant::now();
-        self.bases.insert(id, Base { live, next_row_id: 1, source, next_worker: 0, last_written, saved });
+        self.bases.insert(id, Base { live, next_row_id: 1, source, next_worker: 0, last_written });
         let spec = Arc::new(spec);
         self.workers.send_all(|_| Command::CreateRelation(id, Arc::clone(&spec)));
+    }
+
+    /// A table or stream could not be restored: it can be dropped, and nothing else. What the log has of it stays there.
+    pub(crate) fn fail_base(&mut self, id: RelationId, cause: Error) {
+        let Some(base) = self.bases.remove(&id) else { return };
+        tracing::error!(relation = %base.live.relation.name, error = %cause, "a relation is damaged");
+        base.live.fail(Failed { epoch: self.last_epoch, cause, origin: None });
+        self.workers.send_all(|_| Command::DropRelation(id));
+        self.damaged.insert(id);
     }
 
     /// Forgets a relation if it has rows or a dataflow. Whatever is built on it has been dropped before.
@@ -382,6 +389,7 @@ impl Coordinator {
             live.drop_it();
             self.will_be_freed(&live);
         }
+        self.damaged.remove(&id);
         if self.bases.remove(&id).is_some() {
             self.workers.send_all(|_| Command::DropRelation(id));
         } else {

@@ -11,11 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millstream_planner::RelationId;
-use millstream_runtime::{Command, InstallDataflow, Round};
+use millstream_planner::catalog::Kind;
+use millstream_runtime::{Command, InstallDataflow, RestoredDataflow, Round};
 use millstream_state::Hold;
+use millstream_types::hash::partitions_of;
 use millstream_types::{Epoch, EpochHeader, Error, Result, SqlState};
 
-use super::Coordinator;
+use super::{Coordinator, Request};
+use crate::checkpoints::Restored;
 use crate::epoch_history::EpochEntry;
 use crate::live::{Body, Failed, LiveRelation, Stage};
 
@@ -23,6 +26,8 @@ use crate::live::{Body, Failed, LiveRelation, Stage};
 pub(super) const IN_FLIGHT_MAX: usize = 3;
 /// A round that took no longer is the last but one.
 const SHORT_ROUND: Duration = Duration::from_millis(100);
+/// How often it is looked whether dataflows have less in flight, while nobody is told.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// How much its sources are slowed at most: by this power of two.
 const PACE_MAX: u32 = 7;
 
@@ -41,6 +46,24 @@ pub(super) struct Flow {
     stalls_since: Option<(Epoch, Instant)>,
     /// If it does not follow its inputs, or not yet.
     catching_up: Option<CatchUp>,
+    /// Under this number checkpoints have its state.
+    pub(super) owner: u64,
+    /// It has still to hand over what the last checkpoint asked for.
+    pub(super) is_being_saved: bool,
+}
+
+/// Numbers of dataflows in checkpoints begin here; below are those of tables and streams. Each dataflow starts at an epoch
+/// of its own, and no epoch is made twice.
+const DATAFLOW_OWNERS: u64 = 1 << 63;
+
+/// What a dataflow starts from.
+pub(crate) struct Start {
+    /// Of the epoch that it starts at.
+    pub(crate) header: EpochHeader,
+    /// For each import, the offsets that it starts from if it is a source.
+    pub(crate) offsets: Vec<Option<Range<u64>>>,
+    /// What it goes on from, if not from its inputs.
+    pub(crate) restored: Option<RestoredDataflow>,
 }
 
 /// How far a dataflow is that does not follow its inputs.
@@ -63,6 +86,11 @@ impl Flow {
     /// Whether it is sent the epochs that touch its inputs.
     pub(super) fn follows(&self) -> bool {
         self.catching_up.as_ref().is_none_or(|c| c.joins)
+    }
+
+    /// Whether checkpoints have its state: it is a view's, or an arrangement's.
+    pub(super) fn is_saved(&self) -> bool {
+        !matches!(self.live.relation.kind, Kind::Sink(_)) && !crate::subscribe::is_hidden(self.live.id)
     }
 
     fn note_completed(&mut self) {
@@ -105,13 +133,14 @@ impl Coordinator {
         &mut self,
         live: Arc<LiveRelation>,
         imports: Vec<RelationId>,
-        build: impl FnOnce(EpochHeader, Vec<Option<Range<u64>>>) -> InstallDataflow,
+        build: impl FnOnce(Start) -> InstallDataflow,
     ) -> Result<()> {
         let holds = self.hold(&imports, self.last_epoch)?;
         let positions: Vec<Option<u64>> = imports.iter().map(|id| self.source_position(*id)).collect();
         let header = self.make_empty()?;
         let epoch = header.epoch;
-        let install = Arc::new(build(header, positions.iter().map(|p| p.map(|to| 0..to)).collect()));
+        let offsets = positions.iter().map(|p| p.map(|to| 0..to)).collect();
+        let install = Arc::new(build(Start { header, offsets, restored: None }));
         self.clock.relations.write().insert(live.id, Arc::clone(&live));
         live.touch(epoch);
         let (began, last_round) = (Instant::now(), None);
@@ -124,9 +153,72 @@ impl Coordinator {
             open_since: None,
             stalls_since: None,
             catching_up: Some(catching_up),
+            owner: DATAFLOW_OWNERS + epoch.0,
+            is_being_saved: false,
         });
         self.workers.send_all(|_| Command::Install(Arc::clone(&install)));
         Ok(())
+    }
+
+    /// Has a dataflow go on from the state that a checkpoint has of it. Its inputs are as of the same epoch.
+    pub(crate) fn restore_dataflow(
+        &mut self,
+        live: Arc<LiveRelation>,
+        imports: Vec<RelationId>,
+        build: impl FnOnce(Start) -> InstallDataflow,
+        checkpoint: &Arc<Restored>,
+        owner: u64,
+    ) {
+        let header = checkpoint.header();
+        let epoch = header.epoch;
+        let n_workers = self.workers.len();
+        let (of_state, of_rows) = (Arc::clone(checkpoint), Arc::clone(checkpoint));
+        let restored = RestoredDataflow {
+            state: Box::new(move |worker, node| of_state.state(owner, node, &partitions_of(worker, n_workers))),
+            rows: Box::new(move |worker| of_rows.rows(owner, &partitions_of(worker, n_workers))),
+        };
+        let offsets = imports.iter().map(|_| None).collect();
+        let install = Arc::new(build(Start { header, offsets, restored: Some(restored) }));
+        self.clock.relations.write().insert(live.id, Arc::clone(&live));
+        live.touch(epoch);
+        live.follow_from(epoch);
+        self.flows.push(Flow {
+            live,
+            imports,
+            start: epoch,
+            in_flight: [epoch].into(),
+            open_since: None,
+            stalls_since: None,
+            catching_up: None,
+            owner,
+            is_being_saved: false,
+        });
+        self.workers.send_all(|_| Command::Install(Arc::clone(&install)));
+    }
+
+    /// Drops a dataflow, and those that read it, so that they can be built anew.
+    pub(crate) fn drop_flow(&mut self, id: RelationId) {
+        let mut dropped = HashSet::from([id]);
+        for flow in &self.flows {
+            if flow.imports.iter().any(|input| dropped.contains(input)) {
+                dropped.insert(flow.live.id);
+            }
+        }
+        let last_first: Vec<RelationId> =
+            self.flows.iter().rev().map(|flow| flow.live.id).filter(|id| dropped.contains(id)).collect();
+        last_first.into_iter().for_each(|id| self.drop_if_running(id));
+    }
+
+    /// Waits until dataflows have less in flight than they may, so that more can be sent to them.
+    pub(crate) fn wait_for_room(&mut self) {
+        while !self.throttled().is_empty() {
+            match self.requests.recv_timeout(LOOK_EVERY) {
+                Ok(Request::Failed(id, epoch, error)) => self.fail_flow(id, epoch, &error),
+                Ok(Request::MemoryExceeded(epoch)) => self.relieve_memory(epoch),
+                // Nobody else asks for anything yet.
+                Ok(_) | Err(_) => {}
+            }
+        }
     }
 
     fn hold(&self, imports: &[RelationId], epoch: Epoch) -> Result<Vec<Hold>> {
@@ -349,6 +441,10 @@ impl Coordinator {
             flow.catching_up =
                 Some(CatchUp { upto: epoch, positions, holds, began, last_round, pace: 0, joins: false });
             flow.live.set_aside();
+            let owner = flow.owner;
+            if flow.is_being_saved {
+                self.stalls_checkpoint(owner);
+            }
             self.workers.send_all(|_| Command::SetAside(id));
         }
     }

@@ -13,13 +13,14 @@ use millstream_planner::{BoundQuery, Catalog, Purpose, RelationId, bind_query, o
 use millstream_runtime::{
     DataflowMetrics, InstallDataflow, Intake, Pressure, RelationShared, Root, RowErrorLog, Sink, SinkWriter,
 };
-use millstream_types::{Delta, Epoch, EpochHeader, Error, Result, SqlState, SqlType};
+use millstream_types::{Delta, Epoch, Error, Result, SqlState, SqlType};
 
 use super::arranging::Arranging;
 use super::ddl::named_columns;
 use super::{Session, done};
 use crate::api::Response;
-use crate::coordinator::Coordinator;
+use crate::checkpoints::Restored;
+use crate::coordinator::{Coordinator, Start};
 use crate::engine::EngineState;
 use crate::live::{Body, LiveRelation};
 use crate::memory::parse_bytes;
@@ -373,7 +374,8 @@ fn sink_root(engine: &EngineState) -> (Arc<RelationShared>, Root) {
     (shared, Root::Sink(Arc::new(Blackhole)))
 }
 
-/// The dataflow of a view, sink or arrangement of the catalog: the stored one, if this release can run it.
+/// The dataflow of a view, sink or arrangement of the catalog, and whether it is the stored one: one that this release
+/// cannot run is made anew.
 ///
 /// # Errors
 /// If there is none, and the query cannot be planned.
@@ -381,20 +383,21 @@ pub(crate) fn stored_dataflow(
     engine: &EngineState,
     catalog: &Catalog,
     relation: &Arc<Relation>,
-) -> Result<Installation> {
-    let stored = match catalog.stored_plan(relation.id).map(StoredPlan::read).transpose() {
-        Ok(Some(stored)) => stored,
-        Ok(None) => plan_of_stored(catalog, relation)?,
+) -> Result<(Installation, bool)> {
+    let (stored, is_stored) = match catalog.stored_plan(relation.id).map(StoredPlan::read).transpose() {
+        Ok(Some(stored)) => (stored, true),
+        // The plan of an arrangement is always the same.
+        Ok(None) => (plan_of_stored(catalog, relation)?, relation.arranges().is_some()),
         Err(error) => {
             tracing::warn!(relation = %relation.name, %error, "a plan is made anew, since this release cannot run the stored one");
-            plan_of_stored(catalog, relation)?
+            (plan_of_stored(catalog, relation)?, false)
         }
     };
     let (shared, root) = match relation.kind {
         Kind::Sink(_) => sink_root(engine),
         _ => view_root(engine, &stored.plan, relation.option("memory_limit").map(parse_bytes).transpose()?),
     };
-    Ok(Installation::new(engine, Arc::clone(relation), shared, stored, root, true))
+    Ok((Installation::new(engine, Arc::clone(relation), shared, stored, root, true), is_stored))
 }
 
 fn plan_of_stored(catalog: &Catalog, relation: &Relation) -> Result<StoredPlan> {
@@ -408,8 +411,8 @@ fn plan_of_stored(catalog: &Catalog, relation: &Relation) -> Result<StoredPlan> 
     replan(catalog, relation, &used)
 }
 
-/// Makes a dataflow of the header of the epoch that it starts at, and of the offsets that its sources start from.
-type BuildDataflow = Box<dyn FnOnce(EpochHeader, Vec<Option<Range<u64>>>) -> InstallDataflow + Send>;
+/// Makes a dataflow of what it starts from.
+type BuildDataflow = Box<dyn FnOnce(Start) -> InstallDataflow + Send>;
 
 /// A dataflow that is to be started.
 pub(crate) struct Installation {
@@ -430,6 +433,7 @@ impl Installation {
         history: bool,
     ) -> Self {
         let n_workers = engine.config.workers;
+        let place = stored.plan.result.place().ok().flatten().map(<[usize]>::to_vec);
         let dataflow = stored.plan.dataflow;
         let metrics = DataflowMetrics::new(n_workers, dataflow.nodes.len());
         let errors = Arc::new(RowErrorLog::default());
@@ -441,19 +445,23 @@ impl Installation {
             pressure: Arc::clone(&pressure),
             intake: Arc::clone(&intake),
             errors: Arc::clone(&errors),
+            place,
             explain: dataflow.explain(),
             operators: operators_of(&dataflow, &root),
         };
         let hook = engine.config.operator_hook.clone();
         let live = Arc::new(LiveRelation::new(Arc::clone(&relation), shared, body, n_workers));
         let imports: Vec<RelationId> = dataflow.imports().map(|(_, id, _)| id).collect();
-        let build = move |start, offsets: Vec<Option<Range<u64>>>| InstallDataflow {
+        let keeps = engine.config.data_dir.is_some() && !crate::subscribe::is_hidden(relation.id);
+        let build = move |Start { header, offsets, restored }: Start| InstallDataflow {
             id: relation.id,
             name: relation.name.clone(),
             dataflow,
             root,
-            start,
+            start: header,
             offsets: if history { offsets } else { ends(offsets) },
+            restored,
+            keeps,
             metrics,
             pressure,
             intake,
@@ -470,6 +478,18 @@ impl Installation {
     /// 53100 if there is no room for its epoch's record.
     pub(crate) fn start(self, coordinator: &mut Coordinator) -> Result<()> {
         coordinator.install(self.live, self.imports, self.build)
+    }
+
+    /// Has it go on from a checkpoint's state on all workers.
+    ///
+    /// # Errors
+    /// Internal, if what it had cannot be told.
+    pub(crate) fn restore(self, coordinator: &mut Coordinator, restored: &Arc<Restored>, owner: u64) -> Result<()> {
+        if let Body::Dataflow { errors, .. } = &self.live.body {
+            errors.restore(restored.row_errors(owner)?);
+        }
+        coordinator.restore_dataflow(self.live, self.imports, self.build, restored, owner);
+        Ok(())
     }
 }
 

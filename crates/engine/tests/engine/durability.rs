@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use millstream_engine::{CheckpointWhen, Engine, EngineConfig};
 use millstream_types::{Result, SqlState};
@@ -185,7 +187,234 @@ async fn one_engine_has_a_data_directory() {
     assert!(error.message().contains("letter.txt"), "{error}");
 }
 
-/// Whatever is damaged of what was durable, the engine does not start without it, and names the file.
+/// Views with every kind of state: names and queries.
+const VIEWS: [(&str, &str); 13] = [
+    ("sums", "SELECT g, sum(v), count(DISTINCT v), min(v) FROM t GROUP BY g"),
+    ("total", "SELECT count(*), sum(v) FROM t"),
+    ("texts", "SELECT t.k / 2 * 2 AS even, 'g' || g AS name FROM t"),
+    ("joined", "SELECT t.k, u.w FROM t JOIN u ON t.g = u.g AND t.k % 7 = u.w % 7"),
+    ("shared", "SELECT t.g, u.w FROM t JOIN u ON t.v = u.k"),
+    ("outer_join", "SELECT u.k, t.v FROM u LEFT JOIN t ON u.w = t.k"),
+    ("without", "SELECT k FROM t WHERE g NOT IN (SELECT g FROM u WHERE w > 50 AND g < 3)"),
+    ("best", "SELECT * FROM t ORDER BY v DESC, k LIMIT 5"),
+    ("ranks", "SELECT k, row_number() OVER (PARTITION BY g ORDER BY v, k) AS n FROM t"),
+    ("lists", "SELECT g, string_agg(v::text, ',' ORDER BY k) FROM t GROUP BY g"),
+    ("read", "SELECT a % 3 AS third, count(*) FROM s GROUP BY a % 3"),
+    ("all_of_s", "SELECT a, 2 * a AS twice FROM s"),
+    ("above", "SELECT third, count FROM read WHERE third > 0"),
+];
+
+fn counting_calls(folder: &Path, workers: usize) -> (Engine, Arc<AtomicU64>) {
+    let n_calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&n_calls);
+    let checkpoints = CheckpointWhen { interval: NEVER, ..CheckpointWhen::default() };
+    let operator_hook = Some(Arc::new(move |_: &str, _: &str| {
+        counted.fetch_add(1, Ordering::Relaxed);
+    }) as millstream_engine::OperatorHook);
+    let config = EngineConfig { data_dir: Some(folder.to_owned()), checkpoints, operator_hook, ..config(workers) };
+    (Engine::start(config).expect("it starts"), n_calls)
+}
+
+/// Views go on from their state, on any number of workers; what came after the checkpoint they take from the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_go_on_from_their_state() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (round, workers) in [2, 2, 3, 1, 4].into_iter().enumerate() {
+        let (engine, n_calls) = counting_calls(folder.path(), workers);
+        if round == 0 {
+            run(&engine, "CREATE TABLE t (k int PRIMARY KEY, g int, v int); CREATE STREAM s (a int)").await;
+            run(&engine, "CREATE TABLE u (k int PRIMARY KEY, g int, w int)").await;
+            for (name, query) in VIEWS {
+                run(&engine, &format!("CREATE MATERIALIZED VIEW {name} AS {query}")).await;
+            }
+            run(&engine, "CREATE MATERIALIZED VIEW quotients AS SELECT k, 100 / (v % 10) AS q FROM t").await;
+        } else if round % 2 == 1 {
+            assert_eq!(n_calls.load(Ordering::Relaxed), 0, "round {round}: nothing was left to be done");
+        }
+        for (name, query) in VIEWS.iter().filter(|_| round > 0) {
+            common::assert_is_its_query(&mut session(&engine), name, query).await;
+        }
+        let from = 100 * round;
+        let errors = "SELECT coalesce(sum(count), 0)::bigint FROM millstream.row_errors";
+        let zeros = "SELECT count(*) FROM t WHERE v % 10 = 0";
+        assert_eq!(number(&engine, errors).await, number(&engine, zeros).await, "round {round}");
+        for half in 0..2 {
+            let from = from + 50 * half;
+            let range = format!("generate_series({from} + 1, {from} + 50) i");
+            run(&engine, &format!("INSERT INTO t SELECT i, i % 5, i * 37 % 101 FROM {range}")).await;
+            run(&engine, &format!("INSERT INTO u SELECT i, i % 11, i * 13 % 97 FROM {range}")).await;
+            run(&engine, &format!("INSERT INTO s SELECT i FROM {range}")).await;
+            run(&engine, &format!("UPDATE t SET v = v + 1, g = (g + 1) % 5 WHERE k % 6 = {half}")).await;
+            run(&engine, &format!("DELETE FROM t WHERE k % 9 = {round}; DELETE FROM u WHERE k % 8 = {round}")).await;
+            // What came before it, or all of it, is in the checkpoint.
+            if half == round % 2 || half == 1 && round % 2 == 0 {
+                run(&engine, "CHECKPOINT").await;
+            }
+            if half == 0 {
+                run(&engine, "INSERT INTO s VALUES (1000), (1000)").await;
+            }
+        }
+        if round % 2 == 0 {
+            run(&engine, "CHECKPOINT").await;
+        }
+        for (name, query) in VIEWS {
+            common::assert_is_its_query(&mut session(&engine), name, query).await;
+        }
+        engine.shutdown().await;
+    }
+}
+
+/// A checkpoint waits for no view that keeps an epoch open. When that has caught up it is in checkpoints again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_stalls_keeps_no_checkpoint_from_being_written() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let checkpoints = CheckpointWhen { interval: NEVER, ..CheckpointWhen::default() };
+    let (data_dir, max_stall) = (Some(folder.path().to_owned()), Duration::from_millis(100));
+    let mut config = EngineConfig { data_dir, checkpoints, max_stall, ..config(2) };
+    let slow = common::Slow::new(&mut config, "slow", Duration::from_millis(700));
+    slow.switch_off();
+    let engine = Engine::start(config.clone()).expect("it starts");
+    run(&engine, "CREATE TABLE t (k int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 9) i")
+        .await;
+    run(&engine, "CREATE MATERIALIZED VIEW slow AS SELECT v % 3 AS third, sum(v) FROM t GROUP BY v % 3").await;
+    run(&engine, "CREATE MATERIALIZED VIEW quick AS SELECT max(v) AS m FROM t").await;
+    run(&engine, "CHECKPOINT").await;
+    let is_right = async |engine: &Engine| {
+        let began = Instant::now();
+        while session(engine).query("SELECT * FROM slow").await.is_err() {
+            assert!(began.elapsed() < common::DEADLINE, "it does not catch up");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let query = "SELECT v % 3, sum(v) FROM t GROUP BY v % 3";
+        common::assert_is_its_query(&mut session(engine), "slow", query).await;
+    };
+    slow.switch_on();
+    run(&engine, "INSERT INTO t VALUES (100, 100)").await;
+    run(&engine, "CHECKPOINT").await;
+    run(&engine, "INSERT INTO t VALUES (101, 101); CHECKPOINT").await;
+    slow.switch_off();
+    is_right(&engine).await;
+    // The first asks for nothing that is still to come, the second for all of it.
+    run(&engine, "INSERT INTO t VALUES (102, 102)").await;
+    run(&engine, "CHECKPOINT").await;
+    run(&engine, "UPDATE t SET v = v + 1").await;
+    run(&engine, "CHECKPOINT").await;
+    engine.shutdown().await;
+    drop(engine);
+    slow.switch_on();
+    let n_calls = slow.n_calls.load(Ordering::Relaxed);
+    let engine = Engine::start(config).expect("it starts");
+    is_right(&engine).await;
+    assert_eq!(slow.n_calls.load(Ordering::Relaxed), n_calls, "it goes on from its state");
+    engine.shutdown().await;
+}
+
+/// What is changed in the catalog after a checkpoint is as it was left: views that were made since are made anew, views
+/// that were dropped stay so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_of_the_log_are_made_anew() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engine = start(folder.path(), 2).expect("it starts");
+    run(&engine, "CREATE TABLE t (k int PRIMARY KEY, v int); CREATE VIEW plain AS SELECT k, v + 1 AS v FROM t").await;
+    run(&engine, "INSERT INTO t SELECT i, i % 10 FROM generate_series(1, 100) i").await;
+    run(&engine, "CREATE MATERIALIZED VIEW old AS SELECT v, count(*) FROM t GROUP BY v").await;
+    run(&engine, "CREATE MATERIALIZED VIEW gone AS SELECT sum(v) AS sum FROM t").await;
+    run(&engine, "CREATE MATERIALIZED VIEW over_plain AS SELECT sum(v) AS sum FROM plain").await;
+    run(&engine, "CREATE MATERIALIZED VIEW above AS SELECT sum + 1 AS sum FROM over_plain").await;
+    run(&engine, "CHECKPOINT").await;
+    run(&engine, "DROP MATERIALIZED VIEW gone; CREATE MATERIALIZED VIEW gone AS SELECT max(v) AS m FROM t").await;
+    run(&engine, "CREATE MATERIALIZED VIEW new AS SELECT count FROM old WHERE v > 4").await;
+    run(&engine, "CREATE OR REPLACE VIEW plain AS SELECT k, v + 2 AS v FROM t").await;
+    run(&engine, "CREATE INDEX old_by_count ON old (count)").await;
+    run(&engine, "INSERT INTO t SELECT i, i % 10 FROM generate_series(101, 195) i").await;
+    engine.shutdown().await;
+    for workers in [2, 3] {
+        let engine = start(folder.path(), workers).expect("it starts");
+        let is = |view: &'static str, query: &'static str| {
+            let engine = engine.clone();
+            async move {
+                let (mut session, began) = (session(&engine), Instant::now());
+                while session.query(&format!("SELECT * FROM {view}")).await.is_err() {
+                    assert!(began.elapsed() < common::DEADLINE, "{view} cannot be read");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                common::assert_is_its_query(&mut session, view, query).await;
+            }
+        };
+        is("old", "SELECT v, count(*) FROM t GROUP BY v").await;
+        is("gone", "SELECT max(v) FROM t").await;
+        is("new", "SELECT count(*) FROM t WHERE v > 4 GROUP BY v").await;
+        is("over_plain", "SELECT sum(v + 2) FROM t").await;
+        is("above", "SELECT sum(v + 2) + 1 FROM t").await;
+        run(&engine, "INSERT INTO t VALUES (-1, 3); DELETE FROM t WHERE k = -1; CHECKPOINT").await;
+        engine.shutdown().await;
+    }
+}
+
+/// What is damaged of a view's state harms that view and what reads it, until it is built anew; what is damaged of a
+/// table harms that table and what reads it, until the file is put back, or the table is dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_harms_what_needs_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engine = start(folder.path(), 1).expect("it starts");
+    let state = || files(folder.path(), "state");
+    run(&engine, "CREATE TABLE sound (k int PRIMARY KEY); INSERT INTO sound VALUES (1), (2)").await;
+    run(&engine, "CREATE MATERIALIZED VIEW of_sound AS SELECT count(*) AS n FROM sound").await;
+    run(&engine, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    run(&engine, "CHECKPOINT").await;
+    let before = state();
+    run(&engine, "INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 2000) i").await;
+    run(&engine, "CHECKPOINT").await;
+    let of_table = state().into_iter().find(|path| !before.contains(path)).expect("an object");
+    let before = state();
+    run(&engine, "CREATE MATERIALIZED VIEW v AS SELECT max(v) AS last FROM t").await;
+    run(&engine, "CREATE MATERIALIZED VIEW above AS SELECT last || '!' AS last FROM v").await;
+    run(&engine, "CHECKPOINT").await;
+    let of_views = state().into_iter().find(|path| !before.contains(path)).expect("an object");
+    run(&engine, "INSERT INTO t VALUES (3000, 'zzz'); INSERT INTO sound VALUES (3)").await;
+    engine.shutdown().await;
+
+    flip(&of_views, 60);
+    let engine = start(folder.path(), 1).expect("it starts");
+    let mut client = session(&engine);
+    for view in ["v", "above"] {
+        let error = client.query(&format!("SELECT * FROM {view}")).await.expect_err("its state is damaged");
+        let name = of_views.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(error.message().contains(&name), "{error}");
+    }
+    assert_eq!(number(&engine, "SELECT n FROM of_sound").await, 3);
+    assert_eq!(number(&engine, "SELECT count(*) FROM t").await, 2001);
+    run(&engine, "REFRESH MATERIALIZED VIEW v CASCADE").await;
+    assert_eq!(number(&engine, "SELECT count(*) FROM above WHERE last = 'zzz!'").await, 1);
+    run(&engine, "CHECKPOINT").await;
+    engine.shutdown().await;
+
+    flip(&of_table, 60);
+    let engine = start(folder.path(), 1).expect("it starts");
+    let mut client = session(&engine);
+    for refused in ["SELECT * FROM t", "INSERT INTO t VALUES (1)", "DELETE FROM t", "CHECKPOINT", "SELECT * FROM above"]
+    {
+        client.query(refused).await.err().unwrap_or_else(|| panic!("{refused}: the table is damaged"));
+    }
+    let error = client.query("SELECT * FROM t").await.expect_err("the table is damaged");
+    let name = of_table.file_name().expect("a name").to_string_lossy().into_owned();
+    assert!(error.message().contains(&name) && error.state() == SqlState::DATA_CORRUPTED, "{error}");
+    run(&engine, "INSERT INTO sound VALUES (4)").await;
+    assert_eq!(number(&engine, "SELECT n FROM of_sound").await, 4);
+    engine.shutdown().await;
+    flip(&of_table, 60);
+    let engine = start(folder.path(), 1).expect("it starts");
+    assert_eq!(number(&engine, "SELECT count(*) FROM t").await, 2001);
+    assert_eq!(number(&engine, "SELECT count(*) FROM above WHERE last = 'zzz!'").await, 1);
+    engine.shutdown().await;
+    flip(&of_table, 60);
+    let engine = start(folder.path(), 1).expect("it starts");
+    run(&engine, "DROP TABLE t CASCADE; CHECKPOINT").await;
+    assert_eq!(number(&engine, "SELECT n FROM of_sound").await, 4);
+    engine.shutdown().await;
+}
+
+/// Whatever else is damaged of what was durable, the engine does not start without it, and names the file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -198,8 +427,7 @@ async fn damage_is_named() {
     engine.shutdown().await;
     let manifest = files(folder.path(), "manifests").pop().expect("a manifest");
     let log = files(folder.path(), "log").swap_remove(0);
-    let object = files(folder.path(), "state").swap_remove(0);
-    for (path, at) in [(&manifest, 60), (&object, 50), (&object, 3), (&log, 100)] {
+    for (path, at) in [(&manifest, 60), (&log, 100)] {
         flip(path, at);
         let error = start(folder.path(), 2).err().unwrap_or_else(|| panic!("{path:?} is damaged"));
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();

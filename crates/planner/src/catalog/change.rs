@@ -69,6 +69,11 @@ impl CatalogChange {
         &self.gone
     }
 
+    /// The views whose plans are not as they were.
+    pub fn planned(&self) -> impl Iterator<Item = RelationId> {
+        self.planned.iter().map(|(id, _)| *id)
+    }
+
     /// Whether nothing has changed.
     pub fn is_empty(&self) -> bool {
         self.relations.is_empty()

@@ -253,9 +253,10 @@ fn windows_keep_their_partitions() {
     assert_plan(
         "select id, sum(v) over (partition by k order by id) as n from t",
         "
-Map (c0@0 as id, c1@1 as k, c2@2 as v, c3@3 as sum(t.v) PARTITION BY [t.k] ORDER BY [t.id ASC NULLS LAST] ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) (id, sum(t.v) PARTITION BY [t.k] ORDER BY [t.id ASC NULLS LAST] ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW@3 as n) | changes, key (id)
-  Window partition by (k) order by (id) [sum(#2) ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW] | keeps all rows
-    Import t (id, k, v) [by k] | changes, key (id)
+Map | changes, key (id)
+  Map (c0@0 as id, c1@1 as k, c2@2 as v, c3@3 as sum(t.v) PARTITION BY [t.k] ORDER BY [t.id ASC NULLS LAST] ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) (id, sum(t.v) PARTITION BY [t.k] ORDER BY [t.id ASC NULLS LAST] ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW@3 as n) [by id] | changes, key (id)
+    Window partition by (k) order by (id) [sum(#2) ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW] | keeps all rows
+      Import t (id, k, v) [by k] | changes, key (id)
 ",
     );
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use millstream_operators::operator::Arrangements;
 use millstream_operators::{NodeId, RelationId};
-use millstream_state::{Arrangement, Hold, Matches, Rows};
+use millstream_state::{Arrangement, Hold, Matches};
 use millstream_types::hash::hash_columns;
 use millstream_types::{Delta, Epoch, Error, Result};
 use timely::worker::Worker;
@@ -20,11 +20,12 @@ use crate::adapter::SMALL_STATE;
 use crate::command::{
     Command, EpochWork, Events, InstallDataflow, LoadRows, Lookup, RelationInput, RelationSpec, Root, Round,
 };
-use crate::dataflow::{Awaited, Built, Outbox, Site, build};
+use crate::dataflow::{Awaited, Built, Outbox, Site, build, fill};
 use crate::failure::Failure;
 use crate::memory::Charge;
 use crate::quanta::Quanta;
 use crate::relation::{Arrivals, Arriving, Part, Relation};
+use crate::saving::{HandedOver, SaveRequest, SavedPart};
 
 /// Rows applied to a store after which its size is looked at.
 const CHARGED_ROWS: usize = 1 << 12;
@@ -168,6 +169,7 @@ impl WorkerState {
             Command::Epoch(work) => self.epoch(work),
             Command::Lookup(lookup) => self.lookup(lookup),
             Command::Load(load) => (load.loaded)(self.load(&load)),
+            Command::Save(request) => self.save(&request),
             Command::Forget(epoch) => self.forget(epoch),
             Command::Tap(id, tap) => {
                 if let Some(relation) = self.relations.get_mut(&id) {
@@ -208,6 +210,7 @@ impl WorkerState {
             Ok(built) => built,
             Err(error) => return self.events.failed(install.id, start, error),
         };
+        let is_restored = install.restored.is_some();
         let mut imports = Vec::new();
         for (i, (node, relation, projection)) in install.dataflow.imports().enumerate() {
             let arriving = match &install.offsets[i] {
@@ -220,7 +223,7 @@ impl WorkerState {
                 relation,
                 projection: projection.to_vec(),
                 schema: install.dataflow.schema(node),
-                arrivals: VecDeque::from([(start, arriving)]),
+                arrivals: if is_restored { VecDeque::new() } else { VecDeque::from([(start, arriving)]) },
             });
             if let Some(imported) = self.relations.get_mut(&relation) {
                 imported.importers.push((install.id, i));
@@ -234,9 +237,27 @@ impl WorkerState {
         }
         self.order.push(install.id);
         self.to_feed.push(install.id);
-        let (sealed, last_ticked, round) = (start.prev(), start, start);
+        let (sealed, last_ticked, round) = (built.context.sealed.get(), start, start);
+        let has_failed = built.context.failure.has_failed();
+        let id = install.id;
         let installed = Installed { built, imports, holds, last_ticked, sealed, round, follows: false, install };
-        self.dataflows.insert(installed.install.id, installed);
+        self.dataflows.insert(id, installed);
+        if is_restored && !has_failed {
+            self.set_follows(id, true);
+            self.events.completed(id, self.index, start);
+        }
+    }
+
+    fn save(&self, request: &Arc<SaveRequest>) {
+        for &(id, owner) in &request.of {
+            if let Some(installed) = self.dataflows.get(&id) {
+                installed.built.context.save(installed.last_ticked, owner, request);
+                continue;
+            }
+            let arrangement = self.relations.get(&id).and_then(Relation::arrangement);
+            let rows = arrangement.map(|arrangement| SavedPart::Rows(arrangement.borrow_mut().take_unsaved()));
+            (request.take)(HandedOver { owner, worker: self.index, parts: Some(rows.into_iter().collect()) });
+        }
     }
 
     /// The dataflows whose rows operators read themselves, with the epoch that each has to complete first: all that it
@@ -403,10 +424,8 @@ impl WorkerState {
             return Err(Error::internal(format!("relation {} keeps no rows of its own", load.relation)));
         };
         let mut arrangement = arrangement.borrow_mut();
-        for rows in (load.rows)(self.index)? {
-            arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: rows.num_rows() });
-        }
-        arrangement.seal(load.epoch, relation.shared.holds.advance(load.epoch));
+        let since = relation.shared.holds.advance(load.epoch);
+        fill(&mut arrangement, (load.rows)(self.index)?, load.epoch, since)?;
         if let Some(charge) = &mut relation.charge {
             charge.set(arrangement.n_bytes());
         }

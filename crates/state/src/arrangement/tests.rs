@@ -119,6 +119,8 @@ struct Pair {
     /// The rows after each sealed epoch.
     sealed: BTreeMap<Epoch, Rows>,
     now: Rows,
+    /// The rows that all that was saved comes to.
+    saved: Rows,
 }
 
 impl Pair {
@@ -139,6 +141,7 @@ impl Pair {
             paused: None,
             sealed: BTreeMap::from([(Epoch::ZERO, Rows::new())]),
             now: Rows::new(),
+            saved: Rows::new(),
         }
     }
 
@@ -307,6 +310,29 @@ impl Pair {
         self.paused = Some(paused);
     }
 
+    /// Saves what has not been: with all that was saved before, that comes to what there is.
+    fn save(&mut self) {
+        if self.case.deletable && self.case.by_key {
+            // Rows that are saved are known by a unique key.
+            return;
+        }
+        let unsaved = self.arrangement.take_unsaved();
+        let by: Option<&[usize]> = self.case.deletable.then_some(&[1, 0]);
+        let (gone, came) = unsaved.parts(by).expect("it can be read");
+        let n_rows: usize = gone.iter().chain(&came).map(|rows| rows.hashes.len()).sum();
+        assert_eq!(n_rows, unsaved.n_rows());
+        for (rows, weight) in gone.iter().map(|g| (g, -1)).chain(came.iter().map(|c| (c, 1))) {
+            add_batch(&mut self.saved, &rows.batch, |_| weight);
+            if let Some(by) = by {
+                let mut hashes = Vec::new();
+                hash_columns(rows.batch.project(by).expect("its columns").columns(), rows.hashes.len(), &mut hashes);
+                assert_eq!(rows.hashes, hashes);
+            }
+        }
+        assert_eq!(self.saved, self.now, "{:?}", self.case);
+        assert_eq!(self.arrangement.take_unsaved().n_rows(), 0);
+    }
+
     /// Lets the arrangement forget what nobody can ask for, whether an epoch has begun or not.
     fn forget(&mut self, epoch: Epoch) {
         let since = self.holds.advance(epoch);
@@ -353,6 +379,9 @@ fn run(case: Case, n_epochs: u64) {
             while pair.arrangement.build_indexes() {}
             assert!(pair.indexes.iter().all(|columns| pair.arrangement.index_on(columns).is_some()));
         }
+        if pair.random.below(3) == 0 {
+            pair.save();
+        }
         pair.check_readers();
         pair.check_lookups();
         pair.probe_on(epoch);
@@ -363,10 +392,12 @@ fn run(case: Case, n_epochs: u64) {
             pair.check_lookups();
         }
     }
+    pair.save();
     if case.deletable {
         let fresh = Pair::new(case).arrangement.n_bytes();
         pair.empty(epoch.next());
         pair.check_readers();
+        pair.save();
         let n_bytes = pair.arrangement.n_bytes();
         assert!(n_bytes <= fresh + EMPTY_BYTES_MAX, "{case:?}: {n_bytes} bytes are counted of nothing");
     }

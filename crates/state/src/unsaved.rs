@@ -1,0 +1,108 @@
+//! What of an arrangement no checkpoint has yet: rows that came and rows that went since it was last saved.
+//!
+//! The owner only exchanges sets of rows; the rows themselves are read and copied by whoever writes them, on any thread.
+
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, UInt32Array};
+use millstream_types::delta::take_batch;
+use millstream_types::hash::{hash_columns, mix};
+use millstream_types::{Error, Result};
+
+use crate::changes::{HashedRows, TableShape};
+use crate::snapshot::{ChunkImage, RowBits, image_batch};
+
+/// What has changed of an arrangement's rows since it was last saved. Holds memory, not locks.
+pub struct UnsavedRows {
+    shape: TableShape,
+    pub(crate) chunks: Vec<UnsavedChunk>,
+    /// Identities of rows that were saved and are forgotten.
+    pub(crate) forgotten: Vec<RecordBatch>,
+}
+
+/// The change of a chunk.
+pub(crate) struct UnsavedChunk {
+    pub(crate) image: Arc<ChunkImage>,
+    pub(crate) came: RowBits,
+    pub(crate) gone: RowBits,
+}
+
+impl UnsavedRows {
+    pub(crate) fn new(shape: TableShape) -> Self {
+        UnsavedRows { shape, chunks: Vec::new(), forgotten: Vec::new() }
+    }
+
+    /// What the rows are.
+    pub fn shape(&self) -> &TableShape {
+        &self.shape
+    }
+
+    /// Rows that came and rows that went.
+    pub fn n_rows(&self) -> usize {
+        let of_chunks = self.chunks.iter().map(|chunk| chunk.came.count() + chunk.gone.count());
+        of_chunks.chain(self.forgotten.iter().map(RecordBatch::num_rows)).sum()
+    }
+
+    /// The identities of rows that are gone, and the rows that came, with hashes: of the columns `by`, which are among
+    /// those of the identity, or of nothing in particular if rows may be anywhere and none ever goes.
+    ///
+    /// # Errors
+    /// If a column's type has no take kernel; internal, if rows are partitioned by more than their identity.
+    pub fn parts(&self, by: Option<&[usize]>) -> Result<(Vec<HashedRows>, Vec<HashedRows>)> {
+        let places = by.map(|by| self.places_in_identity(by)).transpose()?;
+        let (mut gone, mut came) = (Vec::new(), Vec::new());
+        let mut n_rows = 0;
+        let mut add = |rows: &mut Vec<HashedRows>, batch: RecordBatch, by: Option<&[usize]>| -> Result<()> {
+            let hashes = match by {
+                Some(by) => hashes_of(&batch, by)?,
+                None => (n_rows..n_rows + batch.num_rows() as u64).map(mix).collect(),
+            };
+            n_rows += batch.num_rows() as u64;
+            rows.push(HashedRows { batch, hashes });
+            Ok(())
+        };
+        for forgotten in &self.forgotten {
+            add(&mut gone, forgotten.clone(), places.as_deref())?;
+        }
+        for chunk in &self.chunks {
+            if chunk.gone.count() > 0 {
+                let identities = selected(&self.shape, &chunk.image, &chunk.gone, Some(&self.shape.identity))?;
+                add(&mut gone, identities, places.as_deref())?;
+            }
+            if chunk.came.count() > 0 {
+                add(&mut came, selected(&self.shape, &chunk.image, &chunk.came, None)?, by)?;
+            }
+        }
+        if places.is_none() && !gone.is_empty() {
+            return Err(Error::internal("rows that may be anywhere are gone"));
+        }
+        Ok((gone, came))
+    }
+
+    fn places_in_identity(&self, by: &[usize]) -> Result<Vec<usize>> {
+        let place = |column: &usize| self.shape.identity.iter().position(|c| c == column);
+        let places: Option<Vec<usize>> = by.iter().map(place).collect();
+        places.ok_or_else(|| Error::internal("rows are partitioned by more than their identity"))
+    }
+}
+
+fn hashes_of(batch: &RecordBatch, by: &[usize]) -> Result<Vec<u64>> {
+    let mut hashes = Vec::new();
+    hash_columns(batch.project(by)?.columns(), batch.num_rows(), &mut hashes);
+    Ok(hashes)
+}
+
+fn selected(shape: &TableShape, image: &ChunkImage, rows: &RowBits, columns: Option<&[usize]>) -> Result<RecordBatch> {
+    let batch = image_batch(&shape.schema, image, columns)?;
+    if rows.count() == image.len {
+        return Ok(batch);
+    }
+    let rows: Vec<u32> = rows.offsets().map(|offset| offset as u32).collect();
+    match (rows.first(), rows.last()) {
+        // Rows that came one after the other need no copy.
+        (Some(&first), Some(&last)) if (last - first) as usize + 1 == rows.len() => {
+            Ok(batch.slice(first as usize, rows.len()))
+        }
+        _ => Ok(take_batch(&batch, &UInt32Array::from(rows))?),
+    }
+}
