@@ -75,7 +75,7 @@ fn fill(n_rows: u64, kind: &str) -> Result<Figure> {
         let values = Int64Array::from_iter_values(rows.map(u64::cast_signed));
         let columns: Vec<ArrayRef> = vec![Arc::new(keys), Arc::new(values)];
         arrangement.apply(&Delta::inserts(RecordBatch::try_new(schema.clone(), columns)?))?;
-        arrangement.seal(Epoch(epoch), Epoch(epoch));
+        arrangement.seal(Epoch(epoch), Epoch(epoch)).expect("all is in memory");
     }
     let seconds = started.elapsed().as_secs_f64();
     Ok(Figure::new("figure", "arrangement")

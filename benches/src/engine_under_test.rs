@@ -174,8 +174,8 @@ pub fn start(job: Job) -> Result<EngineUnderTest> {
     let columns = plan.result.schema.fields().iter().map(|f| column_of(f)).collect::<Result<_>>()?;
     let query = create(&mut catalog, "q", NewRelation::new(Kind::Sink(None), columns))?;
     let (sender, reports) = channel();
-    let workers = millstream_runtime::start(job.n_workers, Arc::new(Reporter { query, reports: sender }))?;
-    let memory = Account::root(usize::MAX);
+    let workers = millstream_runtime::start(job.n_workers, Arc::new(Reporter { query, reports: sender }), None)?;
+    let memory = Account::root(usize::MAX, usize::MAX);
     for (id, (_, source)) in sources.iter().zip(&job.sources) {
         let shared = Arc::new(RelationShared::new(job.n_workers, memory.part(None), Holds::new()));
         let spec = Arc::new(RelationSpec::Source { source: Arc::clone(source), shared });

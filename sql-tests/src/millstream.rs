@@ -17,14 +17,17 @@ pub struct Options {
     /// Cut all input into batches of one row. Each statement has an epoch of its own in any mode: a file's next
     /// statement is sent when the one before has been answered.
     pub tiny: bool,
+    /// State is spilled as soon as there is any.
+    pub spills: bool,
 }
 
 /// The modes in which every file runs, with their names.
-pub const MODES: [(&str, Options); 4] = [
-    ("workers-1", Options { workers: 1, tiny: false }),
-    ("workers-2", Options { workers: 2, tiny: false }),
-    ("workers-4", Options { workers: 4, tiny: false }),
-    ("tiny", Options { workers: 2, tiny: true }),
+pub const MODES: [(&str, Options); 5] = [
+    ("workers-1", Options { workers: 1, tiny: false, spills: false }),
+    ("workers-2", Options { workers: 2, tiny: false, spills: false }),
+    ("workers-4", Options { workers: 4, tiny: false, spills: false }),
+    ("tiny", Options { workers: 2, tiny: true, spills: false }),
+    ("spilled", Options { workers: 2, tiny: false, spills: true }),
 ];
 
 /// A running server and the engine behind it.
@@ -49,6 +52,9 @@ pub async fn start_in(options: Options, data_dir: Option<PathBuf>) -> Result<Han
     let mut config = EngineConfig { workers: options.workers, query_threads: 1, data_dir, ..EngineConfig::default() };
     if options.tiny {
         config.batch_rows_max = 1;
+    }
+    if options.spills {
+        config.memory.spill_from = 0;
     }
     let engine = Engine::start(config).map_err(|error| format!("the engine does not start: {error}"))?;
     let no_server = |error: std::io::Error| format!("the server does not start: {error}");

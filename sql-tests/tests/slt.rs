@@ -1,4 +1,4 @@
-//! Runs every `.slt` file of this directory: against Millstream in four modes, and in two more in which the server ends
+//! Runs every `.slt` file of this directory: against Millstream in five modes, and in two more in which the server ends
 //! in the middle and is started again; if it is plain Postgres SQL, against Postgres 15. Then the SQL blocks of README and docs against Millstream.
 //!
 //! `cargo test -p millstream-sql-tests -- joins` runs those with `joins` in their names;

@@ -11,9 +11,11 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use millstream_planner::Catalog;
 use millstream_runtime::{Account, Events, OperatorHook, Workers};
+use millstream_state::ColdStore;
 use millstream_storage::data_directory::DataDirectory;
 use millstream_storage::disk::Disk;
 use millstream_storage::log::{Log, LogOptions};
+use millstream_storage::spill::SpillFolder;
 use millstream_types::deep_stack::{THREAD_STACK_BYTES, on_own_stack};
 use millstream_types::{Epoch, Error, Result, SqlState};
 use parking_lot::{Mutex, RwLock};
@@ -152,15 +154,15 @@ impl Engine {
     pub fn start_telling(config: EngineConfig, progress: Arc<StartProgress>) -> Result<Engine> {
         let (send, receive) = channel();
         let clock = Arc::new(Clock::new(send));
-        let workers: Arc<Workers> =
-            Arc::new(millstream_runtime::start(config.workers, Arc::clone(&clock) as Arc<dyn Events>)?);
-        let memory = Account::root(config.memory.state);
-        let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
         let log = config.data_dir.as_ref().map(|folder| OpenLog::open(folder, &config, &clock)).transpose()?;
+        let spill = Spill::open(&config, log.as_ref().map(|log| &log.directory))?;
+        let events = Arc::clone(&clock) as Arc<dyn Events>;
+        let workers: Arc<Workers> = Arc::new(millstream_runtime::start(config.workers, events, spill.state)?);
+        let memory = Account::root(config.memory.state, config.memory.spill_from);
+        let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
         let query_memory = RuntimeEnvBuilder::new()
             .with_memory_limit(config.memory.queries, 1.0)
-            // A query that does not fit fails, rather than fill a disk that nobody gave us.
-            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+            .with_disk_manager_builder(spill.queries)
             .build_arc()
             .map_err(|e| Error::internal(format!("the memory pool of queries cannot be made: {e}")))?;
         let mut catalog = Catalog::new();
@@ -279,6 +281,29 @@ impl OpenLog {
         let log = Arc::new(Log::open(directory.disk(), options, events)?);
         waiting.note_found(log.last_found());
         Ok(OpenLog { log, directory, waiting, checkpoints })
+    }
+}
+
+/// Where state and queries go that memory has no room for: in the data directory, else among temporary files.
+struct Spill {
+    state: Option<Arc<dyn ColdStore>>,
+    queries: DiskManagerBuilder,
+}
+
+impl Spill {
+    fn open(config: &EngineConfig, directory: Option<&DataDirectory>) -> Result<Self> {
+        let n_bytes_max = config.memory.spilled;
+        let queries = DiskManagerBuilder::default().with_max_temp_directory_size(n_bytes_max);
+        if n_bytes_max == 0 {
+            return Ok(Spill { state: None, queries: queries.with_mode(DiskManagerMode::Disabled) });
+        }
+        let Some((directory, folder)) = directory.zip(config.data_dir.as_ref()) else {
+            let state = Arc::new(SpillFolder::temporary(n_bytes_max));
+            return Ok(Spill { state: Some(state), queries: queries.with_mode(DiskManagerMode::OsTmpDirectory) });
+        };
+        let state = Arc::new(SpillFolder::of_data_directory(directory.disk(), n_bytes_max)?);
+        let mode = DiskManagerMode::Directories(vec![SpillFolder::of_queries(folder)?]);
+        Ok(Spill { state: Some(state), queries: queries.with_mode(mode) })
     }
 }
 

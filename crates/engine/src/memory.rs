@@ -13,22 +13,35 @@ use millstream_types::{Error, Result, SqlState};
 /// What is assumed of a machine that does not tell.
 const UNKNOWN_MACHINE: usize = 4 << 30;
 
+/// State and queries may take so many times the memory on disk.
+const SPILLED_MAX: u64 = 10;
+
 /// Bytes that may be in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryLimits {
     /// By the state of all tables, streams, views and sinks.
     pub state: usize,
+    /// By the state of all, before some of it is spilled.
+    pub spill_from: usize,
     /// By one view that names no limit of its own.
     pub view: usize,
     /// By all queries that run.
     pub queries: usize,
+    /// On disk, by state that memory has no room for and by queries, each; nothing is spilled if it is 0.
+    pub spilled: u64,
 }
 
 impl MemoryLimits {
     /// Shares of what the process may use: the rest is for rows on their way, connections and the allocator.
     pub fn of_total(total: usize) -> Self {
         let share = |percent: usize| total / 100 * percent;
-        MemoryLimits { state: share(60), view: share(40), queries: share(15) }
+        MemoryLimits {
+            state: share(56),
+            spill_from: share(34),
+            view: share(50),
+            queries: share(14),
+            spilled: total as u64 * SPILLED_MAX,
+        }
     }
 
     /// Shares of the machine, or of the control group that the process runs in.

@@ -87,6 +87,7 @@ const RELATIONS: [(&str, &[(&str, ColumnType)]); 10] = [
             ("busy_us", BigInt),
             ("state_bytes", BigInt),
             ("state_entries", BigInt),
+            ("spilled_bytes", BigInt),
         ],
     ),
     (
@@ -99,6 +100,9 @@ const RELATIONS: [(&str, &[(&str, ColumnType)]); 10] = [
             ("sealed", BigInt),
             ("since", BigInt),
             ("holds", BigInt),
+            ("bytes_in_memory", BigInt),
+            ("bytes_spilled", BigInt),
+            ("users", BigInt),
         ],
     ),
     (
@@ -193,7 +197,7 @@ pub(crate) fn rows(engine: &EngineState, relation: &Relation) -> Result<RecordBa
             jobs.map(|r| job(r, last_closed)).collect()
         }
         "operators" => running.iter().flat_map(|r| operators(r)).collect(),
-        "arrangements" => running.iter().flat_map(|r| arrangements(r)).collect(),
+        "arrangements" => running.iter().flat_map(|r| arrangements(engine, r)).collect(),
         "checkpoints" => engine.checkpoints.lock().iter().map(checkpoint).collect(),
         "epochs" => engine.clock.epochs.closed().iter().map(|entry| epoch(entry)).collect(),
         "log" => engine.journal.get().map(log).transpose()?.into_iter().collect(),
@@ -324,14 +328,16 @@ pub(crate) fn job_state(live: &LiveRelation) -> (&'static str, Option<String>) {
     (state, Some(format!("{done} of {total} rows ({percent} %)")))
 }
 
-fn arrangements(live: &LiveRelation) -> Vec<Row> {
+fn arrangements(engine: &EngineState, live: &LiveRelation) -> Vec<Row> {
     if live.shared.is_unstored() {
         return vec![];
     }
+    let n_users = engine.catalog.read().dependents_of(live.id).count();
     let readers = live.shared.readers();
     let row = |(worker, reader): (usize, &millstream_state::ArrangementReader)| {
         let sealed = reader.sealed();
         let (since, n_holds) = (live.shared.holds.since(), live.shared.holds.n_holds());
+        let (in_memory, spilled) = live.shared.n_bytes(worker);
         vec![
             int(live.id.0),
             text(&live.relation.name),
@@ -340,6 +346,9 @@ fn arrangements(live: &LiveRelation) -> Vec<Row> {
             int(sealed.0),
             int(since.0),
             int(n_holds),
+            int(in_memory),
+            int(spilled),
+            int(n_users),
         ]
     };
     readers.iter().enumerate().map(row).collect()
@@ -364,6 +373,7 @@ fn operators(live: &LiveRelation) -> Vec<Row> {
                 int(counters.busy_ns.load(Relaxed) / 1000),
                 int(counters.state_bytes.load(Relaxed)),
                 int(counters.state_entries.load(Relaxed)),
+                int(counters.spilled_bytes.load(Relaxed)),
             ]);
         }
     }

@@ -10,5 +10,6 @@ mod engine {
     mod planning;
     mod serializability;
     mod slice;
+    mod spilling;
     mod transactions;
 }

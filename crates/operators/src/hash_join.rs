@@ -307,10 +307,10 @@ impl Kept {
         self.own().is_some_and(JoinSide::counts_partners)
     }
 
-    fn gather(&self, column: usize, rows: &[u32]) -> ArrayRef {
+    fn gather(&self, columns: &[usize], rows: &[u32]) -> Result<Vec<ArrayRef>> {
         match self {
-            Kept::Here(side) => side.gather(column, rows),
-            Kept::Elsewhere(shared) => shared.gather(column, rows),
+            Kept::Here(side) => Ok(columns.iter().map(|&column| side.gather(column, rows)).collect()),
+            Kept::Elsewhere(shared) => shared.gather(columns, rows),
         }
     }
 
@@ -392,27 +392,27 @@ impl HashJoin {
                 self.probing = Some(probing);
                 return Ok(Progress::More);
             }
-            let matches = self.next_matches(&mut probing);
+            let matches = self.next_matches(&mut probing)?;
             self.emit(&probing, matches, out)?;
         }
         Ok(Progress::Done)
     }
 
     /// About a batch of pairs with equal hashes.
-    fn next_matches(&mut self, probing: &mut Probing) -> Matches {
+    fn next_matches(&mut self, probing: &mut Probing) -> Result<Matches> {
         let mut matches = Matches::default();
         let other = match self.sides.of_mut(probing.side.other()) {
             Kept::Here(other) => other,
             Kept::Elsewhere(shared) => {
                 let (keys, hashes, from) = (&probing.keys, &probing.hashes, probing.next_probe);
-                probing.next_probe = shared.probe(keys, hashes, from, OUTPUT_BATCH_ROWS, &mut matches);
-                return matches;
+                probing.next_probe = shared.probe(keys, hashes, from, OUTPUT_BATCH_ROWS, &mut matches)?;
+                return Ok(matches);
             }
         };
         if probing.next_row != NO_ROW {
             other.follow(probing.next_probe as u32, &mut probing.next_row, OUTPUT_BATCH_ROWS, &mut matches);
             if probing.next_row != NO_ROW {
-                return matches;
+                return Ok(matches);
             }
             probing.next_probe += 1;
         }
@@ -426,7 +426,7 @@ impl HashJoin {
                 break;
             }
         }
-        matches
+        Ok(matches)
     }
 
     fn emit(&mut self, probing: &Probing, mut matches: Matches, out: &mut Output) -> Result<()> {
@@ -485,7 +485,15 @@ impl HashJoin {
             && matches.probes.iter().enumerate().all(|(i, &probe)| probe as usize == i);
         let probes = UInt32Array::new(ScalarBuffer::from(matches.probes.clone()), None);
         let other = self.sides.of(probing.side.other());
-        let column_of = |&wanted: &JoinColumn| {
+        // All of the other side's at once: they may have to be read.
+        let is_others = |wanted: &JoinColumn| match *wanted {
+            JoinColumn::Of(side, column) if side != probing.side => Some(column),
+            _ => None,
+        };
+        let is_known = |wanted: &JoinColumn| known.iter().any(|(c, _)| c == wanted);
+        let gathered: Vec<usize> = wanted.iter().filter(|wanted| !is_known(wanted)).filter_map(is_others).collect();
+        let mut gathered = other.gather(&gathered, &matches.rows)?.into_iter();
+        let mut column_of = |&wanted: &JoinColumn| {
             if let Some((_, column)) = known.iter().find(|(c, _)| *c == wanted) {
                 return Ok(column.clone());
             }
@@ -494,11 +502,11 @@ impl HashJoin {
                     let column = &probing.delta.columns()[column];
                     if is_each_once { Ok(column.clone()) } else { Ok(arrow::compute::take(column, &probes, None)?) }
                 }
-                JoinColumn::Of(_, column) => Ok(other.gather(column, &matches.rows)),
+                JoinColumn::Of(_, _) => gathered.next().ok_or_else(|| Error::internal("a column was not gathered")),
                 JoinColumn::Mark => Err(Error::internal("a pair has no mark")),
             }
         };
-        wanted.iter().map(column_of).collect()
+        wanted.iter().map(&mut column_of).collect()
     }
 
     /// Emits rows of a side without the other side's columns.
@@ -507,14 +515,15 @@ impl HashJoin {
         for from in (0..decided.rows.len()).step_by(OUTPUT_BATCH_ROWS) {
             let to = decided.rows.len().min(from + OUTPUT_BATCH_ROWS);
             let rows = &decided.rows[from..to];
-            let columns = self.spec.output.iter().zip(self.spec.schema.fields()).map(|(column, field)| -> ArrayRef {
-                match *column {
-                    JoinColumn::Of(of, column) if of == side => state.gather(column, rows),
+            let columns = self.spec.output.iter().zip(self.spec.schema.fields()).map(|(column, field)| {
+                Ok(match *column {
+                    JoinColumn::Of(of, column) if of == side => state.gather(&[column], rows)?.remove(0),
                     JoinColumn::Of(_, _) => arrow::array::new_null_array(field.data_type(), rows.len()),
                     JoinColumn::Mark => Arc::new(BooleanArray::from(vec![decided.has_partner; rows.len()])),
-                }
+                })
             });
-            let batch = batch_of(self.spec.schema.clone(), columns.collect(), rows.len())?;
+            let columns = columns.collect::<Result<_>>()?;
+            let batch = batch_of(self.spec.schema.clone(), columns, rows.len())?;
             out.emit(Delta::new(batch, Some(decided.weights[from..to].to_vec().into())));
         }
         Ok(())
@@ -663,7 +672,7 @@ impl Operator for HashJoin {
 
     fn n_bytes(&self) -> usize {
         let sides = [&self.sides.left, &self.sides.right].into_iter().filter_map(Kept::own);
-        sides.map(JoinSide::n_bytes).sum::<usize>() + self.put_off.iter().map(Delta::n_bytes).sum::<usize>()
+        sides.map(JoinSide::n_bytes).sum::<usize>() + self.put_off.iter().map(Delta::values_bytes).sum::<usize>()
     }
 
     fn n_entries(&self) -> usize {

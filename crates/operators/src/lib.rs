@@ -22,6 +22,7 @@ mod partitioned_rows;
 mod property;
 pub mod recompute;
 mod saving;
+pub mod spilling;
 pub mod step;
 pub mod top_n;
 pub mod union;

@@ -108,7 +108,7 @@ impl Materialize {
         for delta in &deltas {
             arrangement.apply(delta)?;
         }
-        arrangement.seal(epoch, since);
+        arrangement.seal(epoch, since)?;
         Ok(deltas)
     }
 
@@ -119,7 +119,13 @@ impl Materialize {
 
     /// Bytes of the arrangement and of what waits for the end of the epoch.
     pub fn n_bytes(&self) -> usize {
-        self.arrangement.borrow().n_bytes() + self.collected.iter().map(Delta::n_bytes).sum::<usize>()
+        self.arrangement.borrow().n_bytes() + self.collected.iter().map(Delta::values_bytes).sum::<usize>()
+    }
+
+    /// Bytes in memory that can be spilled, and bytes that are.
+    pub fn n_bytes_spillable(&self) -> (usize, usize) {
+        let arrangement = self.arrangement.borrow();
+        (arrangement.n_bytes_spillable(), arrangement.n_bytes_spilled())
     }
 
     /// Rows of the arrangement.

@@ -121,8 +121,26 @@ pub trait Operator {
     /// Internal, if the state is not that of such an operator.
     fn restore(&mut self, saved: &SavedState) -> Result<()>;
 
-    /// Bytes of state.
+    /// Puts state away, if it can and memory is short. It is called between epochs.
+    ///
+    /// # Errors
+    /// 53200, if there is no other place for it.
+    fn relieve(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Bytes of state in memory.
     fn n_bytes(&self) -> usize {
+        0
+    }
+
+    /// Of the bytes in memory, those that [`Operator::relieve`] would put away now.
+    fn n_spillable_bytes(&self) -> usize {
+        0
+    }
+
+    /// Bytes of state that was put away, where it is.
+    fn n_spilled_bytes(&self) -> usize {
         0
     }
 

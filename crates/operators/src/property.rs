@@ -6,8 +6,10 @@
 //! same holds. A failure is made smaller, epoch by epoch and change by change, before it is shown with its seed.
 //! `MILLSTREAM_PROPERTY_CASES` sets how many cases are run, `MILLSTREAM_PROPERTY_SEED` the first of them.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -21,14 +23,15 @@ use arrow::datatypes::{
 use arrow::row::{RowConverter, SortField};
 use millstream_expr::scalar::batch_of;
 use millstream_expr::{OrderBy, RowError};
-use millstream_state::StateChanges;
 use millstream_state::changes::net;
+use millstream_state::{ColdMemory, StateChanges};
 use millstream_types::hash::{hash_columns, mix};
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 
 use crate::dataflow::{Dataflow, Edge, Exchange, Node, RelationId};
 use crate::encoded::tests::stored;
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Progress};
+use crate::spilling::{MemoryWatch, SpillTo};
 use crate::step::StepDriver;
 
 /// A row: numbers, and everything else as numbers.
@@ -220,19 +223,29 @@ pub(crate) fn end_epoch(operator: &mut dyn Operator, epoch: u64, emitted: &mut E
 
 /// A dataflow, whose relations are numbered as ports, on some workers. After each epoch its state may be saved, whole or as
 /// what has changed, and taken up by another number of workers.
+///
+/// Operators put their state away whenever they are told that there is too much, which is so at random.
 pub(crate) fn dataflow(dataflow: &Dataflow, n_workers: usize) -> Subject {
     // What runs is what was kept on disk.
     let dataflow = stored(dataflow);
-    let mut driver = StepDriver::new(dataflow.clone(), n_workers).expect("types can be kept");
-    let mut saved = SavedChanges::new(dataflow.nodes.len());
+    let memory = Rc::new(RandomMemory::default());
+    let store: Arc<ColdMemory> = Arc::default();
+    let spill_to = SpillTo { store: store.clone(), watch: memory.clone(), starts_in_parts: n_workers == 2 };
+    let driver = StepDriver::with_spilling(dataflow.clone(), n_workers, Some(&spill_to));
+    let mut driver = driver.expect("types can be kept");
+    let mut saved = SavedChanges::new(dataflow.nodes.len(), spill_to);
     Box::new(move |epoch, input| {
         let mut random = Random::new(epoch * 1000 + input.len() as u64);
+        memory.begin(random.below(u64::MAX));
         if epoch == 1 && random.below(2) == 0 {
             driver.track_changes();
             saved.are_tracked = true;
         }
         if epoch > 1 {
             saved.go_on(&mut driver, &dataflow, &mut random).map_err(|e| format!("saved state: {e}"))?;
+        }
+        if random.below(2) == 0 {
+            driver.relieve().map_err(|e| e.to_string())?;
         }
         let mut relations: BTreeMap<RelationId, Vec<Delta>> = BTreeMap::new();
         input.into_iter().for_each(|(port, delta)| relations.entry(RelationId(port as u64)).or_default().push(delta));
@@ -241,8 +254,35 @@ pub(crate) fn dataflow(dataflow: &Dataflow, n_workers: usize) -> Subject {
     })
 }
 
+/// Memory of which there is too little at random: never, always, or now and then.
+#[derive(Default)]
+pub(crate) struct RandomMemory {
+    random: Cell<u64>,
+    /// One in so many.
+    is_short: Cell<u64>,
+}
+
+impl RandomMemory {
+    /// From here on as a seed says.
+    pub(crate) fn begin(&self, seed: u64) {
+        self.random.set(seed);
+        self.is_short.set([0, 1, 2, 5][(seed % 4) as usize]);
+    }
+}
+
+impl MemoryWatch for RandomMemory {
+    fn report(&self, _: usize, _: usize) {}
+
+    fn excess(&self) -> usize {
+        self.random.set(mix(self.random.get().wrapping_add(1)));
+        let is_short = self.is_short.get() > 0 && self.random.get().is_multiple_of(self.is_short.get());
+        if is_short { 1 + (self.random.get() >> 32) as usize % 3000 } else { 0 }
+    }
+}
+
 /// What was saved of a dataflow's operators.
 struct SavedChanges {
+    spill_to: SpillTo,
     /// By node, the oldest first.
     changes: Vec<Vec<StateChanges>>,
     /// Whether the operators that run note what changes.
@@ -252,8 +292,8 @@ struct SavedChanges {
 }
 
 impl SavedChanges {
-    fn new(n_nodes: usize) -> Self {
-        SavedChanges { changes: vec![vec![]; n_nodes], are_tracked: false, is_restored: false }
+    fn new(n_nodes: usize, spill_to: SpillTo) -> Self {
+        SavedChanges { spill_to, changes: vec![vec![]; n_nodes], are_tracked: false, is_restored: false }
     }
 
     /// Lets a driver go on, or saves what it has, whole or what has changed, and goes on from there in another.
@@ -280,7 +320,9 @@ impl SavedChanges {
             self.changes = driver.save()?.into_iter().map(|changes| vec![changes]).collect();
         }
         let saved = self.changes.iter().map(|changes| net(changes)?.encode()).collect::<Result<Vec<_>>>()?;
-        *driver = StepDriver::restore(dataflow.clone(), 1 + random.below(4) as usize, &saved)?;
+        let n_workers = 1 + random.below(4) as usize;
+        let restored = StepDriver::with_spilling(dataflow.clone(), n_workers, Some(&self.spill_to))?;
+        *driver = restored.restored(&saved)?;
         self.is_restored = true;
         self.are_tracked = random.below(3) > 0;
         if self.are_tracked {

@@ -10,6 +10,7 @@ use millstream_types::{Delta, EpochHeader, Result};
 
 use crate::dataflow::{Dataflow, Exchange, Node, NodeId, RelationId, split_by_hash};
 use crate::operator::{BuildContext, Operator, Output, Progress};
+use crate::spilling::{self, SpillTo};
 
 /// Runs a dataflow, one epoch at a time, on simulated workers.
 pub struct StepDriver {
@@ -24,12 +25,19 @@ impl StepDriver {
     /// # Errors
     /// If an operator cannot be built.
     pub fn new(dataflow: Dataflow, n_workers: usize) -> Result<Self> {
+        Self::with_spilling(dataflow, n_workers, None)
+    }
+
+    /// The same, of operators that put their state away.
+    pub(crate) fn with_spilling(dataflow: Dataflow, n_workers: usize, spill_to: Option<&SpillTo>) -> Result<Self> {
         let build = |worker: usize| {
+            let context = BuildContext { worker, n_workers, ..BuildContext::alone() };
             let nodes = dataflow.nodes.iter().map(|node| match node {
                 Node::Import { .. } => Ok(None),
-                Node::Operator { spec, .. } => {
-                    spec.build(BuildContext { worker, n_workers, ..BuildContext::alone() }).map(Some)
-                }
+                Node::Operator { spec, inputs } => match spill_to {
+                    Some(spill_to) => spilling::build(spec, inputs, context, spill_to.clone()).map(Some),
+                    None => spec.build(context).map(Some),
+                },
             });
             nodes.collect::<Result<Vec<_>>>()
         };
@@ -92,15 +100,20 @@ impl StepDriver {
     /// # Errors
     /// If an operator cannot be built, or the state is not its own.
     pub fn restore(dataflow: Dataflow, n_workers: usize, saved: &[Vec<u8>]) -> Result<Self> {
-        let mut driver = StepDriver::new(dataflow, n_workers)?;
-        for (worker, operators) in driver.workers.iter_mut().enumerate() {
+        StepDriver::new(dataflow, n_workers)?.restored(saved)
+    }
+
+    /// The driver, when its operators, which were not called yet, have taken over saved state.
+    pub(crate) fn restored(mut self, saved: &[Vec<u8>]) -> Result<Self> {
+        let n_workers = self.workers.len();
+        for (worker, operators) in self.workers.iter_mut().enumerate() {
             for (operator, saved) in operators.iter_mut().zip(saved) {
                 if let Some(operator) = operator {
                     operator.restore(&SavedState::decode(saved, &partitions_of(worker, n_workers))?)?;
                 }
             }
         }
-        Ok(driver)
+        Ok(self)
     }
 
     /// Runs one epoch: deltas by relation in, in any order and splitting; deltas of the root and failed rows out.
@@ -144,6 +157,12 @@ impl StepDriver {
             outputs.push(produced);
         }
         Ok((outputs.pop().into_iter().flatten().flatten().collect(), errors))
+    }
+
+    /// Lets operators put state away, between epochs.
+    #[cfg(test)]
+    pub(crate) fn relieve(&mut self) -> Result<()> {
+        self.workers.iter_mut().flatten().flatten().try_for_each(|operator| operator.relieve())
     }
 
     /// Rows, groups or entries of the state of all operators.

@@ -27,7 +27,7 @@ use timely::scheduling::Activator;
 
 use crate::chunk::{Chunk, HashSplit};
 use crate::dataflow::{Awaited, Context};
-use crate::memory::Charge;
+use crate::memory::HeldMemory;
 use crate::metrics::NodeMetrics;
 use crate::quanta::QUANTUM;
 use crate::saving::SavedPart;
@@ -58,6 +58,7 @@ pub(crate) struct Placed {
     /// What it reads of others has to be there before it is called first.
     pub(crate) awaits: Vec<Awaited>,
     pub(crate) metrics: Arc<NodeMetrics>,
+    pub(crate) memory: Rc<HeldMemory>,
 }
 
 /// Takes what has arrived on an input, whatever its pact.
@@ -117,7 +118,7 @@ pub(crate) fn add_operator<'scope>(
             n_parked: 0,
             phase: Phase::Idle,
             activator,
-            charge: Charge::new(&context.account),
+            relieved: 0,
             measured_at: Instant::now(),
             n_rows_unmeasured: 0,
             n_saves: 0,
@@ -183,8 +184,9 @@ struct Adapter {
     activator: Activator,
     /// How often it has handed over what has changed.
     n_saves: u64,
+    /// How often it was asked to give memory back, when it last did.
+    relieved: u64,
     // metrics
-    charge: Charge,
     measured_at: Instant,
     n_rows_unmeasured: usize,
 }
@@ -196,6 +198,7 @@ impl Adapter {
             self.waiting.values_mut().for_each(|w| w.deltas.clear());
             return;
         }
+        self.relieve();
         if self.waiting.is_empty() {
             return self.save_if_due(frontiers);
         }
@@ -210,6 +213,19 @@ impl Adapter {
         self.park(next);
         self.placed.metrics.busy_since(start);
         self.measure();
+    }
+
+    /// Lets the operator give memory back if it is asked to, and between two epochs.
+    fn relieve(&mut self) {
+        let asked = self.context.n_relieved.get();
+        if self.relieved == asked || self.phase != Phase::Idle || self.placed.is_stateless {
+            return;
+        }
+        self.relieved = asked;
+        let epoch = self.waiting.keys().next().copied().unwrap_or(self.context.start);
+        if self.context.failure.guard(epoch, || self.placed.operator.relieve()).is_some() {
+            self.report();
+        }
     }
 
     fn receive_all(&mut self) {
@@ -348,16 +364,24 @@ impl Adapter {
 
     /// Reports the state's size if it may have changed much; fails the dataflow if that is too much.
     fn measure(&mut self) {
-        let is_small = self.charge.bytes() < SMALL_STATE;
+        let is_small = self.placed.memory.bytes() < SMALL_STATE;
         if !is_small && self.n_rows_unmeasured < MEASURE_ROWS && self.measured_at.elapsed() < MEASURE_EVERY {
             return;
         }
+        self.report();
+    }
+
+    fn report(&mut self) {
         self.n_rows_unmeasured = 0;
         self.measured_at = Instant::now();
-        let n_bytes = self.placed.operator.n_bytes();
-        self.placed.metrics.state_bytes.store(n_bytes as u64, Relaxed);
-        self.placed.metrics.state_entries.store(self.placed.operator.n_entries() as u64, Relaxed);
+        let (operator, metrics) = (&self.placed.operator, &self.placed.metrics);
+        let n_bytes = operator.n_bytes();
+        metrics.state_bytes.store(n_bytes as u64, Relaxed);
+        metrics.state_entries.store(operator.n_entries() as u64, Relaxed);
         let epoch = self.waiting.keys().next().copied().unwrap_or(self.context.start);
-        self.context.charge(&mut self.charge, n_bytes, epoch);
+        let (spillable, spilled) = (operator.n_spillable_bytes(), operator.n_spilled_bytes());
+        metrics.spilled_bytes.store(spilled as u64, Relaxed);
+        self.placed.memory.set_all(n_bytes, spillable, spilled);
+        self.context.check_limits(epoch);
     }
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use millstream_operators::materialize::Materialize;
 use millstream_operators::operator::Arrangements;
+use millstream_operators::spilling::{self, MemoryWatch, SpillTo};
 use millstream_operators::{BuildContext, Exchange, Node, RelationId};
-use millstream_state::{Arrangement, Rows};
+use millstream_state::{Arrangement, ColdStore, Rows};
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use timely::container::NoopBuilder;
 use timely::dataflow::InputHandle;
@@ -21,12 +22,15 @@ use crate::adapter::{Edges, Placed, add_operator};
 use crate::chunk::Chunk;
 use crate::command::{InstallDataflow, OperatorHook, Root};
 use crate::failure::Failure;
-use crate::memory::{Account, Charge};
+use crate::memory::{Account, HeldMemory};
 use crate::pressure::Pressure;
 use crate::quanta::Quanta;
-use crate::root::{RootState, add_root};
+use crate::root::{RootEnd, RootState, add_root};
 use crate::row_errors::RowErrorLog;
 use crate::saving::{SaveRequest, SavedPart, Saving};
+
+/// What a row of an input takes in an operator, more or less.
+const START_ROW_BYTES: usize = 64;
 
 /// What the operators of a dataflow share on a worker.
 pub(crate) struct Context {
@@ -38,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) pressure: Arc<Pressure>,
     pub(crate) quanta: Quanta,
     pub(crate) account: Arc<Account>,
+    /// How often operators were asked to give memory back.
+    pub(crate) n_relieved: Cell<u64>,
     /// Somebody takes the root's changes, so they have to be kept until the end of each epoch.
     pub(crate) is_followed: Cell<bool>,
     /// The root has sealed all epochs up to this one on this worker.
@@ -89,6 +95,12 @@ impl Context {
         self.n_saves.get()
     }
 
+    /// Asks operators to give memory back, in the next step.
+    pub(crate) fn relieve(&self) {
+        self.n_relieved.set(self.n_relieved.get() + 1);
+        self.activate_all();
+    }
+
     pub(crate) fn activate_all(&self) {
         self.activators.borrow().iter().for_each(Activator::activate);
     }
@@ -132,13 +144,11 @@ impl Context {
         }
     }
 
-    /// Reports what an operator has in use; fails the dataflow if that takes it over its limit.
-    pub(crate) fn charge(&self, charge: &mut Charge, n_bytes: usize, epoch: Epoch) {
-        charge.set(n_bytes);
-        let account = charge.account();
-        if account.is_over() {
-            self.failure.fail(epoch, over_limit(account));
-        } else if account.is_whole_over() {
+    /// Fails the dataflow if it has more in use than it may, and tells of it if all have.
+    pub(crate) fn check_limits(&self, epoch: Epoch) {
+        if self.account.is_over() {
+            self.failure.fail(epoch, over_limit(&self.account));
+        } else if self.account.is_whole_over() {
             self.failure.whole_is_over(epoch);
         }
     }
@@ -147,8 +157,8 @@ impl Context {
 /// The error of a dataflow whose state has passed its own limit.
 fn over_limit(account: &Account) -> Error {
     let detail = format!(
-        "Its state takes {} bytes, and its limit is {} bytes.",
-        account.used(),
+        "Its state takes {} bytes that cannot be spilled, and its limit is {} bytes.",
+        account.pinned(),
         account.limit().unwrap_or(usize::MAX)
     );
     Error::out_of_memory("its memory limit was reached")
@@ -173,6 +183,8 @@ pub(crate) struct Built {
     pub(crate) timely_index: usize,
     pub(crate) context: Rc<Context>,
     pub(crate) arrangement: Option<Rc<RefCell<Arrangement>>>,
+    /// What the root has in use.
+    pub(crate) root_memory: Rc<HeldMemory>,
 }
 
 /// What a worker gives to a dataflow that it builds.
@@ -184,6 +196,10 @@ pub(crate) struct Site<'a> {
     pub(crate) arrangements: &'a dyn Arrangements,
     /// The dataflows on this worker that are to complete an epoch before what they keep can be read.
     pub(crate) awaited: HashMap<RelationId, Awaited>,
+    /// Where state goes that memory has no room for, if it may go anywhere.
+    pub(crate) spill: Option<&'a Arc<dyn ColdStore>>,
+    /// Rows that its inputs have at the start, on this worker.
+    pub(crate) n_rows: usize,
 }
 
 /// A dataflow that is to complete an epoch.
@@ -202,9 +218,9 @@ impl Awaited {
 /// Puts what was saved into an arrangement that has nothing yet.
 pub(crate) fn fill(arrangement: &mut Arrangement, rows: Vec<RecordBatch>, epoch: Epoch, since: Epoch) -> Result<()> {
     for rows in rows {
-        arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: rows.num_rows() });
+        arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: rows.num_rows() })?;
     }
-    arrangement.seal(epoch, since);
+    arrangement.seal(epoch, since)?;
     arrangement.note_saved();
     Ok(())
 }
@@ -214,7 +230,7 @@ pub(crate) fn fill(arrangement: &mut Arrangement, rows: Vec<RecordBatch>, epoch:
 /// # Errors
 /// If an operator cannot be built; then nothing was installed on this worker.
 pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'_>) -> Result<Built> {
-    let Site { failure, quanta, outbox, arrangements, awaited } = site;
+    let Site { failure, quanta, outbox, arrangements, awaited, spill, n_rows } = site;
     let start = install.start.epoch;
     let build_context = BuildContext { worker: worker.index(), n_workers: worker.peers(), start, arrangements };
     let context = Rc::new(Context {
@@ -226,6 +242,7 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
         pressure: Arc::clone(&install.pressure),
         quanta,
         account: Arc::clone(&install.account),
+        n_relieved: Cell::default(),
         is_followed: Cell::new(false),
         sealed: Cell::new(if install.restored.is_some() { start } else { start.prev() }),
         hook: install.hook.clone(),
@@ -240,13 +257,24 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
     if install.restored.is_none() {
         context.open(&install.start);
     }
+    // All that the inputs have is one epoch, in which nothing that has taken rows can be spilled.
+    let n_workers = build_context.n_workers;
+    let starts_in_parts = install.account.is_small_for(n_rows.saturating_mul(START_ROW_BYTES * n_workers));
     let mut operators = Vec::new();
     for (node_idx, node) in install.dataflow.nodes.iter().enumerate() {
-        let Node::Operator { spec, .. } = node else {
+        let Node::Operator { spec, inputs } = node else {
             operators.push(None);
             continue;
         };
-        let mut operator = spec.build(build_context)?;
+        let memory = Rc::new(HeldMemory::new(&install.account));
+        let mut operator = match spill {
+            None => spec.build(build_context)?,
+            Some(store) => {
+                let watch = Rc::clone(&memory) as Rc<dyn MemoryWatch>;
+                let spill_to = SpillTo { store: Arc::clone(store), watch, starts_in_parts };
+                spilling::build(spec, inputs, build_context, spill_to)?
+            }
+        };
         if let Some(restored) = install.restored.as_ref().filter(|_| !spec.is_stateless()) {
             // All workers build the same dataflows: on one where something is damaged it is there, and has failed.
             let state = || operator.restore(&(restored.state)(context.worker, node_idx as u32)?);
@@ -255,14 +283,18 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
         if install.keeps {
             operator.track_changes();
         }
-        operators.push(Some(operator));
+        operators.push(Some((operator, memory)));
     }
     let (root, arrangement) = match &install.root {
         Root::Materialize { spec, shared } => {
-            let arrangement = Rc::new(RefCell::new(Arrangement::new(&spec.arrangement())?));
-            if let Some(place) = spec.place()? {
-                arrangement.borrow_mut().note_place(place);
+            let mut arrangement = Arrangement::new(&spec.arrangement())?;
+            if let Some(store) = spill {
+                arrangement.spill_into(Arc::clone(store));
             }
+            if let Some(place) = spec.place()? {
+                arrangement.note_place(place);
+            }
+            let arrangement = Rc::new(RefCell::new(arrangement));
             if let Some(restored) = &install.restored {
                 let since = shared.holds.advance(start);
                 let fill = || fill(&mut arrangement.borrow_mut(), (restored.rows)(context.worker)?, start, since);
@@ -274,6 +306,7 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
         }
         Root::Sink(sink) => (RootState::Sink(sink.open(build_context.worker)?, Vec::new()), None),
     };
+    let root_memory = Rc::new(HeldMemory::new(&install.account));
     let timely_index = worker.next_dataflow_index();
     let inputs = worker.dataflow_named::<u64, _, _>(&install.name, |scope| {
         let metrics = &install.metrics.workers[scope.index()];
@@ -289,7 +322,7 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
         });
         for (id, (node, operator)) in install.dataflow.nodes.iter().zip(operators).enumerate() {
             streams.push(match (node, operator) {
-                (Node::Operator { spec, inputs }, Some(operator)) => {
+                (Node::Operator { spec, inputs }, Some((operator, memory))) => {
                     let by = inputs.iter().map(|edge| edge.exchange.partitioned_by().to_vec()).collect();
                     let mut inputs: Vec<(Edges<'_>, Exchange)> =
                         inputs.iter().map(|e| (streams[e.from].clone(), e.exchange.clone())).collect();
@@ -304,6 +337,7 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
                         partitioned_by: by,
                         awaits: spec.shared_relations().iter().filter_map(|id| awaited.get(id).cloned()).collect(),
                         metrics: Arc::clone(&metrics[id]),
+                        memory,
                     };
                     add_operator(scope, placed, inputs, Rc::clone(&context))
                 }
@@ -318,8 +352,9 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
         }
         let result = streams.pop().expect("a dataflow has nodes");
         let metrics = metrics.last().expect("the root has metrics");
-        add_root(scope, install.id, result, root, Arc::clone(metrics), Rc::clone(&context), Rc::clone(outbox));
+        let end = RootEnd { metrics: Arc::clone(metrics), memory: Rc::clone(&root_memory), outbox: Rc::clone(outbox) };
+        add_root(scope, install.id, result, root, end, Rc::clone(&context));
         inputs
     });
-    Ok(Built { inputs, timely_index, context, arrangement })
+    Ok(Built { inputs, timely_index, context, arrangement, root_memory })
 }

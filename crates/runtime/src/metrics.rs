@@ -17,8 +17,10 @@ pub struct NodeMetrics {
     pub batches_out: AtomicU64,
     /// Nanoseconds of work.
     pub busy_ns: AtomicU64,
-    /// Bytes of state.
+    /// Bytes of state in memory.
     pub state_bytes: AtomicU64,
+    /// Bytes of state that is spilled, on disk.
+    pub spilled_bytes: AtomicU64,
     /// Entries of state.
     pub state_entries: AtomicU64,
 }

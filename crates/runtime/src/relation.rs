@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use millstream_operators::RelationId;
 use millstream_state::{Arrangement, ArrangementReader, Changes, Holds, Snapshot};
@@ -23,6 +24,8 @@ pub struct RelationShared {
     pub holds: Holds,
     /// The readers' end of each worker's part, set when the worker has made it.
     readers: Mutex<Vec<Option<ArrangementReader>>>,
+    /// For each worker, what its part takes.
+    sizes: Vec<PartSize>,
     /// What its rows are charged to.
     pub account: Arc<Account>,
 }
@@ -31,7 +34,8 @@ impl RelationShared {
     /// For a relation that no worker has made yet.
     pub fn new(n_workers: usize, account: Arc<Account>, holds: Holds) -> Self {
         let readers = Mutex::new(vec![None; n_workers]);
-        RelationShared { unstored: false.into(), holds, readers, account }
+        let sizes = (0..n_workers).map(|_| PartSize::default()).collect();
+        RelationShared { unstored: false.into(), holds, readers, sizes, account }
     }
 
     pub(crate) fn set_reader(&self, worker: usize, reader: ArrangementReader) {
@@ -41,6 +45,19 @@ impl RelationShared {
     /// The readers' ends of all workers' parts; those of workers that have not made it yet are missing.
     pub fn readers(&self) -> Vec<ArrangementReader> {
         self.readers.lock().iter().flatten().cloned().collect()
+    }
+
+    /// Bytes that a worker's part takes in memory, and on disk, as they were measured last.
+    pub fn n_bytes(&self, worker: usize) -> (u64, u64) {
+        let size = &self.sizes[worker];
+        (size.in_memory.load(Relaxed), size.spilled.load(Relaxed))
+    }
+
+    /// Notes what a worker's part takes.
+    pub(crate) fn note_size(&self, worker: usize, in_memory: usize, spilled: usize) {
+        let size = &self.sizes[worker];
+        size.in_memory.store(in_memory as u64, Relaxed);
+        size.spilled.store(spilled as u64, Relaxed);
     }
 
     /// Lets go of the rows: nobody may read them any more.
@@ -62,6 +79,12 @@ impl RelationShared {
     pub fn is_ready(&self) -> bool {
         self.is_unstored() || self.readers.lock().iter().all(Option::is_some)
     }
+}
+
+#[derive(Default)]
+struct PartSize {
+    in_memory: AtomicU64,
+    spilled: AtomicU64,
 }
 
 /// Where the rows of a worker's part come from.
@@ -86,6 +109,16 @@ pub(crate) struct Relation {
 }
 
 impl Relation {
+    /// Reports what the rows have in use, if this worker applies them itself.
+    pub(crate) fn measure(&mut self, worker: usize) {
+        let (Part::Stored(arrangement), Some(charge)) = (&self.part, &mut self.charge) else { return };
+        let arrangement = arrangement.borrow();
+        let (in_memory, spilled) = (arrangement.n_bytes(), arrangement.n_bytes_spilled());
+        charge.set_all(in_memory, arrangement.n_bytes_spillable(), spilled);
+        self.shared.note_size(worker, in_memory, spilled);
+        self.n_uncharged = 0;
+    }
+
     pub(crate) fn arrangement(&self) -> Option<&Rc<RefCell<Arrangement>>> {
         match &self.part {
             Part::Stored(a) | Part::View(a) => Some(a),

@@ -20,7 +20,7 @@ use timely::scheduling::Activator;
 
 use crate::adapter::{Edges, MEASURE_EVERY, MEASURE_ROWS, Receive, SMALL_STATE, new_input};
 use crate::dataflow::{Context, Outbox, Sealed};
-use crate::memory::Charge;
+use crate::memory::HeldMemory;
 use crate::metrics::NodeMetrics;
 use crate::quanta::QUANTUM;
 use crate::relation::RelationShared;
@@ -64,12 +64,33 @@ impl RootState {
         }
     }
 
+    fn note_size(&self, worker: usize, in_memory: usize, spilled: usize) {
+        if let RootState::Materialize(_, shared) = self {
+            shared.note_size(worker, in_memory, spilled);
+        }
+    }
+
+    /// Bytes in memory that can be spilled, and bytes that are.
+    fn n_bytes_spillable(&self) -> (usize, usize) {
+        match self {
+            RootState::Materialize(materialize, _) => materialize.n_bytes_spillable(),
+            RootState::Sink(..) => (0, 0),
+        }
+    }
+
     fn n_entries(&self) -> usize {
         match self {
             RootState::Materialize(materialize, _) => materialize.n_rows(),
             RootState::Sink(..) => 0,
         }
     }
+}
+
+/// What the end of a dataflow reports to.
+pub(crate) struct RootEnd {
+    pub(crate) metrics: Arc<NodeMetrics>,
+    pub(crate) memory: Rc<HeldMemory>,
+    pub(crate) outbox: Outbox,
 }
 
 struct RootAdapter {
@@ -85,7 +106,7 @@ struct RootAdapter {
     n_saves: u64,
     // metrics
     metrics: Arc<NodeMetrics>,
-    charge: Charge,
+    memory: Rc<HeldMemory>,
     n_rows_unmeasured: usize,
     measured_at: Instant,
 }
@@ -96,10 +117,10 @@ pub(crate) fn add_root<'scope>(
     relation: RelationId,
     stream: Edges<'scope>,
     state: RootState,
-    metrics: Arc<NodeMetrics>,
+    end: RootEnd,
     context: Rc<Context>,
-    outbox: Outbox,
 ) {
+    let RootEnd { metrics, memory, outbox } = end;
     let mut builder = OperatorBuilder::new("Root".to_owned(), scope);
     let receive = new_input(&mut builder, stream, &Exchange::Local, scope.peers());
     builder.set_notify_for(0, FrontierInterest::Always);
@@ -112,7 +133,7 @@ pub(crate) fn add_root<'scope>(
         waiting: BTreeMap::new(),
         sealed: context.sealed.get(),
         n_saves: 0,
-        charge: Charge::new(&context.account),
+        memory,
         context,
         outbox,
         activator,
@@ -246,16 +267,20 @@ impl RootAdapter {
     }
 
     fn measure(&mut self, epoch: Epoch) {
-        let is_small = self.charge.bytes() < SMALL_STATE;
+        let is_small = self.memory.bytes() < SMALL_STATE;
         if !is_small && self.n_rows_unmeasured < MEASURE_ROWS && self.measured_at.elapsed() < MEASURE_EVERY {
             return;
         }
         self.n_rows_unmeasured = 0;
         self.measured_at = Instant::now();
-        let waiting: usize = self.waiting.values().flatten().map(Delta::n_bytes).sum();
+        let waiting: usize = self.waiting.values().flatten().map(Delta::values_bytes).sum();
         let n_bytes = self.state.n_bytes() + waiting;
         self.metrics.state_bytes.store(n_bytes as u64, Relaxed);
         self.metrics.state_entries.store(self.state.n_entries() as u64, Relaxed);
-        self.context.charge(&mut self.charge, n_bytes, epoch);
+        let (spillable, spilled) = self.state.n_bytes_spillable();
+        self.state.note_size(self.context.worker, n_bytes, spilled);
+        self.metrics.spilled_bytes.store(spilled as u64, Relaxed);
+        self.memory.set_all(n_bytes, spillable, spilled);
+        self.context.check_limits(epoch);
     }
 }

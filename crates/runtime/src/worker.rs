@@ -1,6 +1,7 @@
 //! A worker: a thread that runs its share of every dataflow and keeps its partitions of every relation.
 
 mod feed;
+mod relief;
 mod state;
 
 use std::cell::RefCell;
@@ -10,6 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Thread;
 use std::time::Duration;
 
+use millstream_state::ColdStore;
 use millstream_types::deep_stack::on_own_stack;
 use millstream_types::{Error, Result};
 use parking_lot::Mutex;
@@ -19,6 +21,7 @@ use timely::communication::WorkerGuards;
 use crate::command::{Command, Events};
 use crate::quanta::Quanta;
 use feed::Fed;
+use relief::{ASLEEP_FOR, Relieved};
 use state::WorkerState;
 
 /// How long a worker waits before it looks again whether a dataflow can take more.
@@ -70,11 +73,11 @@ impl Drop for Workers {
     }
 }
 
-/// Starts workers.
+/// Starts workers. State that memory has no room for goes to `spill`, if it may go anywhere.
 ///
 /// # Errors
 /// Internal, if threads cannot be started.
-pub fn start(n_workers: usize, events: Arc<dyn Events>) -> Result<Workers> {
+pub fn start(n_workers: usize, events: Arc<dyn Events>, spill: Option<Arc<dyn ColdStore>>) -> Result<Workers> {
     let (receivers, senders): (Vec<_>, Vec<_>) = (0..n_workers).map(|_| channel()).map(|(s, r)| (Some(r), s)).unzip();
     let receivers = Mutex::new(receivers);
     let (threads_send, threads) = channel();
@@ -92,7 +95,8 @@ pub fn start(n_workers: usize, events: Arc<dyn Events>) -> Result<Workers> {
         // The receiver lives as long as `start` runs.
         let _ = threads_send.send((index, std::thread::current()));
         // Expressions of views may nest deeply.
-        let work = std::panic::AssertUnwindSafe(|| on_own_stack(|| run(timely, Arc::clone(&events), receiver)));
+        let work =
+            std::panic::AssertUnwindSafe(|| on_own_stack(|| run(timely, Arc::clone(&events), receiver, spill.clone())));
         if std::panic::catch_unwind(work).is_err() {
             events.worker_lost(index, Error::internal("a worker panicked outside of any dataflow"));
         }
@@ -105,9 +109,14 @@ pub fn start(n_workers: usize, events: Arc<dyn Events>) -> Result<Workers> {
 }
 
 /// A worker's life.
-fn run(timely: &mut timely::worker::Worker, events: Arc<dyn Events>, commands: Receiver<Command>) {
+fn run(
+    timely: &mut timely::worker::Worker,
+    events: Arc<dyn Events>,
+    commands: Receiver<Command>,
+    spill: Option<Arc<dyn ColdStore>>,
+) {
     let quanta = Quanta::default();
-    let state = WorkerState::new(timely.index(), timely.peers(), events, commands, quanta.clone());
+    let state = WorkerState::new(timely.index(), timely.peers(), events, commands, quanta.clone(), spill);
     let state = Rc::new(RefCell::new(state));
     let served = Rc::downgrade(&state);
     // Within a step nobody else has borrowed the state.
@@ -123,10 +132,12 @@ fn run(timely: &mut timely::worker::Worker, events: Arc<dyn Events>, commands: R
             }
         }
         let is_building = state.borrow_mut().build_indexes();
+        let relieved = state.borrow_mut().relieve();
         let wait = match state.borrow_mut().feed_all() {
-            _ if is_building => Some(Duration::ZERO),
+            _ if is_building || relieved == Relieved::More => Some(Duration::ZERO),
             Fed::More => Some(Duration::ZERO),
             Fed::BackedUp => Some(BACKED_UP_FOR),
+            Fed::All if relieved == Relieved::Short => Some(ASLEEP_FOR),
             Fed::All => None,
         };
         // A command wakes the thread, as a message of another worker does.

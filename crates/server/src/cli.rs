@@ -52,7 +52,7 @@ pub struct ServeArgs {
     /// Worker threads [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
-    /// Memory for all state and queries together, such as 8GB [default: three quarters of the machine or control group]
+    /// Memory for all state and queries together, such as 8GB [default: 70 % of the machine or control group]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory_limit: Option<usize>,
     /// Keep all data in memory, where it is gone when the process ends: what happens unless --data-dir is given
@@ -97,7 +97,7 @@ impl ServeArgs {
 
     /// What state and queries may take.
     pub fn memory(&self) -> MemoryLimits {
-        self.memory_limit.map_or_else(MemoryLimits::of_machine, |limit| MemoryLimits::of_total(limit / 3 * 4))
+        self.memory_limit.map_or_else(MemoryLimits::of_machine, |limit| MemoryLimits::of_total(limit / 7 * 10))
     }
 
     /// How the engine runs.

@@ -15,6 +15,11 @@
 //!
 //! `since` is the oldest epoch that anybody may still ask for. Deaths up to it are forgotten: the rows leave the
 //! indexes, chunks that are mostly dead are merged. Row ids change in a merge; who keeps some for a while pins them.
+//!
+//! Where memory is short, full chunks are put away, the oldest first, and then shards of indexes ([`Arrangement::spill`]).
+//! Births and deaths stay in memory. A row of such a chunk is read when it is looked at, by the owner or by a reader on its
+//! own thread, and both read a chunk once for all the rows that they want of it. Of an index the owner reads some shards
+//! after the other, once for each call.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,9 +37,10 @@ use millstream_types::{Delta, Epoch, Error, Result};
 use parking_lot::Mutex;
 
 use crate::changes::TableShape;
+use crate::chunked_rows::ChunkedRows;
+use crate::cold::ColdStore;
 use crate::column::{CHUNK_ROWS, Equality, Rows, chunk_of, offset_of, row_id};
-use crate::hash_index::{HashIndex, NO_ROW};
-use crate::row_store::ChunkedRows;
+use crate::hash_index::{Access, HashIndex, NO_ROW};
 use crate::snapshot::{ArrangementReader, Births, ChunkImage, Published, RowBits};
 use crate::unsaved::{UnsavedChunk, UnsavedRows};
 
@@ -42,6 +48,10 @@ use crate::unsaved::{UnsavedChunk, UnsavedRows};
 const MERGED_ROWS_MIN: usize = CHUNK_ROWS;
 /// A chunk is not merged for fewer rows that are gone, unless all are.
 const GONE_ROWS_MIN: usize = 256;
+/// Shards of an index that are in memory at once where memory is short.
+const SHARDS_AT_ONCE: usize = 8;
+/// Memory is not short any more after so many epochs in which nothing had to be put away.
+const CALM_EPOCHS: u32 = 32;
 /// The table of deaths does not shrink for fewer.
 const DEATHS_MIN: usize = 1 << 10;
 
@@ -148,15 +158,50 @@ impl KeyIndex {
         }
     }
 
-    /// Whether a row's chunk is one whose rows are in it.
-    #[inline]
-    fn covers(&self, row: u32) -> bool {
-        self.built_to.is_none_or(|chunk| chunk_of(row) < chunk)
-    }
-
     fn keys(&self, columns: &[ArrayRef]) -> Vec<ArrayRef> {
         self.columns.iter().map(|&c| columns[c].clone()).collect()
     }
+}
+
+/// Whether a row's chunk is one whose rows are in an index that is built so far.
+#[inline]
+fn covers(built_to: Option<usize>, row: u32) -> bool {
+    built_to.is_none_or(|chunk| chunk_of(row) < chunk)
+}
+
+/// Calls `each` with the number of each hash, when its shard is in memory. Where there is little memory a few shards are
+/// at once: hashes of a shard come in order, those of different ones do not.
+///
+/// # Errors
+/// If a shard cannot be read.
+fn by_shards(
+    index: &mut HashIndex,
+    hashes: &[u64],
+    store: Option<&dyn ColdStore>,
+    access: Access,
+    mut each: impl FnMut(&mut HashIndex, usize),
+) -> Result<()> {
+    let Some(store) = store.filter(|_| index.has_copies()) else {
+        index.fetch(hashes, access)?;
+        (0..hashes.len()).for_each(|i| each(index, i));
+        return Ok(());
+    };
+    let group = |index: &HashIndex, i: usize| index.shard_of(hashes[i]) / SHARDS_AT_ONCE;
+    let mut order: Vec<usize> = (0..hashes.len()).collect();
+    order.sort_by_key(|&i| group(index, i));
+    let mut rest = order.as_slice();
+    while let Some(&first) = rest.first() {
+        let number = group(index, first);
+        let (now, later) = rest.split_at(rest.partition_point(|&i| group(index, i) == number));
+        rest = later;
+        let of_group: Vec<u64> = now.iter().map(|&i| hashes[i]).collect();
+        index.fetch(&of_group, access)?;
+        now.iter().for_each(|&i| each(index, i));
+        let shards = number * SHARDS_AT_ONCE..((number + 1) * SHARDS_AT_ONCE).min(index.n_shards());
+        // What cannot be put away stays: whoever counts memory sees that.
+        let _ = index.put_away(shards, store);
+    }
+    Ok(())
 }
 
 /// What the owner knows of a chunk beside its rows.
@@ -198,6 +243,14 @@ pub struct Arrangement {
     saved_identity: Option<Vec<usize>>,
     /// Identities of rows that were saved and are forgotten since.
     forgotten_saved: Vec<RecordBatch>,
+    /// The chunk that is put away next, if it can be.
+    next_to_go: usize,
+    /// Chunks could not be put away when that was tried last.
+    cannot_spill: bool,
+    /// Where chunks are put away, if they may be.
+    store: Option<Arc<dyn ColdStore>>,
+    /// Epochs sealed since that was done last.
+    n_calm: u32,
     published: Arc<Mutex<Published>>,
 }
 
@@ -234,6 +287,10 @@ impl Arrangement {
             n_pins: 0,
             saved_identity: spec.identity.clone(),
             forgotten_saved: Vec::new(),
+            next_to_go: 0,
+            cannot_spill: false,
+            store: None,
+            n_calm: CALM_EPOCHS,
             published: Arc::new(Mutex::new(Published::default())),
         })
     }
@@ -251,6 +308,83 @@ impl Arrangement {
     /// Whether no row is alive.
     pub fn is_empty(&self) -> bool {
         self.n_live == 0
+    }
+
+    /// From now on what it has can be put away, there.
+    pub fn spill_into(&mut self, store: Arc<dyn ColdStore>) {
+        self.store = Some(store);
+    }
+
+    /// Puts full chunks away, then shards of indexes, until about `n_bytes` of memory are free; returns how many are.
+    ///
+    /// # Errors
+    /// If something cannot be put away; then it stays in memory, and [`Arrangement::n_bytes_spillable`] is nothing until it
+    /// has worked again.
+    pub fn spill(&mut self, n_bytes: usize) -> Result<usize> {
+        let Some(store) = self.store.clone() else { return Ok(0) };
+        self.n_calm = 0;
+        let spilled = self.spill_to(&*store, n_bytes);
+        self.cannot_spill = spilled.is_err();
+        spilled
+    }
+
+    fn spill_to(&mut self, store: &dyn ColdStore, n_bytes: usize) -> Result<usize> {
+        let before = self.n_bytes();
+        let mut freed = 0;
+        for _ in 0..self.chunks.len() {
+            if freed >= n_bytes {
+                return Ok(freed);
+            }
+            let chunk = self.next_to_go % self.chunks.len();
+            self.next_to_go = chunk + 1;
+            if !self.rows.can_go(chunk) {
+                continue;
+            }
+            self.rows.put_away(chunk, store)?;
+            if let Some(image) = self.published.lock().chunks.get_mut(chunk).and_then(Option::as_mut) {
+                // Readers that come from now on read the chunk from where it is.
+                let ChunkImage { len, births, reclaimed, .. } = &**image;
+                let (len, births, reclaimed) = (*len, births.clone(), reclaimed.clone());
+                *image = Arc::new(ChunkImage { columns: self.rows.share(chunk), len, births, reclaimed });
+            }
+            freed = before.saturating_sub(self.n_bytes());
+        }
+        for index in 0..self.indexes.len() {
+            for shard in 0..self.indexes[index].index.n_shards() {
+                if freed >= n_bytes {
+                    return Ok(freed);
+                }
+                self.indexes[index].index.put_away(shard..shard + 1, store)?;
+                freed = before.saturating_sub(self.n_bytes());
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Where shards of indexes go back to after their use, as long as memory is short.
+    fn short_of_memory(&self) -> Option<Arc<dyn ColdStore>> {
+        self.store.clone().filter(|_| self.n_calm < CALM_EPOCHS && !self.cannot_spill)
+    }
+
+    /// Of the bytes in memory, those that can be put away.
+    pub fn n_bytes_spillable(&self) -> usize {
+        if self.cannot_spill || self.store.is_none() {
+            return 0;
+        }
+        let here =
+            (0..self.chunks.len()).filter(|&chunk| self.rows.away(chunk).is_none() && self.rows.len_of(chunk) > 0);
+        let (mut n_here, mut n_can_go) = (0, 0);
+        here.for_each(|chunk| {
+            n_here += 1;
+            n_can_go += usize::from(self.rows.can_go(chunk));
+        });
+        let of_indexes: usize = self.indexes.iter().map(|index| index.index.n_bytes_spillable()).sum();
+        self.rows.n_bytes() / n_here.max(1) * n_can_go + of_indexes
+    }
+
+    /// Bytes that were put away, where they are.
+    pub fn n_bytes_spilled(&self) -> usize {
+        self.rows.n_bytes_away() + self.indexes.iter().map(|index| index.index.n_bytes_away()).sum::<usize>()
     }
 
     /// Allocated bytes, dead rows that a hold keeps included.
@@ -282,23 +416,27 @@ impl Arrangement {
 
     /// Adds the rows of one chunk to an index that lacks them; returns whether there is more to do. Everything else may
     /// go on between two calls.
-    pub fn build_indexes(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// If a chunk that was put away cannot be read.
+    pub fn build_indexes(&mut self) -> Result<bool> {
         let n_chunks = self.chunks.len();
-        let Some(index) = self.indexes.iter_mut().find(|i| i.built_to.is_some()) else { return false };
+        let Some(index) = self.indexes.iter_mut().find(|i| i.built_to.is_some()) else { return Ok(false) };
         if let Some(chunk) = index.built_to.filter(|&chunk| chunk < n_chunks) {
             let present: Vec<u32> = (0..self.rows.len_of(chunk))
                 .filter(|&offset| !self.chunks[chunk].reclaimed.get(offset))
                 .map(|offset| row_id(chunk, offset))
                 .collect();
-            let keys: Vec<ArrayRef> = index.columns.iter().map(|&c| self.rows.columns[c].gather(&present)).collect();
+            let keys = self.rows.gather_columns(&index.columns, &present)?;
             let mut hashes = Vec::new();
             index.hash(&keys, present.len(), &mut hashes);
+            index.index.fetch(&hashes, Access::Write)?;
             index.index.insert_all(&hashes, present);
             index.built_to = Some(chunk + 1);
         } else {
             index.built_to = None;
         }
-        self.indexes.iter().any(|i| i.built_to.is_some())
+        Ok(self.indexes.iter().any(|i| i.built_to.is_some()))
     }
 
     /// A reader's end.
@@ -315,8 +453,7 @@ impl Arrangement {
     /// end of an epoch is judged.
     pub fn apply(&mut self, delta: &Delta) -> Result<()> {
         let Some(weights) = delta.weights() else {
-            self.insert(delta.columns(), Rows::Range { offset: 0, len: delta.n_rows() });
-            return Ok(());
+            return self.insert(delta.columns(), Rows::Range { offset: 0, len: delta.n_rows() });
         };
         let mut deletions = Vec::new();
         let mut insertions = Vec::new();
@@ -330,12 +467,15 @@ impl Arrangement {
                 cancel(delta.batch(), &missing, &mut insertions)?;
             }
         }
-        self.insert(delta.columns(), Rows::Selected(&insertions));
-        Ok(())
+        self.insert(delta.columns(), Rows::Selected(&insertions))
     }
 
     /// Inserts rows.
-    pub fn insert(&mut self, columns: &[ArrayRef], rows: Rows<'_>) {
+    ///
+    /// # Errors
+    /// If a part of an index that was put away cannot be read.
+    pub fn insert(&mut self, columns: &[ArrayRef], rows: Rows<'_>) -> Result<()> {
+        let store = self.short_of_memory();
         let mut ids = Vec::with_capacity(rows.len());
         let chunks = &mut self.chunks;
         self.rows.append(columns, rows, |chunk, offset, n| {
@@ -361,16 +501,18 @@ impl Arrangement {
                     hashes.extend((0..rows.len()).map(|i| all.get(rows.index(i)).copied().unwrap_or(all[0])));
                 }
             }
-            if index.built_to.is_none() {
+            if index.built_to.is_none() && !index.index.has_copies() {
                 index.index.insert_all(&hashes, ids.iter().copied());
                 continue;
             }
-            for (&row, &hash) in ids.iter().zip(&hashes) {
-                if index.covers(row) {
-                    index.index.insert(hash, row);
+            let built_to = index.built_to;
+            by_shards(&mut index.index, &hashes, store.as_deref(), Access::Write, |index, i| {
+                if covers(built_to, ids[i]) {
+                    index.insert(hashes[i], ids[i]);
                 }
-            }
+            })?;
         }
+        Ok(())
     }
 
     /// Marks one living row dead for each of the given rows of a delta; returns those for which there was none.
@@ -379,19 +521,26 @@ impl Arrangement {
             return Err(Error::internal("a row was deleted from an append-only arrangement"));
         }
         let columns = delta.columns();
-        let identity = &self.indexes[0];
+        let store = self.short_of_memory();
+        let identity = &mut self.indexes[0];
         let keys = identity.keys(columns);
         let mut hashes = Vec::new();
         identity.hash(&keys, delta.n_rows(), &mut hashes);
+        let hashes_of_rows: Vec<u64> = rows.iter().map(|&i| hashes[i as usize]).collect();
+        let mut heads = vec![None; rows.len()];
+        by_shards(&mut identity.index, &hashes_of_rows, store.as_deref(), Access::Read, |index, at| {
+            heads[at] = index.head(hashes_of_rows[at]);
+        })?;
         let mut missing = Vec::new();
         // Equal rows go down their chain together: each by itself would pass all that the others have taken.
         let mut pending = Matches::default();
         let mut counts: Vec<usize> = Vec::new();
         let mut leaders: HashMap<u64, usize> = HashMap::new();
         let mut equality = RowEquality::new(columns);
-        for &i in rows {
+        let all_columns: Vec<(usize, &ArrayRef)> = columns.iter().enumerate().collect();
+        for (&i, head) in rows.iter().zip(heads) {
             let hash = hashes[i as usize];
-            let Some((head, chain_len)) = identity.index.head(hash) else {
+            let Some((head, chain_len)) = head else {
                 missing.push(i);
                 continue;
             };
@@ -408,9 +557,8 @@ impl Arrangement {
         // Each round compares one row of each chain, all at once.
         while !pending.is_empty() {
             let mut equal = vec![true; pending.len()];
-            for (column, array) in self.rows.columns.iter().zip(columns) {
-                column.compare(Equality::Identity, &pending.rows, array, &pending.probes, &mut equal);
-            }
+            let Matches { probes, rows } = &pending;
+            self.rows.compare(Equality::Identity, &all_columns, rows, probes, &mut equal)?;
             let (mut later, mut later_counts) = (Matches::default(), Vec::new());
             for (k, equal) in equal.into_iter().enumerate() {
                 let (i, row, mut count) = (pending.probes[k], pending.rows[k], counts[k]);
@@ -442,17 +590,31 @@ impl Arrangement {
     /// Adds to `matches` the rows whose columns of an index equal the keys, for each key in order: those alive now, or
     /// with `at` those visible at an epoch not older than `since`. `hashes` are those of the keys. Nulls equal nulls;
     /// callers drop null keys where they must not match.
-    pub fn probe(&self, index: usize, keys: &[ArrayRef], hashes: &[u64], at: Option<Epoch>, matches: &mut Matches) {
-        self.probe_from(index, keys, hashes, at, ProbePosition::before(0), usize::MAX, matches);
+    ///
+    /// # Errors
+    /// If a chunk that was put away cannot be read.
+    pub fn probe(
+        &mut self,
+        index: usize,
+        keys: &[ArrayRef],
+        hashes: &[u64],
+        at: Option<Epoch>,
+        matches: &mut Matches,
+    ) -> Result<()> {
+        self.probe_from(index, keys, hashes, at, ProbePosition::before(0), usize::MAX, matches)?;
+        Ok(())
     }
 
     /// As [`Arrangement::probe`], from a position on, until there are about `limit` matches. Returns where to go on;
     /// the probe there is `hashes.len()` at the end.
     ///
     /// Whoever goes on later pins the arrangement meanwhile ([`Arrangement::pin`]) and holds it at `at`.
+    ///
+    /// # Errors
+    /// If a chunk that was put away cannot be read.
     #[allow(clippy::too_many_arguments)]
     pub fn probe_from(
-        &self,
+        &mut self,
         index: usize,
         keys: &[ArrayRef],
         hashes: &[u64],
@@ -460,7 +622,17 @@ impl Arrangement {
         position: ProbePosition,
         limit: usize,
         matches: &mut Matches,
-    ) -> ProbePosition {
+    ) -> Result<ProbePosition> {
+        // Those of shards that may not be in memory.
+        let mut heads: Option<Vec<u32>> = None;
+        if self.indexes[index].index.has_copies() {
+            let store = self.short_of_memory();
+            let mut found = vec![NO_ROW; hashes.len()];
+            by_shards(&mut self.indexes[index].index, hashes, store.as_deref(), Access::Read, |index, i| {
+                found[i] = index.head(hashes[i]).map_or(NO_ROW, |(head, _)| head);
+            })?;
+            heads = Some(found);
+        }
         let KeyIndex { columns, exact, index, .. } = &self.indexes[index];
         let from = matches.len();
         let mut stopped_at = ProbePosition { probe: hashes.len(), after: NO_ROW };
@@ -485,17 +657,22 @@ impl Arrangement {
                 first = hashes.len();
             }
         }
-        index.probe_while(&hashes[first..], |i, head, _| follow(first + i, head));
+        match heads {
+            None => index.probe_while(&hashes[first..], |i, head, _| follow(first + i, head)),
+            Some(heads) => {
+                let mut heads = heads.into_iter().enumerate().skip(first).filter(|(_, head)| *head != NO_ROW);
+                heads.all(|(i, head)| follow(i, head));
+            }
+        }
         if *exact && keys[0].null_count() == 0 && !self.rows.columns[columns[0]].has_nulls() {
-            return stopped_at;
+            return Ok(stopped_at);
         }
         let mut mask = vec![true; matches.len()];
-        for (&column, key) in columns.iter().zip(keys) {
-            let (rows, probes) = (&matches.rows[from..], &matches.probes[from..]);
-            self.rows.columns[column].compare(Equality::Sql, rows, key, probes, &mut mask[from..]);
-        }
+        let key_columns: Vec<(usize, &ArrayRef)> = columns.iter().copied().zip(keys).collect();
+        let (rows, probes) = (&matches.rows[from..], &matches.probes[from..]);
+        self.rows.compare(Equality::Sql, &key_columns, rows, probes, &mut mask[from..])?;
         matches.retain(&mask);
-        stopped_at
+        Ok(stopped_at)
     }
 
     /// Keeps row ids from changing until [`Arrangement::unpin`]: chunks are not merged meanwhile.
@@ -522,13 +699,19 @@ impl Arrangement {
     }
 
     /// The given rows.
-    pub fn gather(&self, rows: &[u32]) -> RecordBatch {
+    ///
+    /// # Errors
+    /// If a chunk that was put away cannot be read.
+    pub fn gather(&self, rows: &[u32]) -> Result<RecordBatch> {
         self.rows.gather(rows)
     }
 
-    /// One column of the given rows.
-    pub fn gather_column(&self, column_idx: usize, rows: &[u32]) -> ArrayRef {
-        self.rows.columns[column_idx].gather(rows)
+    /// Columns of the given rows.
+    ///
+    /// # Errors
+    /// If a chunk that was put away cannot be read.
+    pub fn gather_columns(&self, columns: &[usize], rows: &[u32]) -> Result<Vec<ArrayRef>> {
+        self.rows.gather_columns(columns, rows)
     }
 
     /// Ends an epoch: what was applied since the last seal becomes visible to readers at `epoch`, and what died at or
@@ -536,8 +719,12 @@ impl Arrangement {
     ///
     /// Epochs ascend. `since` may be later than `epoch`: then another worker has come further, and nobody will ask for
     /// `epoch` itself.
-    pub fn seal(&mut self, epoch: Epoch, since: Epoch) {
+    ///
+    /// # Errors
+    /// If a chunk that was put away cannot be read; then the arrangement is not to be used any more.
+    pub fn seal(&mut self, epoch: Epoch, since: Epoch) -> Result<()> {
         let since = since.min(epoch);
+        self.n_calm = self.n_calm.saturating_add(1);
         let n_deaths = self.new_deaths.len();
         if n_deaths > 0 {
             let deaths: Arc<[u32]> = std::mem::take(&mut self.new_deaths).into();
@@ -556,25 +743,30 @@ impl Arrangement {
                 chunk.births.fold(since);
             }
         }
-        self.forget_deaths(since);
-        let dropped = self.merge_chunks(since, MERGED_ROWS_MIN + 4 * n_deaths);
+        self.forget_deaths(since)?;
+        let dropped = self.merge_chunks(since, MERGED_ROWS_MIN + 4 * n_deaths)?;
         self.publish(epoch, &dropped);
+        Ok(())
     }
 
     /// Forgets what died at or before `since`, between epochs; nothing if one has begun.
-    pub fn forget(&mut self, since: Epoch) {
+    ///
+    /// # Errors
+    /// As for [`Arrangement::seal`].
+    pub fn forget(&mut self, since: Epoch) -> Result<()> {
         let has_begun = |(i, chunk): (usize, &Chunk)| chunk.touched && self.rows.len_of(i) > chunk.n_sealed;
         let is_due = self.deaths.front().is_some_and(|(epoch, _)| *epoch <= since);
         if !is_due || !self.new_deaths.is_empty() || self.chunks.iter().enumerate().any(has_begun) {
-            return;
+            return Ok(());
         }
         let n_dead: usize =
             self.deaths.iter().take_while(|(epoch, _)| *epoch <= since).map(|(_, rows)| rows.len()).sum();
         self.chunks.iter_mut().filter(|chunk| chunk.dead.count() > 0).for_each(|chunk| chunk.births.fold(since));
-        self.forget_deaths(since);
-        let dropped = self.merge_chunks(since, MERGED_ROWS_MIN + 4 * n_dead);
+        self.forget_deaths(since)?;
+        let dropped = self.merge_chunks(since, MERGED_ROWS_MIN + 4 * n_dead)?;
         let sealed = self.published.lock().sealed;
         self.publish(sealed, &dropped);
+        Ok(())
     }
 
     /// What has changed since the last call, or all that there is on the first; from now on it counts as saved. Called
@@ -619,14 +811,14 @@ impl Arrangement {
     }
 
     /// Keeps the identities of those of some rows that are saved, and are about to be forgotten.
-    fn note_forgotten(&mut self, gone: &[u32]) {
-        let Some(identity) = &self.saved_identity else { return };
+    fn note_forgotten(&mut self, gone: &[u32]) -> Result<()> {
+        let Some(identity) = &self.saved_identity else { return Ok(()) };
         let is_saved = |row: &u32| self.chunks[chunk_of(*row)].saved.get(offset_of(*row));
         let saved: Vec<u32> = gone.iter().copied().filter(is_saved).collect();
         if saved.is_empty() {
-            return;
+            return Ok(());
         }
-        let columns = identity.iter().map(|&c| self.rows.columns[c].gather(&saved)).collect();
+        let columns = self.rows.gather_columns(identity, &saved)?;
         let schema = Arc::new(self.rows.schema.project(identity).expect("columns of its own"));
         let options = RecordBatchOptions::new().with_row_count(Some(saved.len()));
         let batch = RecordBatch::try_new_with_options(schema, columns, &options);
@@ -634,10 +826,11 @@ impl Arrangement {
         for row in saved {
             self.chunks[chunk_of(row)].saved.clear(offset_of(row));
         }
+        Ok(())
     }
 
     /// Takes rows that died by `since` out of the indexes.
-    fn forget_deaths(&mut self, since: Epoch) {
+    fn forget_deaths(&mut self, since: Epoch) -> Result<()> {
         let mut gone: Vec<u32> = Vec::new();
         while let Some((epoch, _)) = self.deaths.front() {
             if *epoch > since {
@@ -647,18 +840,20 @@ impl Arrangement {
             gone.extend_from_slice(&rows);
         }
         if gone.is_empty() {
-            return;
+            return Ok(());
         }
-        self.note_forgotten(&gone);
+        self.note_forgotten(&gone)?;
+        let store = self.short_of_memory();
         let mut hashes = Vec::new();
         for index in &mut self.indexes {
-            let keys: Vec<ArrayRef> = index.columns.iter().map(|&c| self.rows.columns[c].gather(&gone)).collect();
+            let keys = self.rows.gather_columns(&index.columns, &gone)?;
             index.hash(&keys, gone.len(), &mut hashes);
-            for (&row, &hash) in gone.iter().zip(&hashes) {
-                if index.covers(row) {
-                    index.index.remove(hash, row);
+            let built_to = index.built_to;
+            by_shards(&mut index.index, &hashes, store.as_deref(), Access::Write, |index, i| {
+                if covers(built_to, gone[i]) {
+                    index.remove(hashes[i], gone[i]);
                 }
-            }
+            })?;
         }
         for &row in &gone {
             self.death_epochs.remove(&row);
@@ -669,6 +864,7 @@ impl Arrangement {
         if self.death_epochs.capacity() > 8 * self.death_epochs.len().max(DEATHS_MIN) {
             self.death_epochs.shrink_to(2 * self.death_epochs.len());
         }
+        Ok(())
     }
 
     /// Frees chunks without living rows and merges those that are mostly dead. Returns the freed chunks.
@@ -676,10 +872,11 @@ impl Arrangement {
     /// All chunks are looked at, not only those that the epoch has touched: one may have had to wait, for a hold to move
     /// on or because more than `n_rows_budget` rows were to be moved. A chunk with fewer rows living than gone costs each
     /// death at most one move.
-    fn merge_chunks(&mut self, since: Epoch, mut n_rows_budget: usize) -> Vec<usize> {
+    fn merge_chunks(&mut self, since: Epoch, mut n_rows_budget: usize) -> Result<Vec<usize>> {
         let mut dropped = Vec::new();
+        let mut moved = Moved::default();
         if self.n_pins > 0 {
-            return dropped;
+            return Ok(dropped);
         }
         for chunk_idx in 0..self.chunks.len() {
             let chunk = &self.chunks[chunk_idx];
@@ -696,24 +893,28 @@ impl Arrangement {
             }
             n_rows_budget -= len - n_gone;
             self.merge_target = self.merge_target.filter(|&target| target != chunk_idx);
-            self.move_rows(chunk_idx);
-            self.rows.drop_chunk(chunk_idx);
-            self.chunks[chunk_idx] = Chunk::default();
+            self.move_rows(chunk_idx, &mut moved)?;
             dropped.push(chunk_idx);
         }
-        dropped
+        self.rename(&moved)?;
+        // Not before: ids of rows that have not got their new ones must not be given to others.
+        for &chunk_idx in &dropped {
+            self.rows.drop_chunk(chunk_idx);
+            self.chunks[chunk_idx] = Chunk::default();
+        }
+        Ok(dropped)
     }
 
     /// Copies a chunk's living rows, all of them visible to everybody, to the merge target.
-    fn move_rows(&mut self, chunk_idx: usize) {
+    fn move_rows(&mut self, chunk_idx: usize, to: &mut Moved) -> Result<()> {
         let living: Vec<u32> = (0..self.rows.len_of(chunk_idx))
             .filter(|&offset| !self.chunks[chunk_idx].reclaimed.get(offset))
             .map(|offset| row_id(chunk_idx, offset))
             .collect();
         if living.is_empty() {
-            return;
+            return Ok(());
         }
-        let batch = self.rows.gather(&living);
+        let batch = self.rows.gather(&living)?;
         let mut moved = Vec::with_capacity(living.len());
         let tail = self.rows.swap_tail(self.merge_target);
         self.rows.append(batch.columns(), Rows::Range { offset: 0, len: living.len() }, |chunk, offset, n| {
@@ -738,18 +939,33 @@ impl Arrangement {
                 chunk.saved.set(offset_of(row));
             }
         }
+        to.hashes.resize_with(self.indexes.len(), Vec::new);
         let mut hashes = Vec::new();
-        for index in &mut self.indexes {
+        for (index, of_index) in self.indexes.iter().zip(&mut to.hashes) {
             index.hash(&index.keys(batch.columns()), living.len(), &mut hashes);
-            for ((&old, &new), &hash) in living.iter().zip(&moved).zip(&hashes) {
-                match (index.covers(old), index.covers(new)) {
-                    (true, true) => index.index.rename(hash, old, new),
-                    (true, false) => index.index.remove(hash, old),
-                    (false, true) => index.index.insert(hash, new),
+            of_index.extend_from_slice(&hashes);
+        }
+        to.old.extend(living);
+        to.new.extend(moved);
+        Ok(())
+    }
+
+    /// Gives rows that were moved their new ids in the indexes.
+    fn rename(&mut self, moved: &Moved) -> Result<()> {
+        let store = self.short_of_memory();
+        for (index, hashes) in self.indexes.iter_mut().zip(&moved.hashes) {
+            let built_to = index.built_to;
+            by_shards(&mut index.index, hashes, store.as_deref(), Access::Write, |index, i| {
+                let (hash, old, new) = (hashes[i], moved.old[i], moved.new[i]);
+                match (covers(built_to, old), covers(built_to, new)) {
+                    (true, true) => index.rename(hash, old, new),
+                    (true, false) => index.remove(hash, old),
+                    (false, true) => index.insert(hash, new),
                     (false, false) => {}
                 }
-            }
+            })?;
         }
+        Ok(())
     }
 
     fn publish(&mut self, epoch: Epoch, dropped: &[usize]) {
@@ -776,6 +992,15 @@ impl Arrangement {
         published.deaths.clone_from(&self.deaths);
         published.sealed = epoch;
     }
+}
+
+/// Rows that were moved, in order.
+#[derive(Default)]
+struct Moved {
+    old: Vec<u32>,
+    new: Vec<u32>,
+    /// For each index, the rows' hashes.
+    hashes: Vec<Vec<u64>>,
 }
 
 /// Compares rows of one batch; makes its comparators when they are first needed.

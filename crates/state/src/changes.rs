@@ -6,6 +6,7 @@
 //! partition, so any range of partitions can be taken by itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
@@ -15,6 +16,7 @@ use hashbrown::HashMap;
 use millstream_types::delta::take_batch;
 use millstream_types::hash::partition_of;
 use millstream_types::{Error, Result};
+use parking_lot::Mutex;
 
 use crate::saved::SavedState;
 
@@ -73,23 +75,45 @@ pub struct TableChange {
     pub rows: Vec<HashedRows>,
 }
 
+/// Which of a table's change rows belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChangePart {
+    /// Identities, each of which takes one row away.
+    Gone,
+    /// Rows that come after that.
+    Rows,
+}
+
+/// Takes changes as they are said, so that they need not be in memory all at once.
+pub trait ChangeSink: fmt::Debug + Send {
+    /// Takes rows of a table, of its shape.
+    ///
+    /// # Errors
+    /// If they cannot be kept; then the operator stops saying more.
+    fn take(&mut self, table: u32, shape: &TableShape, part: ChangePart, rows: HashedRows) -> Result<()>;
+}
+
 /// The change of an operator's tables, on one worker or on all of them.
 #[derive(Clone, Debug, Default)]
 pub struct StateChanges {
     tables: BTreeMap<u32, TableChange>,
+    /// Who gets what is added, instead of the tables.
+    sink: Option<Arc<Mutex<dyn ChangeSink>>>,
 }
 
 impl StateChanges {
+    /// Hands on all that is added, and keeps nothing.
+    pub fn handed_to(sink: Arc<Mutex<dyn ChangeSink>>) -> Self {
+        StateChanges { tables: BTreeMap::new(), sink: Some(sink) }
+    }
+
     /// Adds rows that came.
     ///
     /// # Errors
     /// Internal, if they are not of the table's shape.
     pub fn add_rows(&mut self, table: u32, shape: &TableShape, rows: HashedRows) -> Result<()> {
         let fits = rows.batch.schema().fields() == shape.schema.fields();
-        if let Some(change) = self.change_of(table, shape, &rows, fits)? {
-            change.rows.push(rows);
-        }
-        Ok(())
+        self.add(table, shape, ChangePart::Rows, rows, fits)
     }
 
     /// Adds identities of rows that went.
@@ -98,32 +122,29 @@ impl StateChanges {
     /// Internal, if they are not of the table's shape.
     pub fn add_gone(&mut self, table: u32, shape: &TableShape, gone: HashedRows) -> Result<()> {
         let fits = gone.batch.schema().fields() == shape.gone_schema()?.fields();
-        if let Some(change) = self.change_of(table, shape, &gone, fits)? {
-            change.gone.push(gone);
-        }
-        Ok(())
+        self.add(table, shape, ChangePart::Gone, gone, fits)
     }
 
-    /// The change of a table that rows are to be added to; nothing if there are none.
-    fn change_of(
-        &mut self,
-        table: u32,
-        shape: &TableShape,
-        rows: &HashedRows,
-        fits: bool,
-    ) -> Result<Option<&mut TableChange>> {
+    fn add(&mut self, table: u32, shape: &TableShape, part: ChangePart, rows: HashedRows, fits: bool) -> Result<()> {
         if !fits || rows.batch.num_rows() != rows.hashes.len() {
             return Err(Error::internal("rows of saved state are not of their table's shape"));
         }
         if rows.hashes.is_empty() {
-            return Ok(None);
+            return Ok(());
+        }
+        if let Some(sink) = &self.sink {
+            return sink.lock().take(table, shape, part, rows);
         }
         let new = || TableChange { shape: shape.clone(), gone: Vec::new(), rows: Vec::new() };
         let change = self.tables.entry(table).or_insert_with(new);
         if change.shape != *shape {
             return Err(Error::internal("a table of saved state has two shapes"));
         }
-        Ok(Some(change))
+        match part {
+            ChangePart::Gone => change.gone.push(rows),
+            ChangePart::Rows => change.rows.push(rows),
+        }
+        Ok(())
     }
 
     /// Adds what has changed of the same operator on another worker.
@@ -213,6 +234,88 @@ fn left_of(table: u32, changes: &[&TableChange], batches: &[&HashedRows]) -> Res
     Ok(left)
 }
 
+/// Makes one change of several, the oldest first: what came and went in between is in neither part.
+///
+/// # Errors
+/// Internal, if a table has two shapes.
+pub fn sum(changes: Vec<StateChanges>) -> Result<StateChanges> {
+    let mut by_table: BTreeMap<u32, Vec<TableChange>> = BTreeMap::new();
+    for (table, change) in changes.into_iter().flat_map(|changes| changes.tables) {
+        by_table.entry(table).or_default().push(change);
+    }
+    let mut summed = StateChanges::default();
+    for (table, changes) in by_table {
+        let shape = changes[0].shape.clone();
+        let mut left = Vec::new();
+        let mut later = GoneLater::default();
+        for change in changes.iter().rev() {
+            for rows in change.rows.iter().rev() {
+                left.push(rows.only(left_of_last(&shape, &rows.batch, &mut later)?)?);
+            }
+            change.gone.iter().try_for_each(|gone| later.add(&shape, &gone.batch))?;
+        }
+        // What is not taken out of these changes goes from what was there before them.
+        for gone in changes.iter().flat_map(|change| &change.gone) {
+            let kept = later.take_all(&shape, &gone.batch)?;
+            summed.add_gone(table, &shape, gone.only(kept)?)?;
+        }
+        left.into_iter().rev().try_for_each(|rows| summed.add_rows(table, &shape, rows))?;
+    }
+    Ok(summed)
+}
+
+impl HashedRows {
+    /// Those with the given indices.
+    pub(crate) fn only(&self, rows: Vec<u32>) -> Result<HashedRows> {
+        if rows.len() == self.hashes.len() {
+            return Ok(self.clone());
+        }
+        let hashes = rows.iter().map(|&i| self.hashes[i as usize]).collect();
+        Ok(HashedRows { batch: take_batch(&self.batch, &UInt32Array::from(rows))?, hashes })
+    }
+}
+
+/// Identities that later changes take away, where changes are looked at from the newest to the oldest.
+#[derive(Default)]
+pub(crate) struct GoneLater(HashMap<Vec<u8>, usize>);
+
+impl GoneLater {
+    /// Adds those of an older change, after its rows were looked at.
+    pub(crate) fn add(&mut self, shape: &TableShape, gone: &RecordBatch) -> Result<()> {
+        identities_of(shape, gone)?.into_iter().for_each(|identity| *self.0.entry(identity).or_default() += 1);
+        Ok(())
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn take(&mut self, identity: &[u8]) -> bool {
+        let Some(n) = self.0.get_mut(identity) else { return false };
+        *n -= 1;
+        if *n == 0 {
+            self.0.remove(identity);
+        }
+        true
+    }
+
+    /// Takes out as many of these identities as there are; the indices of those.
+    fn take_all(&mut self, shape: &TableShape, gone: &RecordBatch) -> Result<Vec<u32>> {
+        let identities = identities_of(shape, gone)?;
+        Ok((0..).zip(identities).filter(|(_, identity)| self.take(identity)).map(|(i, _)| i).collect())
+    }
+}
+
+/// The rows, the newest that were not looked at yet, that no later change takes away.
+pub(crate) fn left_of_last(shape: &TableShape, rows: &RecordBatch, later: &mut GoneLater) -> Result<Vec<u32>> {
+    if later.is_empty() {
+        return Ok((0..rows.num_rows() as u32).collect());
+    }
+    let identities = identities_of(shape, &rows.project(&shape.identity)?)?;
+    Ok((0..).zip(identities).filter(|(_, identity)| !later.take(identity)).map(|(i, _)| i).collect())
+}
+
 fn identities_of(shape: &TableShape, gone: &RecordBatch) -> Result<Vec<Vec<u8>>> {
     if shape.identity.is_empty() {
         return Ok(vec![vec![]; gone.num_rows()]);
@@ -247,7 +350,7 @@ mod tests {
         changes
     }
 
-    fn sum(changes: &[StateChanges]) -> Result<Vec<Vec<i64>>> {
+    fn left(changes: &[StateChanges]) -> Result<Vec<Vec<i64>>> {
         let Some(rows) = net(changes)?.rows(7)? else { return Ok(vec![]) };
         let value = |i: usize, column: &ArrayRef| column.as_primitive::<Int64Type>().value(i);
         let row = |i| rows.columns().iter().map(|column| value(i, column)).collect();
@@ -265,16 +368,37 @@ mod tests {
             change(&keyed, &[&[1], &[3]], &[&[1, 11]]),
             change(&keyed, &[&[1], &[2]], &[&[2, 21], &[3, 31]]),
         ];
-        assert_eq!(sum(&of_keys).expect("adds up"), [[2, 21], [3, 31]]);
-        assert_eq!(sum(&of_keys[..1]).expect("adds up").len(), 3);
-        assert!(sum(&of_keys[1..]).is_err(), "what is gone was not there");
-        assert!(sum(&[change(&keyed, &[], &[&[1, 1], &[1, 2]])]).is_err(), "two rows of a key");
+        assert_eq!(left(&of_keys).expect("adds up"), [[2, 21], [3, 31]]);
+        assert_eq!(left(&of_keys[..1]).expect("adds up").len(), 3);
+        assert!(left(&of_keys[1..]).is_err(), "what is gone was not there");
+        assert!(left(&[change(&keyed, &[], &[&[1, 1], &[1, 2]])]).is_err(), "two rows of a key");
         let multiset = TableShape::multiset(schema);
         let of_copies = [
             change(&multiset, &[], &[&[1, 1], &[1, 1], &[1, 2]]),
             change(&multiset, &[&[1, 1], &[1, 2]], &[&[1, 3], &[1, 3]]),
         ];
-        assert_eq!(sum(&of_copies).expect("adds up"), [[1, 1], [1, 3], [1, 3]]);
+        assert_eq!(left(&of_copies).expect("adds up"), [[1, 1], [1, 3], [1, 3]]);
+    }
+
+    #[test]
+    fn the_sum_of_changes_comes_to_what_they_come_to() {
+        let schema = schema_of(&[("k", DataType::Int64), ("v", DataType::Int64)]);
+        let keyed = TableShape::keyed(schema.clone(), vec![0]);
+        let there = change(&keyed, &[], &[&[1, 10], &[2, 20]]);
+        let later = [
+            change(&keyed, &[&[1]], &[&[1, 11], &[3, 30]]),
+            change(&keyed, &[&[1], &[3]], &[&[1, 12], &[4, 40]]),
+            change(&keyed, &[&[2]], &[]),
+        ];
+        let summed = sum(later.to_vec()).expect("of one shape");
+        assert_eq!(summed.n_rows(), 4, "two that were there are gone, and two are new");
+        assert_eq!(left(&[there, summed]).expect("adds up"), [[1, 12], [4, 40]]);
+        let multiset = TableShape::multiset(schema);
+        let there = change(&multiset, &[], &[&[1, 1]]);
+        let later = [change(&multiset, &[], &[&[1, 1]]), change(&multiset, &[&[1, 1], &[1, 1]], &[&[2, 2]])];
+        let summed = sum(later.to_vec()).expect("of one shape");
+        assert_eq!(summed.n_rows(), 2, "one of the two that are gone was there");
+        assert_eq!(left(&[there, summed]).expect("adds up"), [[2, 2]]);
     }
 
     #[test]

@@ -10,9 +10,19 @@
 //! row's links. `next` and `prev` exist only for pages in which some chain has two rows; an index that rows never leave
 //! has no `prev`, which saves an insert the miss in it.
 //!
+//! A shard can be put away. Whoever keeps an index of which that was done brings the shards of the hashes that it is about
+//! to use back before ([`HashIndex::fetch`]); what was only looked at need not be written again. Links stay in memory.
+//!
 //! Equal hashes need not mean equal keys. Whoever probes compares the keys, unless the hash of the key's type is exact
 //! ([`millstream_types::hash::is_exact`]).
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
+use millstream_types::{Error, Result};
+
+use crate::cold::{ColdChunk, ColdStore};
 use crate::paged::PagedVec;
 use crate::prefetch::prefetch;
 
@@ -21,7 +31,7 @@ pub const NO_ROW: u32 = u32::MAX;
 
 const SHARD_BITS: u32 = 6;
 /// Entries from which on the table is split into shards.
-const SHARD_AT: usize = 1 << 15;
+const SHARD_AT: usize = if cfg!(test) { 1 << 8 } else { 1 << 15 };
 const INITIAL_SLOTS: usize = 16;
 /// A shard with fewer entries for its slots than one in so many shrinks.
 const SLOTS_PER_ENTRY_MAX: usize = 16;
@@ -41,13 +51,69 @@ const EMPTY: Slot = Slot { hash: 0, head: NO_ROW, count: 0 };
 
 #[derive(Debug, Default)]
 struct Shard {
+    /// None while they are away.
     slots: Vec<Slot>,
     n_used: usize,
+    /// The slots as they were put away, if they are still so.
+    copy: Option<Arc<dyn ColdChunk>>,
+}
+
+/// What is to be done with the entries of an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// They are looked at.
+    Read,
+    /// They may change.
+    Write,
 }
 
 impl Shard {
     fn with_slots(n_slots: usize) -> Self {
-        Shard { slots: vec![EMPTY; n_slots], n_used: 0 }
+        Shard { slots: vec![EMPTY; n_slots], n_used: 0, copy: None }
+    }
+
+    fn is_away(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The used slots as rows.
+    fn rows(&self) -> Result<RecordBatch> {
+        let used = || self.slots.iter().filter(|slot| slot.head != NO_ROW);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from_iter_values(used().map(|slot| slot.hash))),
+            Arc::new(UInt32Array::from_iter_values(used().map(|slot| slot.head))),
+            Arc::new(UInt32Array::from_iter_values(used().map(|slot| slot.count))),
+        ];
+        let types = [("hash", DataType::UInt64), ("head", DataType::UInt32), ("count", DataType::UInt32)];
+        let fields: Vec<Field> = types.into_iter().map(|(name, t)| Field::new(name, t, false)).collect();
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    }
+
+    fn put_away(&mut self, store: &dyn ColdStore) -> Result<()> {
+        if self.copy.is_none() {
+            self.copy = Some(store.put(&self.rows()?)?);
+        }
+        self.slots = Vec::new();
+        Ok(())
+    }
+
+    /// Brings the slots back.
+    fn fetch(&mut self) -> Result<()> {
+        let copy = self.copy.as_ref().ok_or_else(|| Error::internal("a shard of an index is not where it was put"))?;
+        let rows = copy.read(None)?;
+        let (hashes, heads) =
+            (rows.column(0).as_primitive::<UInt64Type>(), rows.column(1).as_primitive::<UInt32Type>());
+        let counts = rows.column(2).as_primitive::<UInt32Type>();
+        // Below the load at which it would grow.
+        let n_slots = (rows.num_rows() * 3 / 2).max(INITIAL_SLOTS);
+        let mut shard = Shard { copy: self.copy.clone(), ..Shard::with_slots(n_slots) };
+        for ((&hash, &head), &count) in hashes.values().iter().zip(heads.values()).zip(counts.values()) {
+            let at = shard.find(hash);
+            shard.slots[at] = Slot { hash, head, count };
+        }
+        shard.n_used = rows.num_rows();
+        *self = shard;
+        Ok(())
     }
 
     #[inline]
@@ -93,6 +159,7 @@ impl Shard {
             resized.slots[at] = *slot;
         }
         resized.n_used = self.n_used;
+        resized.copy = self.copy.take();
         *self = resized;
     }
 
@@ -128,6 +195,8 @@ pub struct HashIndex {
     /// `None` if rows never leave.
     prev: Option<PagedVec<u32>>,
     n_rows: usize,
+    /// Some shard is away, or is in memory as it was put away.
+    has_copies: bool,
 }
 
 impl Default for HashIndex {
@@ -150,6 +219,7 @@ impl HashIndex {
             next: PagedVec::new(NO_ROW),
             prev: None,
             n_rows: 0,
+            has_copies: false,
         }
     }
 
@@ -169,9 +239,69 @@ impl HashIndex {
         slots + self.next.n_bytes() + self.prev.as_ref().map_or(0, PagedVec::n_bytes)
     }
 
+    /// Bytes of shards that are in memory and can be put away.
+    pub(crate) fn n_bytes_spillable(&self) -> usize {
+        if self.shard_bits == 0 {
+            return 0;
+        }
+        self.shards.iter().map(|s| s.slots.capacity() * size_of::<Slot>()).sum()
+    }
+
+    /// Bytes of shards where they were put.
+    pub(crate) fn n_bytes_away(&self) -> usize {
+        self.shards.iter().filter_map(|shard| shard.copy.as_ref()).map(|copy| copy.n_bytes()).sum()
+    }
+
+    /// Whether shards may have to be fetched.
+    pub(crate) fn has_copies(&self) -> bool {
+        self.has_copies
+    }
+
+    /// The number of shards.
+    pub(crate) fn n_shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Puts shards away that are in memory, of a range.
+    ///
+    /// # Errors
+    /// If that cannot be; then what is left stays.
+    pub(crate) fn put_away(&mut self, shards: std::ops::Range<usize>, store: &dyn ColdStore) -> Result<()> {
+        if self.shard_bits == 0 {
+            return Ok(());
+        }
+        for shard in self.shards[shards].iter_mut().filter(|shard| !shard.is_away()) {
+            self.has_copies = true;
+            shard.put_away(store)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the shards of hashes into memory.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(crate) fn fetch(&mut self, hashes: &[u64], access: Access) -> Result<()> {
+        if !self.has_copies {
+            return Ok(());
+        }
+        let mut is_wanted = [false; 1 << SHARD_BITS];
+        hashes.iter().for_each(|&hash| is_wanted[self.shard_of(hash)] = true);
+        for (shard, _) in self.shards.iter_mut().zip(is_wanted).filter(|(_, is_wanted)| *is_wanted) {
+            if shard.is_away() {
+                shard.fetch()?;
+            }
+            if access == Access::Write {
+                shard.copy = None;
+            }
+        }
+        self.has_copies = self.shards.iter().any(|shard| shard.copy.is_some());
+        Ok(())
+    }
+
     /// Shards are told apart by bits below the partition's, so that a worker's few partitions still fill all shards.
     #[inline]
-    fn shard_of(&self, hash: u64) -> usize {
+    pub(crate) fn shard_of(&self, hash: u64) -> usize {
         ((hash >> 48) & ((1 << self.shard_bits) - 1)) as usize
     }
 
@@ -432,6 +562,39 @@ mod tests {
             }
             check(&index, &model);
         }
+    }
+
+    #[test]
+    fn shards_that_were_put_away_come_back_as_they_were() {
+        let (mut index, store) = (HashIndex::new(), crate::ColdMemory::default());
+        let mut model: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+        let mut row_of: Vec<(u64, u32)> = Vec::new();
+        for round in 0..12u64 {
+            for i in 0..20_000u64 {
+                let (hash, row) = (mix(mix(round * 20_000 + i) % 60_000), (round * 20_000 + i) as u32);
+                index.fetch(&[hash], Access::Write).expect("it can be read");
+                index.insert(hash, row);
+                model.entry(hash).or_default().insert(row);
+                row_of.push((hash, row));
+            }
+            let before = index.n_bytes();
+            index.put_away(0..index.n_shards(), &store).expect("it can be put there");
+            assert_eq!(store.n_bytes(), index.n_bytes_away());
+            assert!(index.shard_bits == 0 || index.n_bytes() < before && index.n_bytes_spillable() == 0);
+            for (hash, row) in row_of.drain(..5_000) {
+                index.fetch(&[hash], Access::Write).expect("it can be read");
+                index.remove(hash, row);
+                model.get_mut(&hash).expect("inserted before").remove(&row);
+            }
+            let hashes: Vec<u64> = model.keys().copied().collect();
+            index.fetch(&hashes, Access::Read).expect("it can be read");
+            check(&index, &model);
+        }
+        assert!(index.shard_bits > 0);
+        index.put_away(0..index.n_shards(), &store).expect("it can be put there");
+        store.set_fails(true);
+        let (hash, _) = row_of[0];
+        index.fetch(&[hash], Access::Read).expect_err("it cannot be read");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use millstream_types::Result;
 
-use crate::column::{CHUNK_ROWS, Column, ColumnImage, Equality, Rows, chunk_of, offset_of, row_id};
+use crate::column::{CHUNK_ROWS, Column, Equality, Rows, row_id};
 
 /// A set of rows that one operator keeps for itself: added in bulk, freed one by one, gathered by id.
 ///
@@ -140,87 +140,6 @@ impl RowStore {
         for (&column_idx, key) in columns.iter().zip(keys) {
             self.columns[column_idx].compare(Equality::Sql, rows, key, probes, mask);
         }
-    }
-}
-
-/// Rows in columns without reuse of ids, for arrangements: whole chunks are freed, single rows are not.
-pub(crate) struct ChunkedRows {
-    pub(crate) schema: SchemaRef,
-    pub(crate) columns: Vec<Column>,
-    lens: Vec<usize>,
-    tail: Option<usize>,
-    free_chunks: Vec<usize>,
-}
-
-impl ChunkedRows {
-    pub(crate) fn new(schema: SchemaRef) -> Result<Self> {
-        let columns = schema.fields().iter().map(|f| Column::new(f.data_type())).collect::<Result<_>>()?;
-        Ok(ChunkedRows { schema, columns, lens: Vec::new(), tail: None, free_chunks: Vec::new() })
-    }
-
-    pub(crate) fn n_bytes(&self) -> usize {
-        self.columns.iter().map(Column::n_bytes).sum()
-    }
-
-    pub(crate) fn len_of(&self, chunk: usize) -> usize {
-        self.lens[chunk]
-    }
-
-    /// No more rows go to a chunk, if it is the one that is filled.
-    pub(crate) fn close(&mut self, chunk: usize) {
-        self.tail = self.tail.filter(|&tail| tail != chunk);
-    }
-
-    /// Makes another chunk, or a new one, the one that is filled; returns the one that was.
-    pub(crate) fn swap_tail(&mut self, tail: Option<usize>) -> Option<usize> {
-        std::mem::replace(&mut self.tail, tail)
-    }
-
-    /// Appends rows and calls `placed(chunk, offset, n)` for each run of them.
-    pub(crate) fn append(&mut self, columns: &[ArrayRef], rows: Rows<'_>, mut placed: impl FnMut(usize, usize, usize)) {
-        let mut done = 0;
-        while done < rows.len() {
-            let chunk = self.tail.filter(|&c| self.lens[c] < CHUNK_ROWS).unwrap_or_else(|| self.open_chunk());
-            let offset = self.lens[chunk];
-            let n = (rows.len() - done).min(CHUNK_ROWS - offset);
-            for (column, array) in self.columns.iter_mut().zip(columns) {
-                column.append(chunk, array, rows.slice(done, n));
-            }
-            self.lens[chunk] += n;
-            placed(chunk, offset, n);
-            done += n;
-        }
-    }
-
-    fn open_chunk(&mut self) -> usize {
-        let chunk = self.free_chunks.pop().unwrap_or_else(|| {
-            self.lens.push(0);
-            self.lens.len() - 1
-        });
-        self.tail = Some(chunk);
-        chunk
-    }
-
-    /// Frees a chunk, with all its rows.
-    pub(crate) fn drop_chunk(&mut self, chunk: usize) {
-        for column in &mut self.columns {
-            (0..self.lens[chunk]).for_each(|offset| column.forget(row_id(chunk, offset)));
-            column.drop_chunk(chunk);
-        }
-        self.lens[chunk] = 0;
-        self.free_chunks.push(chunk);
-        self.close(chunk);
-    }
-
-    pub(crate) fn share(&self, chunk: usize) -> Vec<ColumnImage> {
-        self.columns.iter().map(|c| c.share(chunk, self.lens[chunk])).collect()
-    }
-
-    pub(crate) fn gather(&self, rows: &[u32]) -> RecordBatch {
-        debug_assert!(rows.iter().all(|&r| offset_of(r) < self.lens[chunk_of(r)]));
-        let columns = self.columns.iter().map(|c| c.gather(rows)).collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).expect("columns of this schema")
     }
 }
 

@@ -10,6 +10,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_types::{Delta, Epoch, Result};
 use parking_lot::Mutex;
 
+use crate::cold::ColdChunk;
 use crate::column::{CHUNK_ROWS, ColumnImage, chunk_of, offset_of};
 
 /// A set of rows of a chunk; copies share memory until one changes.
@@ -126,9 +127,15 @@ impl Births {
     }
 }
 
+/// A chunk's columns: in memory, or to be read from where they were put.
+pub(crate) enum ChunkColumns {
+    Here(Vec<ColumnImage>),
+    Away(Arc<dyn ColdChunk>),
+}
+
 /// A chunk as readers hold it.
 pub(crate) struct ChunkImage {
-    pub(crate) columns: Vec<ColumnImage>,
+    pub(crate) columns: ChunkColumns,
     pub(crate) len: usize,
     pub(crate) births: Births,
     /// Rows that no reader sees any more.
@@ -225,7 +232,7 @@ impl Changes {
     /// What changed in one chunk, restricted to some columns; `None` if nothing did.
     ///
     /// # Errors
-    /// If a column's type has no filter kernel.
+    /// If a column's type has no filter kernel, or a chunk that is not in memory cannot be read.
     pub fn chunk(&self, chunk_idx: usize, projection: Option<&[usize]>) -> Result<Option<Delta>> {
         let Some(chunk) = &self.chunks[chunk_idx] else { return Ok(None) };
         let born_from = chunk.births.n_born_by(self.from, chunk.len);
@@ -251,7 +258,7 @@ impl Changes {
     /// All deltas.
     ///
     /// # Errors
-    /// If a column's type has no filter kernel.
+    /// If a column's type has no filter kernel, or a chunk that is not in memory cannot be read.
     pub fn deltas(&self) -> Result<Vec<Delta>> {
         (0..self.n_chunks()).filter_map(|i| self.chunk(i, None).transpose()).collect()
     }
@@ -287,7 +294,7 @@ impl Snapshot {
     /// The rows of one chunk, restricted to some columns; `None` if it has none. Chunks without dead rows are not copied.
     ///
     /// # Errors
-    /// If a column's type has no filter kernel.
+    /// If a column's type has no filter kernel, or a chunk that is not in memory cannot be read.
     pub fn chunk(&self, chunk_idx: usize, projection: Option<&[usize]>) -> Result<Option<RecordBatch>> {
         let Some(chunk) = &self.chunks[chunk_idx] else { return Ok(None) };
         let n_born = chunk.births.n_born_by(self.epoch, chunk.len);
@@ -310,18 +317,22 @@ impl Snapshot {
     /// All batches.
     ///
     /// # Errors
-    /// If a column's type has no filter kernel.
+    /// If a column's type has no filter kernel, or a chunk that is not in memory cannot be read.
     pub fn batches(&self) -> Result<Vec<RecordBatch>> {
         (0..self.n_chunks()).filter_map(|i| self.chunk(i, None).transpose()).collect()
     }
 }
 
 pub(crate) fn image_batch(schema: &SchemaRef, chunk: &ChunkImage, projection: Option<&[usize]>) -> Result<RecordBatch> {
+    let columns = match &chunk.columns {
+        ChunkColumns::Away(away) => return Ok(away.read(projection)?.slice(0, chunk.len)),
+        ChunkColumns::Here(columns) => columns,
+    };
     let options = RecordBatchOptions::new().with_row_count(Some(chunk.len));
     let (schema, columns): (SchemaRef, Vec<ArrayRef>) = match projection {
-        None => (schema.clone(), chunk.columns.iter().map(|c| c.to_array().slice(0, chunk.len)).collect()),
+        None => (schema.clone(), columns.iter().map(|c| c.to_array().slice(0, chunk.len)).collect()),
         Some(p) => {
-            let columns = p.iter().map(|&i| chunk.columns[i].to_array().slice(0, chunk.len)).collect();
+            let columns = p.iter().map(|&i| columns[i].to_array().slice(0, chunk.len)).collect();
             (Arc::new(schema.project(p)?), columns)
         }
     };
@@ -369,7 +380,7 @@ mod tests {
                 rows.push((base, 1));
             }
             arrangement.apply(&delta(&rows)).expect("the rows are there");
-            arrangement.seal(Epoch(epoch), held.min(Epoch(epoch)));
+            arrangement.seal(Epoch(epoch), held.min(Epoch(epoch))).expect("all is in memory");
         }
         for (from, to) in [(3, 3), (3, 4), (3, 60), (10, 40), (59, 60)] {
             let (from, to) = (Epoch(from), Epoch(to));

@@ -200,10 +200,8 @@ impl Strings {
         }
     }
 
-    fn shared_blocks(&self, first: usize) -> Arc<[Buffer]> {
-        let empty = Buffer::from(&[0u8; 0]);
-        let share = |(i, b): (usize, &TextBlock)| if i < first { empty.clone() } else { b.bytes.share(b.bytes.len()) };
-        self.blocks.iter().enumerate().map(share).collect()
+    fn shared_blocks(&self) -> Arc<[Buffer]> {
+        self.blocks.iter().map(|block| block.bytes.share(block.bytes.len())).collect()
     }
 
     /// The values of rows; [`NO_ROW`] gives the empty string (`nulls` says that it is none).
@@ -211,7 +209,7 @@ impl Strings {
         let view = |row: u32| if row == NO_ROW { 0 } else { self.view(row) };
         if rows.len() >= self.blocks.len() * ROWS_PER_SHARED_BLOCK {
             let views: Vec<u128> = rows.iter().map(|&row| view(row)).collect();
-            return view_array(views.into(), self.shared_blocks(0), nulls, data_type);
+            return view_array(views.into(), self.shared_blocks(), nulls, data_type);
         }
         let mut bytes: Vec<u8> = Vec::new();
         let mut views: Vec<u128> = Vec::with_capacity(rows.len());
@@ -229,14 +227,22 @@ impl Strings {
         view_array(views.into(), [Buffer::from_vec(bytes)].into(), nulls, data_type)
     }
 
+    /// The first rows of a chunk, with the blocks that they need: others are free to go.
     pub(crate) fn share(&self, chunk: usize, len: usize) -> StringsImage {
         let views = &self.views[chunk];
-        let long = |v: &&u128| **v as u32 as usize > INLINE;
-        let first = views.as_slice()[..len].iter().filter(long).map(|&v| ByteView::from(v).buffer_index).min();
-        let blocks = match first {
-            Some(first) => self.shared_blocks(first as usize),
-            None => [].into(),
+        let mut is_needed: Vec<bool> = Vec::new();
+        for &view in views.as_slice()[..len].iter().filter(|v| **v as u32 as usize > INLINE) {
+            let block = ByteView::from(view).buffer_index as usize;
+            if is_needed.len() <= block {
+                is_needed.resize(block + 1, false);
+            }
+            is_needed[block] = true;
+        }
+        let empty = Buffer::from(&[0u8; 0]);
+        let share = |(block, is_needed): (&TextBlock, bool)| {
+            if is_needed { block.bytes.share(block.bytes.len()) } else { empty.clone() }
         };
+        let blocks = self.blocks.iter().zip(is_needed).map(share).collect();
         StringsImage { views: views.share(len), len, blocks }
     }
 

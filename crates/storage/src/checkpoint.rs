@@ -16,7 +16,7 @@
 //! objects of the two newest manifests and of those that are held are there. Of all calls only those of
 //! [`CheckpointStore`] that commit take the store's lock while the disk is written, for as long as a manifest takes.
 
-mod block;
+pub(crate) mod block;
 mod format;
 mod manifest;
 mod merge;

@@ -10,3 +10,4 @@ pub mod log;
 pub mod object_store;
 #[cfg(test)]
 mod random;
+pub mod spill;

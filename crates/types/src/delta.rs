@@ -162,6 +162,11 @@ impl Delta {
     pub fn n_bytes(&self) -> usize {
         self.batch.get_array_memory_size() + self.weights.as_ref().map_or(0, |w| w.len() * size_of::<i64>())
     }
+
+    /// Bytes of the rows themselves: what they share with other rows counts once for all of them.
+    pub fn values_bytes(&self) -> usize {
+        values_bytes(&self.batch) + self.weights.as_ref().map_or(0, |w| w.len() * size_of::<i64>())
+    }
 }
 
 /// Bytes of the values of a batch, whatever else the buffers hold in which they lie.

@@ -28,6 +28,9 @@ pub(super) const IN_FLIGHT_MAX: usize = 3;
 const SHORT_ROUND: Duration = Duration::from_millis(100);
 /// How often it is looked whether dataflows have less in flight, while nobody is told.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
+/// What an epoch may bring to a dataflow that spills: one part in so many of its memory limit, at so many bytes a row.
+const EPOCH_SHARE: usize = 10;
+const ROW_BYTES: usize = 256;
 /// How much its sources are slowed at most: by this power of two.
 const PACE_MAX: u32 = 7;
 
@@ -359,6 +362,25 @@ impl Coordinator {
         paces
     }
 
+    /// The relations of which an epoch may bring more than usual, with how many rows: a dataflow that spills reads what it
+    /// has put away once for each epoch. They are as many as are likely to fit beside what it keeps in memory.
+    pub(super) fn large_epochs(&self) -> HashMap<RelationId, u64> {
+        let mut large: HashMap<RelationId, u64> = HashMap::new();
+        for flow in self.flows.iter().rev() {
+            let account = &flow.live.shared.account;
+            let limit = account.limit().into_iter().chain(self.memory.limit()).min().unwrap_or(usize::MAX);
+            let own = if account.spilled() > 0 { (limit / EPOCH_SHARE / ROW_BYTES) as u64 } else { 0 };
+            let n_rows = own.max(large.get(&flow.live.id).copied().unwrap_or(0));
+            if n_rows > 0 {
+                flow.imports.iter().for_each(|&id| {
+                    let of_input = large.entry(id).or_default();
+                    *of_input = n_rows.max(*of_input);
+                });
+            }
+        }
+        large
+    }
+
     /// The relations that some dataflow follows.
     pub(super) fn followed(&self) -> HashSet<RelationId> {
         self.flows.iter().filter(|f| f.follows()).flat_map(|f| f.imports.iter().copied()).collect()
@@ -495,16 +517,17 @@ impl Coordinator {
     pub(super) fn relieve_memory(&mut self, epoch: Epoch) {
         // What is freed soon makes room: nothing else has to fail for it.
         let freed_soon: usize = self.freeing.iter().map(|account| account.used()).sum();
-        if self.memory.limit().is_none_or(|limit| self.memory.used().saturating_sub(freed_soon) <= limit) {
+        if self.memory.limit().is_none_or(|limit| self.memory.pinned().saturating_sub(freed_soon) <= limit) {
             return;
         }
-        let largest = self.flows.iter().max_by_key(|f| f.live.shared.account.used());
+        let largest = self.flows.iter().max_by_key(|f| f.live.shared.account.pinned());
         let Some((largest, start)) = largest.map(|f| (Arc::clone(&f.live), f.start)) else { return };
         let detail = format!(
-            "All state takes {} bytes, and its limit is {} bytes; this view's takes {} bytes, more than any other's.",
-            self.memory.used(),
+            "State that cannot be spilled takes {} bytes, and its limit is {} bytes; this view's takes {} bytes, more than \
+             any other's.",
+            self.memory.pinned(),
             self.memory.limit().unwrap_or(usize::MAX),
-            largest.shared.account.used()
+            largest.shared.account.pinned()
         );
         let cause = Error::out_of_memory("the memory limit of the server was reached").with_detail(detail);
         tracing::error!(relation = %largest.relation.name, error = %cause, "a dataflow has failed");

@@ -15,6 +15,9 @@ use crate::journal::Journal;
 /// How often a source with a rate advances at most.
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
+/// How many times as many offsets as usual an epoch may have when a dataflow spills.
+const GROWN_MAX: u64 = 32;
+
 /// How long what can wait waits when the disk is full.
 const PUT_OFF: Duration = Duration::from_millis(100);
 
@@ -81,6 +84,7 @@ impl Coordinator {
         let throttled = self.throttled();
         let followed = self.followed();
         let paces = self.paces();
+        let large = self.large_epochs();
         let mut due = Vec::new();
         for (&id, base) in &self.bases {
             let Some(state) = &base.source else { continue };
@@ -92,7 +96,9 @@ impl Coordinator {
                 continue;
             }
             let pace = paces.get(&id).copied().unwrap_or(0);
-            let to = state.available((self.epoch_offsets_max >> pace).max(1));
+            let usual = self.epoch_offsets_max;
+            let offsets_max = large.get(&id).copied().unwrap_or(0).clamp(usual, usual.saturating_mul(GROWN_MAX));
+            let to = state.available((offsets_max >> pace).max(1));
             if to > state.position {
                 due.push((id, state.position..to));
             }

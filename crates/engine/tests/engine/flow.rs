@@ -11,6 +11,9 @@ use millstream_types::SqlState;
 
 use super::common::*;
 
+/// Nothing is spilled.
+const IN_MEMORY: MemoryLimits = MemoryLimits { state: 0, spill_from: usize::MAX, view: 0, queries: 0, spilled: 0 };
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_made_during_writes_is_right() {
     for workers in [1, 2] {
@@ -172,7 +175,7 @@ async fn a_view_that_panics_harms_only_what_is_built_on_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_that_explodes_fails_at_its_limit() {
     let mut config = config(2);
-    config.memory = MemoryLimits { state: 256 << 20, view: 24 << 20, queries: 16 << 20 };
+    config.memory = MemoryLimits { state: 256 << 20, view: 24 << 20, queries: 16 << 20, ..IN_MEMORY };
     let engine = start(config);
     let mut s = session(&engine);
     run(
@@ -235,7 +238,9 @@ async fn a_query_warns_of_rows_that_its_views_leave_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_far_over_its_limit_fails_in_its_first_epoch() {
     for workers in [1, 2, 4] {
-        let engine = start(config(workers));
+        let mut config = config(workers);
+        config.memory.spilled = 0;
+        let engine = start(config);
         let mut s = session(&engine);
         run(
             &mut s,
@@ -258,7 +263,7 @@ async fn a_view_far_over_its_limit_fails_in_its_first_epoch() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_explodes_fails_before_it_is_written() {
     let mut config = config(2);
-    config.memory = MemoryLimits { state: 256 << 20, view: 256 << 20, queries: 16 << 20 };
+    config.memory = MemoryLimits { state: 256 << 20, view: 256 << 20, queries: 16 << 20, ..IN_MEMORY };
     let engine = start(config);
     let (mut s, mut other) = (session(&engine), session(&engine));
     run(
@@ -309,7 +314,7 @@ async fn a_write_that_explodes_fails_before_it_is_written() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_state_together_has_a_limit() {
     let mut config = config(2);
-    config.memory = MemoryLimits { state: 48 << 20, view: 1 << 40, queries: 64 << 20 };
+    config.memory = MemoryLimits { state: 48 << 20, view: 1 << 40, queries: 64 << 20, ..IN_MEMORY };
     let engine = start(config);
     let mut s = session(&engine);
     run(

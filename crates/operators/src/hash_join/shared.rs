@@ -63,6 +63,9 @@ impl SharedSide {
     }
 
     /// Adds pairs for keys from a row of a delta on, until there are about `limit`. Returns the row to go on with.
+    ///
+    /// # Errors
+    /// If rows are not in memory and cannot be read.
     pub(super) fn probe(
         &mut self,
         keys: &[ArrayRef],
@@ -70,7 +73,7 @@ impl SharedSide {
         from: usize,
         limit: usize,
         matches: &mut Matches,
-    ) -> usize {
+    ) -> Result<usize> {
         let (first, position) = match self.interrupted.take() {
             Some(Interrupted { first, position, .. }) => (first, position),
             None => (from, ProbePosition::before(0)),
@@ -79,18 +82,21 @@ impl SharedSide {
         let keys: Vec<ArrayRef> = keys.iter().map(|k| k.slice(first, to - first)).collect();
         let hashes = &hashes[first..to];
         let n_before = matches.len();
-        let arrangement = self.arrangement.borrow();
-        let position = arrangement.probe_from(self.index, &keys, hashes, Some(self.at), position, limit, matches);
+        let mut arrangement = self.arrangement.borrow_mut();
+        let position = arrangement.probe_from(self.index, &keys, hashes, Some(self.at), position, limit, matches)?;
         drop(arrangement);
         matches.probes[n_before..].iter_mut().for_each(|probe| *probe += first as u32);
         if position.probe == hashes.len() {
-            return to;
+            return Ok(to);
         }
         self.interrupted = Some(Interrupted { first, position, _pin: Pin::new(&self.arrangement) });
-        first + position.probe
+        Ok(first + position.probe)
     }
 
-    pub(super) fn gather(&self, column: usize, rows: &[u32]) -> ArrayRef {
-        self.arrangement.borrow().gather_column(self.columns[column], rows)
+    /// # Errors
+    /// If rows are not in memory and cannot be read.
+    pub(super) fn gather(&self, columns: &[usize], rows: &[u32]) -> Result<Vec<ArrayRef>> {
+        let columns: Vec<usize> = columns.iter().map(|&column| self.columns[column]).collect();
+        self.arrangement.borrow().gather_columns(&columns, rows)
     }
 }

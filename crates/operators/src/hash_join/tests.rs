@@ -8,15 +8,17 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::Operator as Comparison;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
-use millstream_state::{Arrangement, ArrangementSpec};
+use millstream_state::{Arrangement, ArrangementSpec, ColdMemory};
 use millstream_types::delta::schema_of;
 use millstream_types::hash::mix;
 
 use super::*;
-use crate::dataflow::Dataflow;
+use crate::dataflow::{Dataflow, Edge, Exchange};
 use crate::materialize::consolidate;
 use crate::operator::Arrangements;
+
 use crate::property::{self, Changes, Emitted, Expected, Input, Row, Rows, Subject};
+use crate::spilling::{self, SpillTo};
 
 /// What a join emits beside pairs, and whether it emits pairs.
 const KINDS: [(Alone, Alone, bool); 10] = [
@@ -320,7 +322,7 @@ impl Relations {
             let delta = property::delta_of(relation.schema(), &of_port);
             let delta = consolidate(&delta).expect("integers have a row encoding");
             relation.apply(&delta).expect("the changes add up");
-            relation.seal(epoch, since);
+            relation.seal(epoch, since).expect("all is in memory");
         }
     }
 }
@@ -340,8 +342,14 @@ fn over_relations(case: Case, seed: u64, epochs: &[Changes]) -> Subject {
     };
     complete(&relations, start.0, start);
     let context = BuildContext { start, arrangements: &relations, ..BuildContext::alone() };
-    let mut join = case.spec().build(context).expect("both are arranged");
+    let spec: Arc<dyn OperatorSpec> = Arc::new(case.spec());
+    let memory = Rc::new(property::RandomMemory::default());
+    let (store, watch) = (Arc::new(ColdMemory::default()), memory.clone());
+    let spill_to = SpillTo { store, watch, starts_in_parts: seed.is_multiple_of(3) };
+    let edges = [0, 1].map(|from| Edge { from, exchange: Exchange::Partitioned(vec![0]) });
+    let mut join = spilling::build(&spec, &edges, context, spill_to).expect("both are arranged");
     Box::new(move |epoch, mut input| {
+        memory.begin(mix(seed << 16 ^ epoch));
         // Of two relations, the rows of one come all the same.
         let is_fed = |port: usize| !case.shared[port] || case.shared == [true; 2] && port == 0;
         input.retain(|(port, _)| epoch > start.0 || is_fed(*port));

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use millstream_operators::operator::Arrangements;
 use millstream_operators::{NodeId, RelationId};
-use millstream_state::{Arrangement, Hold, Matches};
+use millstream_state::{Arrangement, ColdStore, Hold, Matches};
 use millstream_types::hash::hash_columns;
-use millstream_types::{Delta, Epoch, Error, Result};
+use millstream_types::{Delta, Epoch, Error, ErrorKind, Result};
 use timely::worker::Worker;
 
 use super::feed::FeedQueue;
+use super::relief::ReliefState;
 use crate::adapter::SMALL_STATE;
 use crate::command::{
     Command, EpochWork, Events, InstallDataflow, LoadRows, Lookup, RelationInput, RelationSpec, Root, Round,
@@ -77,6 +78,9 @@ pub(super) struct WorkerState {
     quanta: Quanta,
     /// Relations that have indexes to build.
     building: VecDeque<RelationId>,
+    /// Where state goes that memory has no room for, if it may go anywhere.
+    pub(super) spill: Option<Arc<dyn ColdStore>>,
+    pub(super) relief: ReliefState,
 }
 
 impl WorkerState {
@@ -86,6 +90,7 @@ impl WorkerState {
         events: Arc<dyn Events>,
         commands: Receiver<Command>,
         quanta: Quanta,
+        spill: Option<Arc<dyn ColdStore>>,
     ) -> Self {
         WorkerState {
             index,
@@ -100,6 +105,8 @@ impl WorkerState {
             to_feed: FeedQueue::default(),
             quanta,
             building: VecDeque::new(),
+            spill,
+            relief: ReliefState::default(),
         }
     }
 
@@ -108,7 +115,13 @@ impl WorkerState {
         let start = Instant::now();
         while let Some(id) = self.building.front() {
             let arrangement = self.relations.get(id).and_then(Relation::arrangement);
-            if !arrangement.is_some_and(|a| a.borrow_mut().build_indexes()) {
+            let built = arrangement.map_or(Ok(false), |a| a.borrow_mut().build_indexes());
+            let goes_on = built.unwrap_or_else(|error| {
+                // The index is never found complete; the rows are read without it.
+                tracing::error!(relation = %id, %error, "an index cannot be built");
+                false
+            });
+            if !goes_on {
                 self.building.pop_front();
             }
             if start.elapsed() >= BUILT_FOR {
@@ -186,7 +199,10 @@ impl WorkerState {
         let part = match spec {
             RelationSpec::Source { source, .. } => Part::Source(Arc::clone(source)),
             RelationSpec::Stored { arrangement, shared } => match Arrangement::new(arrangement) {
-                Ok(arrangement) => {
+                Ok(mut arrangement) => {
+                    if let Some(store) = &self.spill {
+                        arrangement.spill_into(Arc::clone(store));
+                    }
                     shared.set_reader(self.index, arrangement.reader());
                     Part::Stored(Rc::new(arrangement.into()))
                 }
@@ -204,7 +220,9 @@ impl WorkerState {
         let failure = Failure::new(install.id, start, Arc::clone(&self.events));
         let arrangements = &Kept(&self.relations);
         let awaited = self.awaited(&install);
-        let site = Site { failure, quanta: self.quanta.clone(), outbox: &self.outbox, arrangements, awaited };
+        let n_rows = self.rows_at_start(&install);
+        let (quanta, outbox, spill) = (self.quanta.clone(), &self.outbox, self.spill.as_ref());
+        let site = Site { failure, quanta, outbox, arrangements, awaited, spill, n_rows };
         let built = build(timely, &install, site).and_then(|built| Ok((built, self.hold_shared(&install)?)));
         let (built, holds) = match built {
             Ok(built) => built,
@@ -258,6 +276,18 @@ impl WorkerState {
             let rows = arrangement.map(|arrangement| SavedPart::Rows(arrangement.borrow_mut().take_unsaved()));
             (request.take)(HandedOver { owner, worker: self.index, parts: Some(rows.into_iter().collect()) });
         }
+    }
+
+    /// Rows or offsets that a dataflow's inputs have for this worker at its start.
+    fn rows_at_start(&self, install: &InstallDataflow) -> usize {
+        let of_import = |(i, (_, relation, _)): (usize, (NodeId, RelationId, &[usize]))| match &install.offsets[i] {
+            Some(offsets) => (offsets.end - offsets.start) as usize / self.n_workers,
+            None => {
+                let arrangement = self.relations.get(&relation).and_then(Relation::arrangement);
+                arrangement.map_or(0, |arrangement| arrangement.borrow().len())
+            }
+        };
+        install.dataflow.imports().enumerate().map(of_import).sum()
     }
 
     /// The dataflows whose rows operators read themselves, with the epoch that each has to complete first: all that it
@@ -360,8 +390,10 @@ impl WorkerState {
         let mut touched: HashMap<RelationId, RelationInput> = HashMap::new();
         for (id, input) in work.inputs {
             let Some(relation) = self.relations.get_mut(&id) else { continue };
-            if let RelationInput::Deltas(deltas) = &input {
-                apply(relation, self.index, epoch, deltas);
+            if let RelationInput::Deltas(deltas) = &input
+                && let Err(error) = apply(relation, self.index, epoch, deltas)
+            {
+                self.events.failed(id, epoch, error);
             }
             touched.insert(id, input);
         }
@@ -426,23 +458,20 @@ impl WorkerState {
         let mut arrangement = arrangement.borrow_mut();
         let since = relation.shared.holds.advance(load.epoch);
         fill(&mut arrangement, (load.rows)(self.index)?, load.epoch, since)?;
-        if let Some(charge) = &mut relation.charge {
-            charge.set(arrangement.n_bytes());
-        }
+        drop(arrangement);
+        relation.measure(self.index);
         self.events.completed(load.relation, self.index, load.epoch);
         Ok(())
     }
 
     fn forget(&mut self, epoch: Epoch) {
-        for relation in self.relations.values_mut() {
+        for (&id, relation) in &mut self.relations {
             let Some(arrangement) = relation.arrangement() else { continue };
-            let mut arrangement = arrangement.borrow_mut();
-            arrangement.forget(relation.shared.holds.advance(epoch));
-            let n_bytes = arrangement.n_bytes();
-            drop(arrangement);
-            if let Some(charge) = &mut relation.charge {
-                charge.set(n_bytes);
+            let forgotten = arrangement.borrow_mut().forget(relation.shared.holds.advance(epoch));
+            if let Err(error) = forgotten {
+                self.events.failed(id, epoch, error);
             }
+            relation.measure(self.index);
         }
     }
 
@@ -456,19 +485,19 @@ impl WorkerState {
         let arrangement = relation.and_then(Relation::arrangement).ok_or_else(|| {
             Error::internal(format!("a lookup in relation {}, which keeps no rows here", lookup.relation))
         })?;
-        let arrangement = arrangement.borrow();
+        let mut arrangement = arrangement.borrow_mut();
         let Some(index) = arrangement.index_on(&lookup.columns) else { return Ok(None) };
         let mut hashes = Vec::new();
         hash_columns(&lookup.keys, lookup.keys.first().map_or(0, |k| k.len()), &mut hashes);
         let mut matches = Matches::default();
-        arrangement.probe(index, &lookup.keys, &hashes, lookup.at, &mut matches);
+        arrangement.probe(index, &lookup.keys, &hashes, lookup.at, &mut matches)?;
         let mut rows = matches.rows;
         if hashes.len() > 1 {
             // A key may have been asked for twice.
             rows.sort_unstable();
             rows.dedup();
         }
-        Ok((rows.len() <= lookup.rows_max).then(|| arrangement.gather(&rows)))
+        (rows.len() <= lookup.rows_max).then(|| arrangement.gather(&rows)).transpose()
     }
 }
 
@@ -482,21 +511,25 @@ impl Arrangements for Kept<'_> {
 }
 
 /// Applies an epoch's changes to a table's or stream's store, and tells those who follow it.
-fn apply(relation: &mut Relation, worker: usize, epoch: Epoch, deltas: &[Delta]) {
-    let Part::Stored(arrangement) = &relation.part else { return };
+///
+/// # Errors
+/// If rows are not in memory and cannot be read.
+fn apply(relation: &mut Relation, worker: usize, epoch: Epoch, deltas: &[Delta]) -> Result<()> {
+    let Part::Stored(arrangement) = &relation.part else { return Ok(()) };
     let mut arrangement = arrangement.borrow_mut();
     if let Err(error) = deltas.iter().try_for_each(|d| arrangement.apply(d)) {
+        if error.kind() != ErrorKind::Internal {
+            return Err(error);
+        }
         // The coordinator resolved the write against this very store.
         panic!("a resolved write does not fit its relation: {error}");
     }
-    arrangement.seal(epoch, relation.shared.holds.advance(epoch));
-    relation.n_uncharged += deltas.iter().map(Delta::n_rows).sum::<usize>();
-    if let Some(charge) = &mut relation.charge
-        && (relation.n_uncharged >= CHARGED_ROWS || charge.bytes() < SMALL_STATE)
-    {
-        relation.n_uncharged = 0;
-        charge.set(arrangement.n_bytes());
-    }
+    arrangement.seal(epoch, relation.shared.holds.advance(epoch))?;
     drop(arrangement);
+    relation.n_uncharged += deltas.iter().map(Delta::n_rows).sum::<usize>();
+    if relation.n_uncharged >= CHARGED_ROWS || relation.charge.as_ref().is_some_and(|c| c.bytes() < SMALL_STATE) {
+        relation.measure(worker);
+    }
     relation.taps.retain(|tap| (tap.follow)(worker, epoch, deltas));
+    Ok(())
 }

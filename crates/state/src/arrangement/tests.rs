@@ -8,7 +8,7 @@ use millstream_types::delta::schema_of;
 use millstream_types::hash::mix;
 
 use super::*;
-use crate::{Changes, Hold, Holds, Snapshot};
+use crate::{Changes, ColdMemory, Hold, Holds, Snapshot};
 
 /// `(k, t, v)`.
 type Row = (Option<i64>, Option<String>, i64);
@@ -92,6 +92,8 @@ struct Case {
     deletable: bool,
     /// Rows are found by `k` alone, which is not unique here; else by all columns.
     by_key: bool,
+    /// Chunks are put away at random, full or not.
+    spills: bool,
 }
 
 /// A probe by `t` that takes what it finds in pieces, epochs apart.
@@ -110,6 +112,7 @@ struct Pair {
     case: Case,
     random: Random,
     arrangement: Arrangement,
+    store: Arc<ColdMemory>,
     indexes: Vec<Vec<usize>>,
     holds: Holds,
     held: Vec<Hold>,
@@ -130,10 +133,13 @@ impl Pair {
         let further = vec![vec![1], vec![2, 0]];
         let indexes = identity.iter().chain(&further).cloned().collect();
         let spec = ArrangementSpec { schema: schema(), identity, indexes: further };
+        let (mut arrangement, store) = (Arrangement::new(&spec).expect("the types can be kept"), Arc::default());
+        arrangement.spill_into(Arc::clone(&store) as Arc<dyn ColdStore>);
         Pair {
             case,
             random: Random(case.seed),
-            arrangement: Arrangement::new(&spec).expect("the types can be kept"),
+            arrangement,
+            store,
             indexes,
             holds: Holds::new(),
             held: Vec::new(),
@@ -207,7 +213,7 @@ impl Pair {
     }
 
     fn seal(&mut self, epoch: Epoch) {
-        self.arrangement.seal(epoch, self.holds.advance(epoch));
+        self.arrangement.seal(epoch, self.holds.advance(epoch)).expect("chunks can be read");
         self.sealed.insert(epoch, self.now.clone());
         assert_eq!(self.arrangement.reader().sealed(), epoch);
     }
@@ -247,10 +253,10 @@ impl Pair {
                 hash_columns(&keys, probes.len(), &mut hashes);
                 let mut matches = Matches::default();
                 matches.push(7, crate::NO_ROW);
-                self.arrangement.probe(index, &keys, &hashes, at, &mut matches);
+                self.arrangement.probe(index, &keys, &hashes, at, &mut matches).expect("chunks can be read");
                 assert_eq!((matches.probes[0], matches.rows[0]), (7, crate::NO_ROW), "pairs that were there stay");
                 assert!(matches.probes[1..].is_sorted(), "each key in order");
-                let found = self.arrangement.gather(&matches.rows[1..]);
+                let found = self.arrangement.gather(&matches.rows[1..]).expect("chunks can be read");
                 for (i, probe) in probes.iter().enumerate() {
                     let mut of_probe = Rows::new();
                     let is_of_probe = |j: usize| i64::from(matches.probes[j + 1] as usize == i);
@@ -269,10 +275,24 @@ impl Pair {
         }
     }
 
+    /// Puts some chunks away, those that are filled among them.
+    fn spill(&mut self) {
+        if !self.case.spills || self.random.below(2) == 0 {
+            return;
+        }
+        if self.random.below(2) == 0 {
+            self.arrangement.rows.swap_tail(None);
+            self.arrangement.merge_target = None;
+        }
+        let n_bytes = 1 + self.random.below(200_000) as usize;
+        self.arrangement.spill(n_bytes).expect("they can be put away");
+        assert_eq!(self.arrangement.n_bytes_spilled() > 0, self.store.n_bytes() > 0);
+    }
+
     /// Builds on, while rows come, go and move.
     fn build_some(&mut self) {
         for _ in 0..self.random.below(3) {
-            self.arrangement.build_indexes();
+            self.arrangement.build_indexes().expect("chunks can be read");
         }
     }
 
@@ -299,9 +319,11 @@ impl Pair {
             let limit = 1 + self.random.below(4) as usize;
             let at = Some(paused.at.epoch());
             let Paused { keys, hashes, position, .. } = &paused;
-            paused.position = self.arrangement.probe_from(index, keys, hashes, at, *position, limit, &mut matches);
+            let next = self.arrangement.probe_from(index, keys, hashes, at, *position, limit, &mut matches);
+            paused.position = next.expect("chunks can be read");
             assert!(matches.len() <= limit, "{:?}", self.case);
-            add_batch(&mut paused.found, &self.arrangement.gather(&matches.rows), |_| 1);
+            let found = self.arrangement.gather(&matches.rows).expect("chunks can be read");
+            add_batch(&mut paused.found, &found, |_| 1);
             if paused.position.probe == paused.hashes.len() {
                 assert_eq!(paused.found, paused.expected, "{:?}, in pieces", self.case);
                 return self.arrangement.unpin();
@@ -336,7 +358,7 @@ impl Pair {
     /// Lets the arrangement forget what nobody can ask for, whether an epoch has begun or not.
     fn forget(&mut self, epoch: Epoch) {
         let since = self.holds.advance(epoch);
-        self.arrangement.forget(since);
+        self.arrangement.forget(since).expect("chunks can be read");
     }
 
     /// All rows go, and nobody holds anything.
@@ -360,6 +382,7 @@ fn run(case: Case, n_epochs: u64) {
     for i in 0..n_epochs {
         for _ in 0..pair.random.below(3) {
             pair.apply();
+            pair.spill();
         }
         if pair.random.below(3) == 0 {
             pair.forget(epoch);
@@ -367,6 +390,7 @@ fn run(case: Case, n_epochs: u64) {
         pair.check_lookups();
         epoch = Epoch(epoch.0 + 1 + pair.random.below(2));
         pair.seal(epoch);
+        pair.spill();
         if i == n_epochs / 3 {
             let wanted = [vec![1], vec![2, 0], vec![2], vec![0, 1]];
             pair.arrangement.set_indexes(&wanted);
@@ -376,7 +400,7 @@ fn run(case: Case, n_epochs: u64) {
             pair.build_some();
         }
         if i == n_epochs - 2 {
-            while pair.arrangement.build_indexes() {}
+            while pair.arrangement.build_indexes().expect("chunks can be read") {}
             assert!(pair.indexes.iter().all(|columns| pair.arrangement.index_on(columns).is_some()));
         }
         if pair.random.below(3) == 0 {
@@ -410,7 +434,9 @@ const EMPTY_BYTES_MAX: usize = 1 << 20;
 fn every_epoch_that_is_held_reads_as_it_was() {
     for seed in 0..40 {
         let (deletable, by_key) = (seed % 4 != 0, seed % 4 == 1);
-        run(Case { seed, n_changes_max: 14, n_values: 4, deletable, by_key }, 16);
+        for spills in [false, true] {
+            run(Case { seed, n_changes_max: 14, n_values: 4, deletable, by_key, spills }, 16);
+        }
     }
 }
 
@@ -418,7 +444,9 @@ fn every_epoch_that_is_held_reads_as_it_was() {
 fn chunks_that_fill_and_empty_change_nothing_that_is_seen() {
     for seed in 100..103 {
         let (deletable, by_key) = (seed != 100, seed == 101);
-        run(Case { seed, n_changes_max: 9_000, n_values: 100, deletable, by_key }, 6);
+        for spills in [false, true] {
+            run(Case { seed, n_changes_max: 9_000, n_values: 100, deletable, by_key, spills }, 6);
+        }
     }
 }
 
@@ -429,20 +457,56 @@ fn memory_of_dead_rows_comes_back_when_a_hold_goes() {
     let mut arrangement = Arrangement::new(&spec).expect("the types can be kept");
     let rows: Vec<(Row, i64)> = (0..100_000).map(|k| ((Some(k), None, 0), 1)).collect();
     arrangement.apply(&delta_of(&rows, false)).expect("rows come");
-    arrangement.seal(Epoch(1), Epoch(1));
+    arrangement.seal(Epoch(1), Epoch(1)).expect("all is in memory");
     let n_bytes = arrangement.rows.n_bytes();
     let gone: Vec<(Row, i64)> = rows.into_iter().filter(|r| r.0.0.is_some_and(|k| k % 4 > 0)).collect();
     arrangement.apply(&delta_of(&gone, true).negate()).expect("the rows are there");
     // Somebody holds the first epoch, and then nobody does.
-    arrangement.seal(Epoch(2), Epoch(1));
-    arrangement.forget(Epoch(2));
+    arrangement.seal(Epoch(2), Epoch(1)).expect("all is in memory");
+    arrangement.forget(Epoch(2)).expect("all is in memory");
     let left = arrangement.rows.n_bytes();
     assert!(left < n_bytes, "{left} bytes of {n_bytes} are left before the next epoch");
-    (3..20).for_each(|epoch| arrangement.seal(Epoch(epoch), Epoch(epoch)));
+    (3..20).for_each(|epoch| arrangement.seal(Epoch(epoch), Epoch(epoch)).expect("all is in memory"));
     let left = arrangement.rows.n_bytes();
     assert!(left * 2 < n_bytes, "{left} bytes of {n_bytes} are left of a quarter of the rows");
     let rows = rows_of(&arrangement.reader().snapshot(Epoch(19)));
     assert!(rows.len() == 25_000 && rows.keys().all(|r| r.0.is_some_and(|k| k % 4 == 0)));
+}
+
+/// A chunk that is put away is in memory no more, whoever reads, and what cannot be put away stays.
+#[test]
+fn chunks_that_are_put_away_leave_memory() {
+    let spec = ArrangementSpec { schema: schema(), identity: Some(vec![0]), indexes: vec![] };
+    let mut arrangement = Arrangement::new(&spec).expect("the types can be kept");
+    let text = |k: i64| Some(format!("{k:>100}"));
+    let rows: Vec<(Row, i64)> = (0..100_000).map(|k| ((Some(k), text(k), 0), 1)).collect();
+    arrangement.apply(&delta_of(&rows, false)).expect("rows come");
+    arrangement.seal(Epoch(1), Epoch(1)).expect("all is in memory");
+    let (reader, memory) = (arrangement.reader(), Arc::new(ColdMemory::default()));
+    assert_eq!((arrangement.n_bytes_spillable(), arrangement.spill(usize::MAX)), (0, Ok(0)), "there is no other place");
+    arrangement.spill_into(memory.clone());
+    let n_bytes = arrangement.rows.n_bytes();
+    assert!(arrangement.n_bytes_spillable() > n_bytes / 2);
+    memory.set_fails(true);
+    arrangement.spill(usize::MAX).expect_err("nothing can be put there");
+    assert_eq!((arrangement.n_bytes_spillable(), arrangement.n_bytes_spilled()), (0, 0));
+    assert_eq!(rows_of(&reader.snapshot(Epoch(1))).len(), 100_000);
+    memory.set_fails(false);
+    let freed = arrangement.spill(n_bytes / 2).expect("it can be put there");
+    assert!(freed >= n_bytes / 2 && freed < n_bytes * 3 / 4, "{freed} bytes of {n_bytes} are free");
+    arrangement.spill(usize::MAX).expect("it can be put there");
+    // What is left is the last chunk, which is not full, and the block that its texts begin in.
+    assert!(arrangement.rows.n_bytes() < n_bytes / 5, "{} bytes are left", arrangement.rows.n_bytes());
+    assert!(memory.n_bytes() == arrangement.n_bytes_spilled() && memory.n_bytes() > n_bytes / 2);
+    let links = arrangement.n_bytes() - arrangement.rows.n_bytes();
+    assert!(links < n_bytes / 20, "{links} bytes of the index are left");
+    assert_eq!(rows_of(&reader.snapshot(Epoch(1))).len(), 100_000);
+    arrangement.apply(&delta_of(&rows[..1000], true).negate()).expect("the rows are there");
+    arrangement.seal(Epoch(2), Epoch(2)).expect("chunks can be read");
+    assert_eq!(rows_of(&reader.snapshot(Epoch(2))).len(), 99_000);
+    memory.set_fails(true);
+    reader.snapshot(Epoch(2)).batches().expect_err("chunks cannot be read");
+    arrangement.apply(&delta_of(&rows[2000..2001], true).negate()).expect_err("chunks cannot be read");
 }
 
 /// A table whose few rows are changed again and again keeps little of their former texts, although it has less than a
@@ -457,7 +521,7 @@ fn texts_that_are_replaced_leave_little_behind() {
         let changes: Vec<(Row, i64)> =
             (0..20).flat_map(|k| [(row(k, epoch - 1), -i64::from(epoch > 1)), (row(k, epoch), 1)]).collect();
         arrangement.apply(&delta_of(&changes, true)).expect("the rows are there");
-        arrangement.seal(Epoch(epoch), Epoch(epoch - 1));
+        arrangement.seal(Epoch(epoch), Epoch(epoch - 1)).expect("all is in memory");
         n_bytes_max = n_bytes_max.max(arrangement.n_bytes());
     }
     assert_eq!(arrangement.len(), 20);
@@ -477,7 +541,7 @@ fn rows_without_columns_come_and_go() {
     for (epoch, (weights, n_rows)) in [([3, 1], 4), ([-1, 2], 5), ([-7, 2], 0), ([1, 0], 1)].into_iter().enumerate() {
         let epoch = Epoch(epoch as u64 + 1);
         arrangement.apply(&delta(&weights)).expect("the rows are there");
-        arrangement.seal(epoch, epoch);
+        arrangement.seal(epoch, epoch).expect("all is in memory");
         assert_eq!((arrangement.len(), arrangement.reader().snapshot(epoch).n_rows()), (n_rows, n_rows));
     }
     arrangement.apply(&delta(&[-2, 0])).expect_err("there is one row");
@@ -498,7 +562,7 @@ fn intervals_that_are_equal_are_told_apart() {
     let spec = ArrangementSpec { schema: schema.clone(), identity: Some(vec![0]), indexes: vec![vec![0]] };
     let mut arrangement = Arrangement::new(&spec).expect("the types can be kept");
     arrangement.apply(&Delta::new(batch(&[0, 1, 2]), Some(vec![4_000, 3_000, 2_000].into()))).expect("rows come");
-    arrangement.seal(Epoch(1), Epoch(1));
+    arrangement.seal(Epoch(1), Epoch(1)).expect("all is in memory");
     arrangement.apply(&Delta::new(batch(&[2, 0]), Some(vec![-2_000, -1].into()))).expect("the rows are there");
     arrangement.apply(&Delta::new(batch(&[2]), Some(vec![-1].into()))).expect_err("all of it are gone");
     let keys = batch(&[1]).columns().to_vec();
@@ -506,7 +570,7 @@ fn intervals_that_are_equal_are_told_apart() {
     hash_columns(&keys, 1, &mut hashes);
     let mut matches = Matches::default();
     let index = arrangement.index_on(&[0]).expect("it was asked for");
-    arrangement.probe(index, &keys, &hashes, None, &mut matches);
+    arrangement.probe(index, &keys, &hashes, None, &mut matches).expect("all is in memory");
     assert_eq!(matches.len(), 3_999 + 3_000, "all that are equal");
     arrangement.set_indexes(&[]);
     assert_eq!(arrangement.index_on(&[0]), None);

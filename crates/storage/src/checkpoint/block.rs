@@ -15,20 +15,20 @@ use millstream_types::{Error, Result};
 const ALIGNMENT: usize = 16;
 
 /// Rows as bytes.
-pub(super) struct EncodedBlock {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct EncodedBlock {
+    pub(crate) bytes: Vec<u8>,
     /// How many of the bytes are the metadata.
-    pub(super) metadata_len: u32,
+    pub(crate) metadata_len: u32,
 }
 
 /// Encodes batches of one schema after the other; has the scratch memory for it.
-pub(super) struct BlockEncoder {
+pub(crate) struct BlockEncoder {
     options: IpcWriteOptions,
     context: arrow_ipc::writer::IpcWriteContext,
 }
 
 impl BlockEncoder {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5)?;
         let options = options.try_with_compression(Some(CompressionType::LZ4_FRAME))?;
         Ok(BlockEncoder { options, context: Default::default() })
@@ -38,7 +38,7 @@ impl BlockEncoder {
     ///
     /// # Errors
     /// Internal, if a type has no encoding.
-    pub(super) fn encode(&mut self, rows: &RecordBatch) -> Result<EncodedBlock> {
+    pub(crate) fn encode(&mut self, rows: &RecordBatch) -> Result<EncodedBlock> {
         let columns = rows.columns().iter().map(compact).collect::<Result<_, _>>()?;
         let row_count = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
         let rows = RecordBatch::try_new_with_options(rows.schema(), columns, &row_count)?;
@@ -62,11 +62,27 @@ impl BlockEncoder {
 /// # Errors
 /// What Arrow says if they are no block of that schema.
 pub(super) fn decode(bytes: Vec<u8>, metadata_len: u32, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    decode_columns(bytes, metadata_len, schema, None)
+}
+
+/// The same, of some columns, in the given order.
+///
+/// # Errors
+/// What Arrow says if they are no block of that schema.
+pub(crate) fn decode_columns(
+    bytes: Vec<u8>,
+    metadata_len: u32,
+    schema: &SchemaRef,
+    projection: Option<&[usize]>,
+) -> Result<RecordBatch, ArrowError> {
     let too_short = || ArrowError::IpcError("its metadata is longer than it is".to_owned());
     let body_len = bytes.len().checked_sub(metadata_len as usize).ok_or_else(too_short)?;
     let block = Block::new(0, metadata_len as i32, body_len as i64);
-    let rows = FileDecoder::new(Arc::clone(schema), MetadataVersion::V5)
-        .read_record_batch(&block, &Buffer::from_vec(bytes))?;
+    let mut decoder = FileDecoder::new(Arc::clone(schema), MetadataVersion::V5);
+    if let Some(columns) = projection {
+        decoder = decoder.with_projection(columns.to_vec());
+    }
+    let rows = decoder.read_record_batch(&block, &Buffer::from_vec(bytes))?;
     rows.ok_or_else(|| ArrowError::IpcError("it has no rows".to_owned()))
 }
 

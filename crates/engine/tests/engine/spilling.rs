@@ -1,0 +1,150 @@
+//! State of several times the memory that it may take: right answers, within the limit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use millstream_engine::{Engine, EngineConfig, MemoryLimits};
+use millstream_types::SqlState;
+
+use super::common::{assert_is_its_query, config, number, run, session, start, until};
+
+/// Bytes that state may take.
+const LIMIT: usize = 16 << 20;
+
+fn limited(workers: usize) -> EngineConfig {
+    let mut config = config(workers);
+    let (state, spill_from) = (LIMIT, LIMIT / 2);
+    config.memory = MemoryLimits { state, spill_from, view: 1 << 40, queries: 1 << 30, spilled: 1 << 30 };
+    config.epoch_offsets_max = 3_000;
+    config
+}
+
+/// Looks at what all state takes, until it is dropped, and keeps the most.
+struct Watch {
+    done: Arc<AtomicBool>,
+    bytes_max: Arc<AtomicI64>,
+}
+
+impl Watch {
+    fn start(engine: &Engine) -> Watch {
+        let watch = Watch { done: Arc::default(), bytes_max: Arc::default() };
+        let (done, bytes_max, mut s) = (Arc::clone(&watch.done), Arc::clone(&watch.bytes_max), session(engine));
+        tokio::spawn(async move {
+            while !done.load(Ordering::Relaxed) {
+                let bytes = number(&mut s, "SELECT sum(state_bytes)::bigint FROM millstream.relations").await;
+                bytes_max.fetch_max(bytes, Ordering::Relaxed);
+            }
+        });
+        watch
+    }
+
+    fn bytes_max(&self) -> usize {
+        self.bytes_max.load(Ordering::Relaxed) as usize
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits until all that a source has is in a view.
+async fn drained(s: &mut millstream_engine::Session, source: &str, view: &str) {
+    let at_end = format!("SELECT position = end_position FROM millstream.sources WHERE name = '{source}'");
+    until(s, &at_end, |shown| shown.contains("true")).await;
+    number(s, &format!("SELECT count(*) FROM {view}")).await;
+}
+
+const EVENTS: &str = "CREATE STREAM events (k bigint, j bigint, v bigint, t text) WITH (connector = 'generator',
+    rows = '60000', \"col.k\" = 'uniform(1, 40000)', \"col.j\" = 'sequence(1)', \"col.v\" = 'uniform(1, 1000000)',
+    \"col.t\" = 'text(300, 340)')";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_of_several_times_its_memory_gives_right_answers() {
+    let queries = [
+        ("groups", "SELECT k, count(*) AS n, min(t) AS t, max(t) AS u FROM events GROUP BY k"),
+        ("pairs", "SELECT a.j, b.v, a.t FROM events a JOIN events b ON a.j = b.k"),
+        (
+            "firsts",
+            "SELECT k, j, t FROM (SELECT k, j, t, row_number() OVER (PARTITION BY k ORDER BY v DESC, j) AS n \
+                    FROM events) r WHERE n <= 2",
+        ),
+    ];
+    for (workers, (view, query)) in [1, 2, 2].into_iter().zip(queries) {
+        let engine = start(limited(workers));
+        let mut s = session(&engine);
+        run(&mut s, EVENTS).await;
+        let watch = Watch::start(&engine);
+        run(&mut s, &format!("CREATE MATERIALIZED VIEW {view} AS {query}")).await;
+        drained(&mut s, "events", view).await;
+        let bytes_max = watch.bytes_max();
+        drop(watch);
+        let spilled = "SELECT (SELECT sum(bytes_spilled) FROM millstream.arrangements)::bigint + \
+                       (SELECT sum(spilled_bytes) FROM millstream.operators)::bigint AS n";
+        let spilled = number(&mut s, spilled).await as usize;
+        assert!(spilled > 2 * LIMIT, "{view}: {spilled} bytes are spilled");
+        assert!(bytes_max <= LIMIT, "{view}: {bytes_max} bytes are in memory");
+        assert_is_its_query(&mut s, view, query).await;
+        run(&mut s, &format!("DROP MATERIALIZED VIEW {view}")).await;
+        engine.shutdown().await;
+    }
+}
+
+/// Rows that were spilled are changed, looked up, joined, and read by views that come later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_that_are_spilled_can_be_used() {
+    let engine = start(limited(2));
+    let mut s = session(&engine);
+    run(&mut s, "CREATE TABLE t (k bigint PRIMARY KEY, g bigint, v text); CREATE INDEX ON t (g)").await;
+    for i in 0..10 {
+        let from = i * 5_000;
+        let rows =
+            format!("SELECT i, i % 1000, repeat('x', 500) || i FROM generate_series({from}, {from} + 4999) s(i)");
+        run(&mut s, &format!("INSERT INTO t {rows}")).await;
+    }
+    let spilled = "SELECT sum(bytes_spilled)::bigint FROM millstream.arrangements WHERE relation = 't'";
+    until(&mut s, spilled, |shown| !shown.contains(" 0 ")).await;
+    assert_eq!(number(&mut s, "SELECT count(*) FROM t WHERE v = repeat('x', 500) || k").await, 50_000);
+    assert_eq!(number(&mut s, "SELECT g FROM t WHERE k = 4321").await, 321);
+    assert_eq!(number(&mut s, "SELECT count(*) FROM t WHERE g = 7").await, 50);
+    run(&mut s, "CREATE MATERIALIZED VIEW n AS SELECT g, count(*) AS n, max(v) AS v FROM t GROUP BY g").await;
+    run(&mut s, "CREATE TABLE u (k bigint PRIMARY KEY); INSERT INTO u SELECT i * 7 FROM generate_series(1, 1000) s(i)")
+        .await;
+    let joined = "SELECT u.k, t.g, t.v FROM u JOIN t ON u.k = t.k";
+    run(&mut s, &format!("CREATE MATERIALIZED VIEW j AS {joined}")).await;
+    run(&mut s, "UPDATE t SET v = 'changed ' || k WHERE k % 100 = 7; DELETE FROM t WHERE k % 100 = 8").await;
+    run(&mut s, "INSERT INTO u VALUES (3), (107), (49999); DELETE FROM u WHERE k = 14").await;
+    assert_is_its_query(&mut s, "n", "SELECT g, count(*) AS n, max(v) AS v FROM t GROUP BY g").await;
+    assert_is_its_query(&mut s, "j", joined).await;
+    assert_eq!(number(&mut s, "SELECT count(*) FROM t WHERE v LIKE 'changed%'").await, 500);
+    engine.shutdown().await;
+}
+
+/// Where there is no room on disk either, the view fails that has the most, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_fails_when_the_disk_is_full_as_well() {
+    let mut config = limited(2);
+    config.memory.spilled = 1 << 20;
+    let engine = start(config);
+    let mut s = session(&engine);
+    run(&mut s, EVENTS).await;
+    run(&mut s, "CREATE MATERIALIZED VIEW few AS SELECT count(*) AS n FROM events WHERE k <= 10").await;
+    let large = "CREATE MATERIALIZED VIEW large AS SELECT k, j, t FROM events";
+    let created = s.query(large).await;
+    let error = match created {
+        Err(error) => error,
+        Ok(_) => {
+            until(&mut s, "SELECT state FROM millstream.jobs WHERE name = 'large'", |shown| shown.contains("failed"))
+                .await;
+            s.query("SELECT * FROM large").await.expect_err("it has failed")
+        }
+    };
+    let is_memory = |error: &millstream_types::Error| {
+        error.state() == SqlState::OUT_OF_MEMORY
+            || error.fields().detail.as_deref().is_some_and(|detail| detail.contains("53200"))
+    };
+    assert!(is_memory(&error), "{error}");
+    assert!(number(&mut s, "SELECT n FROM few").await > 0);
+    engine.shutdown().await;
+}

@@ -1,0 +1,284 @@
+//! One part of an operator: in memory, or away.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use millstream_state::changes::sum;
+use millstream_state::spilled::{spill, state_of};
+use millstream_state::{ColdChunk, ColdStore, SpilledChanges, StateChanges};
+use millstream_types::{Delta, Error, Result};
+
+use crate::operator::{Operator, Port};
+
+/// What has changed is written behind what there was until it takes more than that and so much.
+const REWRITTEN_BYTES_MIN: usize = if cfg!(test) { 200 } else { 1 << 16 };
+
+/// Puts away what operators say of their state.
+pub(super) struct Saver<'a> {
+    pub(super) store: &'a Arc<dyn ColdStore>,
+    pub(super) partitioned_by: &'a [Vec<usize>],
+}
+
+impl Saver<'_> {
+    /// Puts away what is said, by range of partitions.
+    pub(super) fn put(
+        &self,
+        ranges: &[Range<usize>],
+        say: impl FnOnce(&mut StateChanges) -> Result<()>,
+    ) -> Result<Vec<SpilledChanges>> {
+        spill(self.store, ranges, say)
+    }
+
+    /// Lets an operator say what has changed.
+    pub(super) fn changes(&self, operator: &mut dyn Operator, changes: &mut StateChanges) -> Result<()> {
+        operator.save_changes(self.partitioned_by, changes)
+    }
+}
+
+/// A part of an operator.
+pub(super) struct Part {
+    /// Its partitions.
+    range: [Range<usize>; 1],
+    /// The operator, if it is in memory.
+    running: Option<Box<dyn Operator>>,
+    /// The operator notes what changes since it was built, and was not asked for that yet.
+    is_new: bool,
+    /// What comes to the state as it was put away last, or asked for; nothing if neither was.
+    image: Option<Vec<SpilledChanges>>,
+    /// Bytes of the first of the image.
+    n_image_bytes: usize,
+    /// What has changed since the whole was last asked for its changes, and is away.
+    pub(super) unsaved: Vec<SpilledChanges>,
+    /// Rows that wait for the end of the epoch.
+    pub(super) queue: Queue,
+    /// It has taken rows since the last epoch that it has ended, so it cannot be put away.
+    pub(super) is_touched: bool,
+    /// When it was used last.
+    pub(super) used: u64,
+    /// Bytes and entries when it last ended an epoch.
+    pub(super) n_bytes: usize,
+    n_entries: usize,
+}
+
+impl Part {
+    /// A part without state.
+    pub(super) fn new(partitions: Range<usize>) -> Self {
+        Part {
+            range: [partitions],
+            running: None,
+            is_new: false,
+            image: None,
+            n_image_bytes: 0,
+            unsaved: Vec::new(),
+            queue: Queue::default(),
+            is_touched: false,
+            used: 0,
+            n_bytes: 0,
+            n_entries: 0,
+        }
+    }
+
+    /// Its state is this, and nothing else.
+    pub(super) fn set_image(&mut self, image: SpilledChanges) {
+        self.n_image_bytes = image.n_bytes();
+        if self.is_away() {
+            // More or less: some entries are several rows.
+            self.n_entries = image.n_rows();
+        }
+        self.image = Some(vec![image]);
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        self.running.is_none()
+    }
+
+    /// The operator.
+    ///
+    /// # Errors
+    /// Internal, if it is away.
+    pub(super) fn running(&mut self) -> Result<&mut dyn Operator> {
+        match &mut self.running {
+            Some(running) => Ok(&mut **running),
+            None => Err(Error::internal("a part of an operator is not in memory")),
+        }
+    }
+
+    /// Reads the state back.
+    pub(super) fn load(&mut self, build: impl FnOnce() -> Result<Box<dyn Operator>>) -> Result<()> {
+        let mut operator = build()?;
+        if let Some(image) = &self.image {
+            operator.restore(&state_of(image)?)?;
+        }
+        operator.track_changes();
+        self.is_new = self.image.is_none();
+        self.running = Some(operator);
+        Ok(())
+    }
+
+    /// It has ended an epoch.
+    pub(super) fn note_ended(&mut self, use_number: u64) {
+        self.is_touched = false;
+        self.used = use_number;
+        if let Some(running) = &self.running {
+            (self.n_bytes, self.n_entries) = (running.n_bytes(), running.n_entries());
+        }
+    }
+
+    /// Writes what has changed since the state was read, and lets go of it.
+    pub(super) fn put_away(&mut self, saver: &Saver<'_>, is_tracked: bool) -> Result<()> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        let n_entries = running.n_entries();
+        let is_all = std::mem::take(&mut self.is_new);
+        let changes = saver.put(&self.range, |changes| saver.changes(&mut *running, changes))?.remove(0);
+        if is_tracked && !changes.is_empty() {
+            self.unsaved.push(changes.clone());
+        }
+        match &mut self.image {
+            Some(image) => {
+                if !changes.is_empty() {
+                    image.push(changes);
+                }
+                let n_bytes: usize = image.iter().map(SpilledChanges::n_bytes).sum();
+                if n_bytes > 2 * self.n_image_bytes + REWRITTEN_BYTES_MIN {
+                    let whole = saver.put(&self.range, |saved| running.save(saver.partitioned_by, saved))?.remove(0);
+                    self.set_image(whole);
+                }
+            }
+            None if is_all => self.set_image(changes),
+            None => {
+                let whole = saver.put(&self.range, |saved| running.save(saver.partitioned_by, saved))?.remove(0);
+                self.set_image(whole);
+            }
+        }
+        self.n_entries = n_entries;
+        Ok(())
+    }
+
+    /// From now on the whole is asked for its changes: all there is has to be said first.
+    pub(super) fn track_changes(&mut self) {
+        self.unsaved = self.image.iter().flatten().filter(|changes| !changes.is_empty()).cloned().collect();
+    }
+
+    /// What has changed since the last call.
+    pub(super) fn take_changes(&mut self, saver: &Saver<'_>) -> Result<StateChanges> {
+        let unsaved = std::mem::take(&mut self.unsaved);
+        let mut changes = unsaved.iter().map(SpilledChanges::read).collect::<Result<Vec<_>>>()?;
+        if let Some(running) = &mut self.running {
+            self.is_new = false;
+            let mut since = StateChanges::default();
+            saver.changes(&mut **running, &mut since)?;
+            if let Some(image) = &mut self.image {
+                let spilled = saver.put(&self.range, |changes| changes.merge(since.clone()))?.remove(0);
+                image.push(spilled);
+            }
+            changes.push(since);
+        }
+        sum(changes)
+    }
+
+    /// Adds the whole state.
+    pub(super) fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
+        if let Some(running) = &self.running {
+            return running.save(partitioned_by, saved);
+        }
+        let image = self.image.iter().flatten().map(SpilledChanges::read).collect::<Result<Vec<_>>>()?;
+        saved.merge(sum(image)?)
+    }
+
+    /// Bytes in memory.
+    pub(super) fn n_bytes_here(&self) -> usize {
+        self.running.as_ref().map_or(0, |running| running.n_bytes()) + self.queue.n_bytes
+    }
+
+    /// Bytes in memory that can be put away now.
+    pub(super) fn n_bytes_spillable(&self) -> usize {
+        self.running.as_ref().filter(|_| !self.is_touched).map_or(0, |running| running.n_bytes())
+    }
+
+    /// Bytes that are away.
+    pub(super) fn n_bytes_away(&self) -> usize {
+        let image: usize = self.image.iter().flatten().map(SpilledChanges::n_bytes).sum();
+        image + self.queue.n_bytes_away()
+    }
+
+    pub(super) fn n_entries(&self) -> usize {
+        self.running.as_ref().map_or(self.n_entries, |running| running.n_entries())
+    }
+}
+
+/// Rows that wait, in no order.
+#[derive(Default)]
+pub(super) struct Queue {
+    here: VecDeque<(Port, Delta)>,
+    away: Vec<QueuedAway>,
+    /// Bytes in memory.
+    n_bytes: usize,
+}
+
+/// Rows that wait somewhere else, with their weight as the last column.
+struct QueuedAway {
+    port: Port,
+    rows: Arc<dyn ColdChunk>,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.here.is_empty() && self.away.is_empty()
+    }
+
+    /// Bytes in memory.
+    pub(super) fn n_bytes(&self) -> usize {
+        self.n_bytes
+    }
+
+    pub(super) fn push(&mut self, port: Port, delta: Delta) {
+        self.n_bytes += delta.values_bytes();
+        self.here.push_back((port, delta));
+    }
+
+    /// Some of the rows.
+    pub(super) fn pop(&mut self) -> Result<Option<(Port, Delta)>> {
+        if let Some((port, delta)) = self.here.pop_front() {
+            self.n_bytes -= delta.values_bytes();
+            return Ok(Some((port, delta)));
+        }
+        let Some(QueuedAway { port, rows }) = self.away.pop() else { return Ok(None) };
+        let rows = rows.read(None)?;
+        let (fields, n_columns) = (rows.schema().fields().clone(), rows.num_columns() - 1);
+        let weights = rows.column(n_columns).as_primitive::<Int64Type>().values().clone();
+        let schema = Arc::new(Schema::new(fields[..n_columns].to_vec()));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        let batch = RecordBatch::try_new_with_options(schema, rows.columns()[..n_columns].to_vec(), &options)?;
+        let all_once = weights.iter().all(|&weight| weight == 1);
+        Ok(Some((port, Delta::new(batch, (!all_once).then_some(weights)))))
+    }
+
+    /// Puts the rows away.
+    pub(super) fn put_away(&mut self, store: &Arc<dyn ColdStore>) -> Result<()> {
+        let mut by_port: Vec<(Port, Vec<Delta>)> = Vec::new();
+        for (port, delta) in self.here.drain(..) {
+            match by_port.iter_mut().find(|(of, _)| *of == port) {
+                Some((_, deltas)) => deltas.push(delta),
+                None => by_port.push((port, vec![delta])),
+            }
+        }
+        self.n_bytes = 0;
+        for (port, deltas) in by_port {
+            let all = Delta::concat(&deltas[0].schema(), &deltas)?;
+            let mut fields = all.schema().fields().to_vec();
+            fields.push(Arc::new(Field::new("weight", DataType::Int64, false)));
+            let weights: Int64Array = (0..all.n_rows()).map(|i| Some(all.weight(i))).collect();
+            let columns: Vec<ArrayRef> = all.columns().iter().cloned().chain([Arc::new(weights) as ArrayRef]).collect();
+            let rows = store.put(&RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)?;
+            self.away.push(QueuedAway { port, rows });
+        }
+        Ok(())
+    }
+
+    fn n_bytes_away(&self) -> usize {
+        self.away.iter().map(|queued| queued.rows.n_bytes()).sum()
+    }
+}

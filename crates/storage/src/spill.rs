@@ -1,0 +1,341 @@
+//! Spilled state: rows that workers have no memory for, in files that do not outlive the process.
+//!
+//! ```text
+//!   spill/1.rows:  block | block | ...          a block: rows as Arrow IPC, as in a checkpoint's object
+//! ```
+//!
+//! Blocks follow one another; where one lies, its length and its checksum are known to its owner alone, so the files mean
+//! nothing to anybody else, and the folder is emptied before it is used. A file is removed with the last of its blocks.
+//! Nothing is made durable.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use millstream_state::{ColdChunk, ColdStore};
+use millstream_types::{Error, ErrorKind, Result, SqlState};
+use parking_lot::Mutex;
+
+use crate::checkpoint::block;
+use crate::disk::{Disk, DiskFile, OsDisk, io_error};
+use crate::encoding::checksum;
+use crate::errors::damaged;
+
+/// The folder of a data directory that spilled state is in.
+const FOLDER: &str = "spill";
+
+/// The folder in it for queries.
+const QUERIES: &str = "queries";
+
+/// After so many bytes a file gets no more blocks.
+const FILE_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 16 << 20 };
+
+/// How a folder for spilled state that belongs to no data directory begins; the process and a number follow.
+const TEMPORARY: &str = "millstream-spill-";
+
+/// The files of spilled state.
+pub struct SpillFolder {
+    disk: Arc<dyn Disk>,
+    /// Removed with this; it is not that of a data directory.
+    temporary: Option<PathBuf>,
+    open: Mutex<OpenFile>,
+    n_bytes: Arc<AtomicU64>,
+    n_bytes_max: u64,
+}
+
+/// The file that gets the next block.
+#[derive(Default)]
+struct OpenFile {
+    /// Files begun so far.
+    n_files: u64,
+    current: Option<Arc<SpillFile>>,
+    len: u64,
+}
+
+impl std::fmt::Debug for SpillFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpillFolder").field("n_bytes", &self.n_bytes).finish_non_exhaustive()
+    }
+}
+
+impl SpillFolder {
+    /// The folder of a data directory, without what an earlier process has left there, for so many bytes at most.
+    ///
+    /// # Errors
+    /// 53100 and 58030 if the disk fails.
+    pub fn of_data_directory(disk: Arc<dyn Disk>, n_bytes_max: u64) -> Result<SpillFolder> {
+        match disk.list(FOLDER) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            names => {
+                for name in names.map_err(|e| io_error("list", FOLDER, &e))? {
+                    let path = format!("{FOLDER}/{name}");
+                    disk.remove(&path).map_err(|e| io_error("remove", &path, &e))?;
+                }
+            }
+        }
+        Ok(SpillFolder { disk, temporary: None, open: Mutex::default(), n_bytes: Arc::default(), n_bytes_max })
+    }
+
+    /// A folder among those for temporary files, which is made when something is put there, for so many bytes at most.
+    pub fn temporary(n_bytes_max: u64) -> SpillFolder {
+        static N_FOLDERS: AtomicU64 = AtomicU64::new(0);
+        let temporary = std::env::temp_dir();
+        remove_abandoned(&temporary);
+        let number = N_FOLDERS.fetch_add(1, Relaxed);
+        let path = temporary.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+        let disk = Arc::new(OsDisk::new(path.clone()));
+        SpillFolder { disk, temporary: Some(path), open: Mutex::default(), n_bytes: Arc::default(), n_bytes_max }
+    }
+
+    /// The folder of a data directory for what queries put on disk while they run, without what an earlier process has
+    /// left there.
+    ///
+    /// # Errors
+    /// 53100 and 58030 if the disk fails.
+    pub fn of_queries(data_directory: &Path) -> Result<PathBuf> {
+        let path = data_directory.join(FOLDER).join(QUERIES);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => std::fs::create_dir_all(&path),
+        }
+        .map_err(|e| io_error("empty", &path.display().to_string(), &e))?;
+        Ok(path)
+    }
+
+    /// Bytes that are spilled.
+    pub fn n_bytes(&self) -> u64 {
+        self.n_bytes.load(Relaxed)
+    }
+
+    /// 53100: as if the disk were full.
+    fn is_full(&self) -> Error {
+        let message = format!("spilled state takes {} bytes, and its limit is {}", self.n_bytes(), self.n_bytes_max);
+        Error::new(ErrorKind::Resource, SqlState::DISK_FULL, message)
+    }
+
+    /// Where so many bytes are to be written: a file, and the place in it.
+    fn place(&self, len: u64) -> Result<(Arc<SpillFile>, u64)> {
+        let mut open = self.open.lock();
+        if open.len >= FILE_BYTES {
+            open.current = None;
+        }
+        let file = match &open.current {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = Arc::new(self.new_file(open.n_files + 1)?);
+                (open.n_files, open.len) = (open.n_files + 1, 0);
+                open.current = Some(Arc::clone(&file));
+                file
+            }
+        };
+        let offset = open.len;
+        open.len += len;
+        Ok((file, offset))
+    }
+
+    fn new_file(&self, number: u64) -> Result<SpillFile> {
+        let path = format!("{FOLDER}/{number}.rows");
+        let made = self.disk.create_folder(FOLDER).and_then(|()| self.disk.create(&path));
+        let file = made.map_err(|e| io_error("make", &path, &e))?;
+        Ok(SpillFile { path, file, disk: Arc::clone(&self.disk) })
+    }
+}
+
+impl Drop for SpillFolder {
+    fn drop(&mut self) {
+        self.open.lock().current = None;
+        if let Some(path) = &self.temporary {
+            // Owners of blocks that live on remove their files; what is left is removed by a later process.
+            let _ = std::fs::remove_dir(path.join(FOLDER));
+            let _ = std::fs::remove_dir(path);
+        }
+    }
+}
+
+/// Removes folders of processes that have ended without doing so.
+fn remove_abandoned(temporary: &Path) {
+    let Ok(entries) = std::fs::read_dir(temporary) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY)).and_then(|rest| rest.split_once('-'));
+        let Some((process, _)) = process.filter(|(process, _)| process.parse::<u32>().is_ok()) else { continue };
+        if Path::new("/proc/self").exists() && !Path::new("/proc").join(process).exists() {
+            // It may be another user's.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+impl ColdStore for SpillFolder {
+    fn put(&self, rows: &RecordBatch) -> Result<Arc<dyn ColdChunk>> {
+        let block = block::BlockEncoder::new()?.encode(rows)?;
+        let len = block.bytes.len();
+        if self.n_bytes() + len as u64 > self.n_bytes_max {
+            return Err(self.is_full());
+        }
+        let (file, offset) = self.place(len as u64)?;
+        file.file.write_at(&block.bytes, offset).map_err(|e| io_error("write", &file.path, &e))?;
+        self.n_bytes.fetch_add(len as u64, Relaxed);
+        Ok(Arc::new(Block {
+            file,
+            offset,
+            len,
+            metadata_len: block.metadata_len,
+            checksum: checksum(&block.bytes),
+            schema: rows.schema(),
+            n_rows: rows.num_rows(),
+            n_bytes: Arc::clone(&self.n_bytes),
+        }))
+    }
+}
+
+/// A file, which is removed when nobody owns a block of it.
+struct SpillFile {
+    path: String,
+    file: Arc<dyn DiskFile>,
+    disk: Arc<dyn Disk>,
+}
+
+impl Drop for SpillFile {
+    fn drop(&mut self) {
+        if let Err(error) = self.disk.remove(&self.path) {
+            tracing::warn!(path = self.path, %error, "a file of spilled state cannot be removed");
+        }
+    }
+}
+
+/// Rows in a file.
+struct Block {
+    file: Arc<SpillFile>,
+    offset: u64,
+    len: usize,
+    metadata_len: u32,
+    checksum: [u8; 8],
+    schema: SchemaRef,
+    n_rows: usize,
+    /// Of all blocks.
+    n_bytes: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at {} of {}", self.len, self.offset, self.file.path)
+    }
+}
+
+impl ColdChunk for Block {
+    fn read(&self, projection: Option<&[usize]>) -> Result<RecordBatch> {
+        let mut bytes = vec![0; self.len];
+        let n_read = self.file.file.read_at(&mut bytes, self.offset);
+        let n_read = n_read.map_err(|e| io_error("read", &self.file.path, &e))?;
+        let wrong = |why: &str| damaged_spill(&self.file.path, self.offset as usize, why);
+        if n_read < self.len || checksum(&bytes) != self.checksum {
+            return Err(wrong("it does not hold what was written"));
+        }
+        block::decode_columns(bytes, self.metadata_len, &self.schema, projection).map_err(|e| wrong(&e.to_string()))
+    }
+
+    fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    fn n_bytes(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.n_bytes.fetch_sub(self.len as u64, Relaxed);
+    }
+}
+
+/// XX001: nothing is lost that was durable.
+fn damaged_spill(path: &str, offset: usize, why: &str) -> Error {
+    damaged(path, offset, why).with_hint("The file holds spilled state and nothing else; REFRESH computes a view anew.")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use arrow::array::{ArrayRef, Int64Array, StringViewArray};
+    use arrow::datatypes::DataType;
+    use millstream_types::delta::schema_of;
+
+    use super::*;
+
+    fn rows(from: i64, n: i64) -> RecordBatch {
+        let schema = schema_of(&[("k", DataType::Int64), ("t", DataType::Utf8View)]);
+        let numbers: ArrayRef = Arc::new((from..from + n).map(|k| (k % 5 > 0).then_some(k)).collect::<Int64Array>());
+        let text = |k: i64| Some(format!("a text that is longer than a view, {k}"));
+        let texts: ArrayRef = Arc::new((from..from + n).map(text).collect::<StringViewArray>());
+        RecordBatch::try_new(schema, vec![numbers, texts]).expect("two columns")
+    }
+
+    fn files(folder: &Path) -> usize {
+        fs::read_dir(folder.join(FOLDER)).map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn rows_come_back_and_files_go_with_their_owners() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(folder.path()));
+        let spill = SpillFolder::of_data_directory(Arc::clone(&disk), u64::MAX).expect("nothing is there");
+        let batches: Vec<RecordBatch> = (0..40).map(|i| rows(i * 100_000, 20_000)).collect();
+        let mut chunks: Vec<Arc<dyn ColdChunk>> =
+            batches.iter().map(|rows| spill.put(rows).expect("it is written")).collect();
+        assert!(files(folder.path()) > 1, "files are bounded");
+        for (chunk, rows) in chunks.iter().zip(&batches) {
+            assert_eq!(chunk.n_rows(), rows.num_rows());
+            assert_eq!(chunk.read(None).expect("it is there"), *rows);
+            let turned = rows.project(&[1, 0]).expect("its columns");
+            assert_eq!(chunk.read(Some(&[1, 0])).expect("it is there"), turned);
+            assert_eq!(chunk.read(Some(&[])).expect("it is there").num_rows(), rows.num_rows());
+        }
+        assert_eq!(spill.n_bytes(), chunks.iter().map(|chunk| chunk.n_bytes() as u64).sum::<u64>());
+        chunks.truncate(1);
+        assert!(files(folder.path()) <= 2, "one has a block, and one gets the next");
+        assert_eq!(chunks[0].read(None).expect("it is there"), batches[0]);
+        // As after a process that was killed.
+        std::mem::forget(chunks);
+        std::mem::forget(spill);
+        let spill = SpillFolder::of_data_directory(disk, u64::MAX).expect("it can be emptied");
+        assert_eq!((files(folder.path()), spill.n_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spill =
+            SpillFolder::of_data_directory(Arc::new(OsDisk::new(folder.path())), u64::MAX).expect("nothing is there");
+        let chunk = spill.put(&rows(0, 1000)).expect("it is written");
+        let path = folder.path().join(FOLDER).join("1.rows");
+        let whole = fs::read(&path).expect("the first file");
+        let mut bytes = whole.clone();
+        bytes[whole.len() / 2] ^= 1;
+        for wrong in [bytes, whole[..whole.len() - 1].to_vec()] {
+            fs::write(&path, wrong).expect("written");
+            let error = chunk.read(None).expect_err("it is damaged");
+            assert_eq!(error.state(), SqlState::DATA_CORRUPTED);
+            assert!(error.message().contains("spill/1.rows"), "{}", error.message());
+        }
+    }
+
+    #[test]
+    fn a_temporary_folder_is_made_when_it_is_needed_and_goes() {
+        let spill = SpillFolder::temporary(1 << 16);
+        let path = spill.temporary.clone().expect("it is temporary");
+        assert!(!path.exists());
+        let chunk = spill.put(&rows(0, 10)).expect("it is written");
+        assert!(path.exists());
+        let error = spill.put(&rows(0, 100_000)).expect_err("more than it may have");
+        assert_eq!(error.state(), SqlState::DISK_FULL);
+        drop(chunk);
+        drop(spill);
+        assert!(!path.exists());
+    }
+}
