@@ -37,15 +37,15 @@ impl StartProgress {
         // Several threads take in what there is.
         let tell = || self.told_ms.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if is_time && tell() {
-            tracing::info!("taking in what is on the disk: {}", self.shown());
+            tracing::info!("taking in what is on the disk: {}", self.shown().unwrap_or_default());
         }
     }
 
-    /// In words: `120 of 480 MB (25 %), 60 MB/s`.
-    pub fn shown(&self) -> String {
+    /// In words: `120 of 480 MB (25 %), 60 MB/s`. `None` until it is known how much there is.
+    pub fn shown(&self) -> Option<String> {
         let (n_done, n_bytes) = (self.n_done.load(Ordering::Relaxed), self.n_bytes.load(Ordering::Relaxed));
         // What is expected is an estimate: nobody is told of more than all.
-        shown(n_done.min(n_bytes), n_bytes, self.began.elapsed())
+        (n_bytes > 0).then(|| shown(n_done.min(n_bytes), n_bytes, self.began.elapsed()))
     }
 }
 
@@ -63,10 +63,11 @@ mod tests {
     #[test]
     fn progress_is_shown_in_words() {
         assert_eq!(shown(120_500_000, 482_000_000, Duration::from_secs(2)), "120 of 482 MB (25 %), 60 MB/s");
-        assert_eq!(shown(0, 0, Duration::ZERO), "0 of 0 MB (0 %), 0 MB/s");
         let progress = StartProgress::default();
+        assert_eq!(progress.shown(), None);
         progress.expect(2_000_000);
         progress.advance(3_000_000);
-        assert!(progress.shown().starts_with("2 of 2 MB (100 %)"), "{}", progress.shown());
+        let shown = progress.shown().expect("there is something");
+        assert!(shown.starts_with("2 of 2 MB (100 %)"), "{shown}");
     }
 }

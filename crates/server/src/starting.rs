@@ -28,6 +28,14 @@ impl StartingEngine {
         // It starts once.
         let _ = self.engine.set(engine);
     }
+
+    fn not_yet(&self) -> Error {
+        let doing = match self.progress.shown() {
+            Some(shown) => format!("It takes in what is on the disk: {shown}."),
+            None => "It looks at what is on the disk.".to_owned(),
+        };
+        Error::new(ErrorKind::Resource, STARTING_UP, "the database system is starting up").with_detail(doing)
+    }
 }
 
 impl Backend for StartingEngine {
@@ -36,8 +44,7 @@ impl Backend for StartingEngine {
     fn session(&self, user: &str, database: &str, params: &[(String, String)]) -> Result<Session> {
         match self.engine.get() {
             Some(engine) => engine.session(user, database, params),
-            None => Err(Error::new(ErrorKind::Resource, STARTING_UP, "the database system is starting up")
-                .with_detail(format!("It takes in what is on the disk: {}.", self.progress.shown()))),
+            None => Err(self.not_yet()),
         }
     }
 }

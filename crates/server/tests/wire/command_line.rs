@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::Duration;
 
 fn millstream(args: &[&str]) -> Output {
@@ -54,15 +54,16 @@ fn a_start_says_how_to_connect_and_that_data_is_not_kept() {
     assert!(lines[2].contains("gone when this process ends"), "{lines:?}");
 }
 
-/// Starts the binary on a data directory, with a signal for it, and gives the port on which it listens.
-fn serve(folder: &std::path::Path) -> (Child, u16) {
+/// Starts the binary on a data directory; gives the port on which it listens, and what it says from then on.
+fn serve(folder: &std::path::Path) -> (Child, u16, BufReader<ChildStderr>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
     command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--log", "warn", "--data-dir"]).arg(folder);
     let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary runs");
     let mut line = String::new();
-    BufReader::new(child.stderr.take().expect("it is piped")).read_line(&mut line).expect("text");
+    let mut said = BufReader::new(child.stderr.take().expect("it is piped"));
+    said.read_line(&mut line).expect("text");
     let port = line.trim_end().trim_end_matches('.').rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-    (child, port.unwrap_or_else(|| panic!("no port in {line}")))
+    (child, port.unwrap_or_else(|| panic!("no port in {line}")), said)
 }
 
 /// Connects, once the server lets somebody in.
@@ -87,7 +88,7 @@ async fn connect(port: u16) -> tokio_postgres::Client {
 async fn a_server_that_is_stopped_has_nothing_to_do_again() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for n_starts in 1..=2 {
-        let (mut child, port) = serve(folder.path());
+        let (mut child, port, _) = serve(folder.path());
         let client = connect(port).await;
         if n_starts == 1 {
             client
@@ -99,11 +100,34 @@ async fn a_server_that_is_stopped_has_nothing_to_do_again() {
         assert_eq!(row.get::<_, i64>(0), 0);
         let row = client.query_one("SELECT sum(k) FROM t", &[]).await.expect("a row");
         assert_eq!(row.get::<_, i64>(0), 3);
-        let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
-        assert!(told.success());
+        ask_to_stop(&child);
         let status = tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic").expect("it ends");
         assert!(status.success(), "{status}");
     }
+}
+
+#[cfg(unix)]
+fn ask_to_stop(child: &Child) {
+    let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+    assert!(told.success());
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_asked_twice_ends_at_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (mut child, port, said) = serve(folder.path());
+    let client = connect(port).await;
+    // Its session does not end by itself: it has more to say than anybody reads.
+    let rows = client.query_raw("SELECT repeat('x', 1000) FROM generate_series(1, 10000000)", &[] as &[i32; 0]).await;
+    let rows = rows.expect("it runs");
+    ask_to_stop(&child);
+    let mut lines = said.lines().map(|line| line.expect("text"));
+    assert!(lines.any(|line| line == "Stopping."));
+    ask_to_stop(&child);
+    let status = tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic").expect("it ends");
+    assert_eq!(status.code(), Some(130));
+    drop(rows);
 }
 
 #[test]
