@@ -28,12 +28,14 @@ use millstream_storage::checkpoint::{
 use millstream_storage::data_directory::DataDirectory;
 use millstream_storage::log::Log;
 use millstream_storage::object_store::DiskStore;
+use millstream_types::hash::N_PARTITIONS;
 use millstream_types::{Epoch, EpochHeader, Error, Result};
 use parking_lot::Mutex;
 
 use crate::coordinator::{Clock, Request};
 use crate::journal::Waiting;
 use crate::live::{Body, LiveRelation};
+use crate::start_progress::StartProgress;
 
 /// Under these keys a manifest has what a relation has beside its rows.
 const NEXT_ROW_ID: &[u8] = b"next row id";
@@ -453,12 +455,14 @@ fn decode_errors(bytes: &[u8]) -> Result<SavedRowErrors> {
 /// What a checkpoint says, to those who go on from it.
 pub(crate) struct Restored {
     snapshot: Snapshot,
+    /// Told of what is read.
+    progress: Arc<StartProgress>,
 }
 
 impl Restored {
     /// `None` if there is no checkpoint.
-    pub(crate) fn of(snapshot: Snapshot) -> Option<Arc<Self>> {
-        (snapshot.manifest().epoch > 0).then(|| Arc::new(Restored { snapshot }))
+    pub(crate) fn of(snapshot: Snapshot, progress: Arc<StartProgress>) -> Option<Arc<Self>> {
+        (snapshot.manifest().epoch > 0).then(|| Arc::new(Restored { snapshot, progress }))
     }
 
     fn manifest(&self) -> &Manifest {
@@ -488,7 +492,7 @@ impl Restored {
         self.number(relation.0, POSITION).map(u64::from_le_bytes)
     }
 
-    /// Bytes of an owner's rows on the disk.
+    /// Bytes of an owner's tables on the disk.
     pub(crate) fn n_bytes_of(&self, owner: u64) -> u64 {
         self.manifest().n_bytes_of(owner)
     }
@@ -519,7 +523,10 @@ impl Restored {
     /// # Errors
     /// XX001, naming the object, if one does not read right.
     pub(crate) fn rows(&self, owner: u64, partitions: &Range<usize>) -> Result<Vec<RecordBatch>> {
-        self.snapshot.net_rows(table_of_rows(owner), partitions)
+        let rows = self.snapshot.net_rows(table_of_rows(owner), partitions);
+        // Whoever has rows is done with all else by then.
+        self.progress.advance(self.n_bytes_of(owner) * partitions.len() as u64 / N_PARTITIONS as u64);
+        rows
     }
 
     /// The state of a node of a dataflow, of a range of partitions.

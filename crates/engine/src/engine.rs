@@ -201,10 +201,9 @@ impl Engine {
             next_session: AtomicU32::new(1),
         });
         if let Some(OpenLog { log, directory, waiting, checkpoints }) = log {
-            let restored = Restored::of(checkpoints.newest());
+            let restored = Restored::of(checkpoints.newest(), Arc::clone(&engine.start_progress));
             // Plans are read, however deep they are.
-            let recovered = on_own_stack(|| recovery::replay(&engine, &mut coordinator, restored.as_ref(), &log))?;
-            *engine.recovered.lock() = Some(recovered);
+            let mut recovered = on_own_stack(|| recovery::replay(&engine, &mut coordinator, restored.as_ref(), &log))?;
             let last = restored.map_or(Epoch::ZERO, |restored| restored.header().epoch);
             *engine.store.lock() = Some(checkpoints.clone());
             let history = Arc::clone(&engine.checkpoints);
@@ -218,7 +217,8 @@ impl Engine {
                 std::thread::sleep(Duration::from_micros(100));
             }
             // Queries are planned, however deep they are.
-            on_own_stack(|| recovery::start_dataflows(&engine, &mut coordinator));
+            recovered.dataflows = on_own_stack(|| recovery::start_dataflows(&engine, &mut coordinator));
+            *engine.recovered.lock() = Some(recovered);
         }
         let thread = std::thread::Builder::new().name("coordinator".to_owned());
         *engine.coordinator.lock() = Some(thread.spawn(move || coordinator.run()).map_err(internal)?);

@@ -38,8 +38,21 @@ pub(crate) struct Recovered {
     /// Records of the log that were done again, and their bytes.
     pub(crate) n_records: u64,
     pub(crate) n_bytes: usize,
+    /// Bytes of what was taken in from the checkpoint.
+    pub(crate) n_checkpoint_bytes: u64,
+    /// What has become of views, sinks and arrangements.
+    pub(crate) dataflows: StartedDataflows,
     /// How long it took until tables and streams were as they had been.
     pub(crate) took: Duration,
+}
+
+/// Dataflows after a start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StartedDataflows {
+    /// Those that went on from their state.
+    pub(crate) n_restored: usize,
+    /// Those that are made anew, from what they read.
+    pub(crate) rebuilt: Vec<RelationId>,
 }
 
 /// Takes in all records of a log. Nobody else uses the engine yet.
@@ -63,9 +76,10 @@ pub(crate) fn replay(
     }
     let progress = &engine.start_progress;
     progress.expect(log.n_bytes_found(first)?);
-    if let Some(restored) = restored {
-        restore(engine, coordinator, &mut catalog, restored)?;
-    }
+    let n_checkpoint_bytes = match restored {
+        Some(restored) => restore(engine, coordinator, &mut catalog, restored)?,
+        None => 0,
+    };
     let (mut n_bytes, mut n_bytes_ahead) = (0, 0);
     for record in log.records(first) {
         let record = record?;
@@ -90,25 +104,27 @@ pub(crate) fn replay(
     *engine.catalog.write() = catalog;
     let checkpoint = restored.map_or(Epoch::ZERO, |restored| restored.header().epoch);
     let (epoch, took, n_records) = (coordinator.last_made(), began.elapsed(), last + 1 - first);
-    let recovered = Recovered { checkpoint, epoch, n_records, n_bytes, took };
     if epoch > Epoch::ZERO {
-        tracing::info!(%checkpoint, %epoch, n_records, n_bytes, ?took, "tables and streams have recovered");
+        tracing::info!(%checkpoint, n_checkpoint_bytes, %epoch, n_records, n_bytes, ?took, "tables and streams have recovered");
     }
-    Ok(recovered)
+    let dataflows = StartedDataflows::default();
+    Ok(Recovered { checkpoint, epoch, n_records, n_bytes, n_checkpoint_bytes, dataflows, took })
 }
 
-/// Takes in a checkpoint: what tables and streams held, all workers at once.
+/// Takes in a checkpoint: what tables and streams held, all workers at once, and then what dataflows did. Gives its bytes.
 fn restore(
     engine: &Arc<EngineState>,
     coordinator: &mut Coordinator,
     catalog: &mut Catalog,
     restored: &Arc<Restored>,
-) -> Result<()> {
+) -> Result<u64> {
     let header = restored.header();
     replay_change(engine, coordinator, catalog, restored.catalog()?)?;
     coordinator.restored(&header);
     let bases = coordinator.base_relations();
-    engine.start_progress.expect(bases.iter().map(|id| restored.n_bytes_of(id.0)).sum());
+    let owners = bases.iter().map(|id| id.0).chain(restored.dataflows().into_values());
+    let n_bytes = owners.map(|owner| restored.n_bytes_of(owner)).sum();
+    engine.start_progress.expect(n_bytes);
     let (send, receive) = channel();
     let n_workers = engine.workers.len();
     for id in &bases {
@@ -119,12 +135,7 @@ fn restore(
             (0..n_workers).for_each(|worker| engine.clock.completed(id, worker, header.epoch));
             continue;
         }
-        let progress = Arc::clone(&engine.start_progress);
-        let rows = Box::new(move |worker| {
-            let rows = restored.rows(id.0, &partitions_of(worker, n_workers));
-            progress.advance(restored.n_bytes_of(id.0) / n_workers as u64);
-            rows
-        });
+        let rows = Box::new(move |worker| restored.rows(id.0, &partitions_of(worker, n_workers)));
         let loaded = Box::new(move |outcome| {
             // Whoever waited may have given up.
             let _ = send.send((id, outcome));
@@ -138,7 +149,8 @@ fn restore(
             coordinator.fail_base(id, error);
         }
     }
-    restore_dataflows(engine, coordinator, catalog, restored)
+    restore_dataflows(engine, coordinator, catalog, restored)?;
+    Ok(n_bytes)
 }
 
 /// Has the dataflows go on whose state a checkpoint has, if what they read does.
@@ -245,17 +257,20 @@ fn wait_for(workers: &Workers) -> Result<()> {
 
 /// Starts the dataflows of the catalog's views, sinks and arrangements that do not run yet, each after those that it reads.
 /// One that cannot be started says so when it is read.
-pub(crate) fn start_dataflows(engine: &Arc<EngineState>, coordinator: &mut Coordinator) {
+pub(crate) fn start_dataflows(engine: &Arc<EngineState>, coordinator: &mut Coordinator) -> StartedDataflows {
     let catalog = engine.catalog.read().clone();
-    for relation in in_order(&catalog, |relation| engine.clock.relation(relation.id).is_none()) {
-        if let Err(error) = start_dataflow(engine, coordinator, &catalog, &relation) {
+    let rebuilt = in_order(&catalog, |relation| engine.clock.relation(relation.id).is_none());
+    let n_restored = in_order(&catalog, |_| true).len() - rebuilt.len();
+    for relation in &rebuilt {
+        if let Err(error) = start_dataflow(engine, coordinator, &catalog, relation) {
             tracing::error!(relation = %relation.name, %error, "a view could not be started again");
-            fail(engine, coordinator, &relation, error);
+            fail(engine, coordinator, relation, error);
         }
     }
     for relation in catalog.relations() {
         coordinator.set_indexes(relation.id, &catalog);
     }
+    StartedDataflows { n_restored, rebuilt: rebuilt.iter().map(|relation| relation.id).collect() }
 }
 
 /// The views, sinks and arrangements of a catalog that are meant, each after those of them that it reads.

@@ -147,6 +147,10 @@ const RELATIONS: [(&str, &[(&str, ColumnType)]); 10] = [
             ("log_records", BigInt),
             ("log_bytes", BigInt),
             ("duration_us", BigInt),
+            ("checkpoint_bytes", BigInt),
+            ("views_restored", BigInt),
+            ("views_rebuilt", BigInt),
+            ("views_to_come", BigInt),
         ],
     ),
     (
@@ -201,7 +205,7 @@ pub(crate) fn rows(engine: &EngineState, relation: &Relation) -> Result<RecordBa
         "checkpoints" => engine.checkpoints.lock().iter().map(checkpoint).collect(),
         "epochs" => engine.clock.epochs.closed().iter().map(|entry| epoch(entry)).collect(),
         "log" => engine.journal.get().map(log).transpose()?.into_iter().collect(),
-        "recoveries" => engine.recovered.lock().iter().map(recovery).collect(),
+        "recoveries" => engine.recovered.lock().iter().map(|recovered| recovery(engine, recovered)).collect(),
         "sources" => running.iter().filter_map(|r| source(r)).collect(),
         "row_errors" => running.iter().flat_map(|r| row_errors(r)).collect(),
         other => return Err(Error::internal(format!("system relation \"{other}\" has no rows"))),
@@ -268,13 +272,22 @@ fn checkpoint(written: &Written) -> Row {
     ]
 }
 
-fn recovery(recovered: &Recovered) -> Row {
+fn recovery(engine: &EngineState, recovered: &Recovered) -> Row {
+    let rebuilt = &recovered.dataflows.rebuilt;
+    let relations = engine.clock.relations.read();
+    // What has failed does not come, and what was dropped neither.
+    let is_to_come = |live: &&Arc<LiveRelation>| live.stage() != Stage::Following && live.failure().is_none();
+    let n_to_come = rebuilt.iter().filter_map(|id| relations.get(id)).filter(is_to_come).count();
     vec![
         int(recovered.checkpoint.0),
         int(recovered.epoch.0),
         int(recovered.n_records),
         int(recovered.n_bytes as u64),
         int(recovered.took.as_micros()),
+        int(recovered.n_checkpoint_bytes),
+        int(recovered.dataflows.n_restored),
+        int(rebuilt.len()),
+        int(n_to_come),
     ]
 }
 

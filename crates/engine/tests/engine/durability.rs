@@ -328,8 +328,13 @@ async fn views_of_the_log_are_made_anew() {
     run(&engine, "CREATE INDEX old_by_count ON old (count)").await;
     run(&engine, "INSERT INTO t SELECT i, i % 10 FROM generate_series(101, 195) i").await;
     engine.shutdown().await;
-    for workers in [2, 3] {
+    for (workers, n_restored) in [(2, 1), (3, 5)] {
         let engine = start(folder.path(), workers).expect("it starts");
+        let of_start = |column: &str| format!("SELECT {column} FROM millstream.recoveries");
+        assert_eq!(number(&engine, &of_start("views_restored")).await, n_restored);
+        assert_eq!(number(&engine, &of_start("views_rebuilt")).await, 5 - n_restored);
+        assert!(number(&engine, &of_start("checkpoint_bytes")).await > 100);
+        common::until(&mut session(&engine), &of_start("views_to_come = 0"), |so| so.contains("true")).await;
         let is = |view: &'static str, query: &'static str| {
             let engine = engine.clone();
             async move {
