@@ -138,33 +138,31 @@ async fn an_engine_that_is_stopped_leaves_nothing_to_do_again() {
 async fn starting_again_and_again_leaves_few_files() {
     for is_stopped in [true, false] {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut n_bytes_early = 0;
         for n_starts in 1..=36 {
             let engine = start(folder.path(), 1).expect("it starts");
             if n_starts == 1 {
                 run(&engine, "CREATE TABLE t (k int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
                 run(&engine, "CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM t").await;
             }
+            if is_stopped {
+                engine.stop(common::DEADLINE).await;
+            } else {
+                // From some number of segments on a start has a checkpoint written, and so the next start after it.
+                if files(folder.path(), "log").len() > 17 {
+                    common::until(&mut session(&engine), "SELECT epoch FROM millstream.checkpoints", |epochs| {
+                        epochs.contains(|c: char| c.is_ascii_digit())
+                    })
+                    .await;
+                }
+                engine.shutdown().await;
+            }
             let all = [files(folder.path(), "log"), files(folder.path(), "manifests"), files(folder.path(), "state")];
-            assert!(all[0].len() <= 20 && all[1].len() <= 2 && all[2].len() <= 4, "start {n_starts}: {all:?}");
+            // Whoever is shut down may leave what it was about to delete.
+            assert!(all[0].len() <= 20 && all[1].len() <= 4 && all[2].len() <= 6, "start {n_starts}: {all:?}");
             let n_bytes = |path: &PathBuf| fs::metadata(path).map_or(0, |file| file.len());
             // The log's last file has room for more.
             let n_bytes: u64 = all[0].iter().rev().skip(1).chain(&all[1]).chain(&all[2]).map(n_bytes).sum();
-            if n_starts == 24 {
-                n_bytes_early = n_bytes;
-            }
-            assert!(n_starts < 24 || n_bytes < 2 * n_bytes_early, "start {n_starts}: {n_bytes} after {n_bytes_early}");
-            if is_stopped {
-                engine.stop(common::DEADLINE).await;
-                continue;
-            }
-            if all[0].len() > 17 {
-                common::until(&mut session(&engine), "SELECT epoch FROM millstream.checkpoints", |epochs| {
-                    epochs.contains(|c: char| c.is_ascii_digit())
-                })
-                .await;
-            }
-            engine.shutdown().await;
+            assert!(n_bytes < 1 << 17, "start {n_starts}: {n_bytes} bytes");
         }
         let engine = start(folder.path(), 1).expect("it starts");
         common::until(&mut session(&engine), "SHOW JOBS", |jobs| jobs.contains("running")).await;
