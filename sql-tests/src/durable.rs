@@ -140,7 +140,7 @@ async fn until_hydrated(connection: &mut WireConnection) -> Result<(), String> {
 
 async fn run(restart: Restart, folder: &Path, workers: usize) -> Result<Running, String> {
     if matches!(restart, Restart::MoreWorkers) {
-        let options = Options { workers, tiny: false, spills: false };
+        let options = Options { workers, tiny: false, spills: true };
         return millstream::start_in(options, Some(folder.to_owned())).await.map(Running::Here);
     }
     let folder = folder.to_owned();

@@ -10,8 +10,6 @@ mod engine;
 mod fake;
 #[path = "wire/lifetimes.rs"]
 mod lifetimes;
-#[path = "wire/memory.rs"]
-mod memory;
 #[path = "wire/psql.rs"]
 mod psql;
 #[path = "wire/queries.rs"]

@@ -121,6 +121,50 @@ async fn tables_that_are_spilled_can_be_used() {
     engine.shutdown().await;
 }
 
+/// What was spilled is in checkpoints like what is in memory: views go on from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spilled_state_outlives_the_process() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = |workers: usize| {
+        let mut config = limited(workers);
+        config.memory.spill_from = 0;
+        config.data_dir = Some(folder.path().join("data"));
+        config
+    };
+    let groups = "SELECT g, count(*) AS n, min(v) AS v FROM t GROUP BY g";
+    let joined = "SELECT a.k, b.v FROM t a JOIN t b ON a.g = b.k";
+    let firsts = "SELECT k, g FROM (SELECT k, g, row_number() OVER (PARTITION BY g ORDER BY v, k) AS n FROM t) r \
+                  WHERE n <= 2";
+    let views = [("groups", groups), ("joined", joined), ("firsts", firsts)];
+    for (round, workers) in [2, 3, 1].into_iter().enumerate() {
+        let engine = start(config(workers));
+        let mut s = session(&engine);
+        if round == 0 {
+            run(&mut s, "CREATE TABLE t (k bigint PRIMARY KEY, g bigint, v text)").await;
+            for (view, query) in views {
+                run(&mut s, &format!("CREATE MATERIALIZED VIEW {view} AS {query}")).await;
+            }
+        } else {
+            for (view, query) in views {
+                assert_is_its_query(&mut s, view, query).await;
+            }
+        }
+        for i in 0..2 {
+            let from = (round * 2 + i) * 1_000;
+            let rows = format!("SELECT i, i * 7 % 997, i % 100 || 'x' FROM generate_series({from}, {from} + 999) s(i)");
+            run(&mut s, &format!("INSERT INTO t {rows}")).await;
+            run(&mut s, &format!("DELETE FROM t WHERE k % 10 = {i}; UPDATE t SET g = g + 1 WHERE k % 13 = {i}")).await;
+            if i == 0 {
+                run(&mut s, "CHECKPOINT").await;
+            }
+        }
+        for (view, query) in views {
+            assert_is_its_query(&mut s, view, query).await;
+        }
+        engine.shutdown().await;
+    }
+}
+
 /// Where there is no room on disk either, the view fails that has the most, and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_fails_when_the_disk_is_full_as_well() {
