@@ -280,7 +280,8 @@ impl WorkerState {
 
     /// Rows or offsets that a dataflow's inputs have for this worker at its start.
     fn rows_at_start(&self, install: &InstallDataflow) -> usize {
-        let of_import = |(i, (_, relation, _)): (usize, (NodeId, RelationId, &[usize]))| match &install.offsets[i] {
+        let of_import = |(i, (node, relation, _)): (usize, (NodeId, RelationId, &[usize]))| match &install.offsets[i] {
+            _ if install.dataflow.is_changes_only(node) => 0,
             Some(offsets) => (offsets.end - offsets.start) as usize / self.n_workers,
             None => {
                 let arrangement = self.relations.get(&relation).and_then(Relation::arrangement);
