@@ -141,6 +141,9 @@ impl ServerProcess {
         let mut command = Command::new(std::env::current_exe()?);
         command.args([SERVE, &options.sync_delay.as_micros().to_string()]);
         command.args(["--listen", "127.0.0.1:0", "--workers", &options.n_workers.to_string(), "--log", "warn"]);
+        if options.data_dir.is_none() {
+            command.arg("--in-memory");
+        }
         if let Some(folder) = &options.data_dir {
             command.arg("--data-dir").arg(folder);
             command.args(["--checkpoint-interval", &options.checkpoint_interval.to_string()]);

@@ -1,5 +1,6 @@
 //! The command line of the `millstream` binary.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use millstream_types::{Error, Result, SqlState};
 
 /// SQL views over streams, kept correct and fresh.
 ///
-/// Without a command, serves. Unless --data-dir is given, all data is in memory and is gone when the process ends.
+/// Without a command, serves, and keeps data in the folder "millstream" of the user's data directory.
 #[derive(Debug, Parser)]
 #[command(name = "millstream", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -55,14 +56,14 @@ pub struct ServeArgs {
     /// Memory for all state and queries together, such as 8GB [default: 70 % of the machine or control group]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory_limit: Option<usize>,
-    /// Keep all data in memory, where it is gone when the process ends: what happens unless --data-dir is given
+    /// Keep all data in memory, where it is gone when the process ends; the demo always does
     #[arg(long)]
     pub in_memory: bool,
-    /// Keep tables, streams and definitions in this folder, which is made if it is not there; views are computed anew
-    /// when the process starts
+    /// Keep data in this folder, which is made if it is not there [default: $XDG_DATA_HOME/millstream, which is
+    /// ~/.local/share/millstream if that is not set]
     #[arg(long, value_name = "FOLDER", conflicts_with = "in_memory")]
     pub data_dir: Option<PathBuf>,
-    /// With --data-dir, write a checkpoint after so many seconds, and as often as the log grows by 256 MB
+    /// Write a checkpoint after so many seconds, and as often as the log grows by 256 MB
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub checkpoint_interval: Duration,
     /// What is logged, as in RUST_LOG: a level, or target=level, separated by commas
@@ -95,6 +96,23 @@ impl ServeArgs {
         self.workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 
+    /// Says where data is kept, if nobody has.
+    ///
+    /// # Errors
+    /// 22023 if the user has no data directory.
+    pub fn choose_data_dir(&mut self) -> Result<()> {
+        if !self.in_memory && self.data_dir.is_none() {
+            let folder = default_data_dir(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"));
+            let unknown = || {
+                let message = "there is no folder to keep data in: neither XDG_DATA_HOME nor HOME is set";
+                Error::user(SqlState::INVALID_PARAMETER_VALUE, message)
+                    .with_hint("Name one with --data-dir FOLDER, or keep all data in memory with --in-memory.")
+            };
+            self.data_dir = Some(folder.ok_or_else(unknown)?);
+        }
+        Ok(())
+    }
+
     /// What state and queries may take.
     pub fn memory(&self) -> MemoryLimits {
         self.memory_limit.map_or_else(MemoryLimits::of_machine, |limit| MemoryLimits::of_total(limit / 7 * 10))
@@ -125,6 +143,14 @@ impl ServeArgs {
         )
         .with_hint("Listen on 127.0.0.1, or give --insecure-no-auth to let everybody in."))
     }
+}
+
+/// The folder in the user's data directory, by the XDG Base Directory Specification: paths that are not absolute count for
+/// nothing.
+fn default_data_dir(data_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    let absolute = |path: Option<OsString>| path.map(PathBuf::from).filter(|path| path.is_absolute());
+    let of_home = || absolute(home).map(|home| home.join(".local").join("share"));
+    Some(absolute(data_home).or_else(of_home)?.join("millstream"))
 }
 
 impl DemoArgs {
@@ -186,6 +212,25 @@ mod tests {
             for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
                 assert!(page.contains(&format!("--{flag}")), "--{flag} of {} is missing", command.get_name());
             }
+        }
+    }
+
+    #[test]
+    fn data_is_kept_in_the_users_folder() {
+        let folder = |data_home: Option<&str>, home: Option<&str>| {
+            let found = default_data_dir(data_home.map(OsString::from), home.map(OsString::from));
+            found.map(|path| path.to_string_lossy().into_owned())
+        };
+        assert_eq!(folder(Some("/data"), Some("/home/ann")).as_deref(), Some("/data/millstream"));
+        assert_eq!(folder(None, Some("/home/ann")).as_deref(), Some("/home/ann/.local/share/millstream"));
+        assert_eq!(folder(Some("data"), Some("/home/ann")).as_deref(), Some("/home/ann/.local/share/millstream"));
+        assert_eq!(folder(Some(""), None), None);
+        for (args, is_kept) in
+            [(vec!["millstream", "--in-memory"], false), (vec!["millstream", "--data-dir", "d"], true)]
+        {
+            let mut args = serve(&args);
+            args.choose_data_dir().expect("it was said");
+            assert_eq!(args.data_dir.is_some(), is_kept);
         }
     }
 

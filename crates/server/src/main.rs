@@ -28,7 +28,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let command = cli.command.unwrap_or(Command::Serve(cli.serve));
+    let mut command = cli.command.unwrap_or(Command::Serve(cli.serve));
+    if let Command::Serve(args) = &mut command {
+        args.choose_data_dir()?;
+    }
     let args = match &command {
         Command::Serve(args) => args,
         Command::Demo(args) => &args.serve,

@@ -96,8 +96,9 @@ impl DataDirectory {
 
 fn in_use(path: &str) -> Error {
     let message = format!("data directory \"{path}\" is in use by another process");
-    Error::new(ErrorKind::External, IN_USE, message)
-        .with_hint("Stop that process, or give this one a data directory of its own.")
+    Error::new(ErrorKind::External, IN_USE, message).with_hint(
+        "Stop that process, or give this one a folder of its own: --data-dir FOLDER; with --in-memory it needs none.",
+    )
 }
 
 /// A folder that has files and is no data directory is somebody else's.

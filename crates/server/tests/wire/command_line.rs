@@ -18,7 +18,9 @@ fn help_and_version_are_there() {
     let help = millstream(&["--help"]);
     assert!(help.status.success());
     let help = text(&help.stdout);
-    for part in ["serve", "demo", "--listen", "--workers", "--in-memory", "--log", "gone when the process ends"] {
+    for part in
+        ["serve", "demo", "--listen", "--workers", "--in-memory", "--data-dir", "--log", "gone when the process ends"]
+    {
         assert!(help.contains(part), "{part}: {help}");
     }
     let version = text(&millstream(&["--version"]).stdout);
@@ -29,10 +31,10 @@ fn help_and_version_are_there() {
 fn what_hinders_a_start_is_said() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("an address").to_string();
-    let in_use = millstream(&["--listen", &address]);
+    let in_use = millstream(&["--in-memory", "--listen", &address]);
     assert!(!in_use.status.success());
     assert!(text(&in_use.stderr).contains("is in use by another process"), "{}", text(&in_use.stderr));
-    let open = millstream(&["--listen", "0.0.0.0:0"]);
+    let open = millstream(&["--in-memory", "--listen", "0.0.0.0:0"]);
     assert!(!open.status.success());
     assert!(text(&open.stderr).contains("--insecure-no-auth"), "{}", text(&open.stderr));
     assert!(!millstream(&["--log", "no such=directive=x"]).status.success());
@@ -52,6 +54,31 @@ fn a_start_says_how_to_connect_and_that_data_is_not_kept() {
     assert!(lines[0].contains("listens on 127.0.0.1:"), "{lines:?}");
     assert!(lines[1].starts_with("Connect with: psql -h 127.0.0.1 -p "), "{lines:?}");
     assert!(lines[2].contains("gone when this process ends"), "{lines:?}");
+}
+
+#[test]
+fn data_is_kept_in_the_users_folder_unless_told_otherwise() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let start = |listen: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+        command.args(["--listen", listen, "--workers", "1", "--log", "error"]);
+        command.env_remove("XDG_DATA_HOME").env("HOME", home.path()).stderr(Stdio::piped());
+        command.spawn().expect("the binary runs")
+    };
+    let mut child = start("127.0.0.1:0");
+    let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+    let lines: Vec<String> = stderr.lines().map(|line| line.expect("text")).take(3).collect();
+    let folder = home.path().join(".local/share/millstream");
+    assert_eq!(lines[2], format!("Data is kept in {}.", folder.display()));
+    while !folder.join("LOCK").exists() || !folder.join("data.id").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let second = start("127.0.0.1:0").wait_with_output().expect("it has ended");
+    assert!(!second.status.success());
+    let refused = text(&second.stderr);
+    assert!(refused.contains("in use by another process") && refused.contains("--in-memory"), "{refused}");
+    child.kill().expect("it runs");
+    child.wait().expect("it has ended");
 }
 
 /// Starts the binary on a data directory; gives the port on which it listens, and what it says from then on.
