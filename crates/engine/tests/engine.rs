@@ -12,4 +12,5 @@ mod engine {
     mod slice;
     mod spilling;
     mod transactions;
+    mod upgrade;
 }

@@ -52,6 +52,15 @@ pub(super) async fn until(session: &mut Session, sql: &str, wanted: impl Fn(&str
     }
 }
 
+/// Waits until a view can be read.
+pub(super) async fn until_readable(session: &mut Session, view: &str) {
+    let start = Instant::now();
+    while let Err(error) = session.query(&format!("SELECT count(*) FROM {view}")).await {
+        assert!(start.elapsed() < DEADLINE, "{view}: {error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// A view holds what its query gives.
 pub(super) async fn assert_is_its_query(session: &mut Session, view: &str, query: &str) {
     let differences = format!(

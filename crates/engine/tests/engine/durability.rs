@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millstream_engine::{CheckpointWhen, Engine, EngineConfig};
 use millstream_types::{Result, SqlState};
@@ -186,7 +186,7 @@ async fn one_engine_has_a_data_directory() {
 }
 
 /// Views with every kind of state: names and queries.
-const VIEWS: [(&str, &str); 13] = [
+pub(super) const VIEWS: [(&str, &str); 13] = [
     ("sums", "SELECT g, sum(v), count(DISTINCT v), min(v) FROM t GROUP BY g"),
     ("total", "SELECT count(*), sum(v) FROM t"),
     ("texts", "SELECT t.k / 2 * 2 AS even, 'g' || g AS name FROM t"),
@@ -278,11 +278,7 @@ async fn a_view_that_stalls_keeps_no_checkpoint_from_being_written() {
     run(&engine, "CREATE MATERIALIZED VIEW quick AS SELECT max(v) AS m FROM t").await;
     run(&engine, "CHECKPOINT").await;
     let is_right = async |engine: &Engine| {
-        let began = Instant::now();
-        while session(engine).query("SELECT * FROM slow").await.is_err() {
-            assert!(began.elapsed() < common::DEADLINE, "it does not catch up");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        common::until_readable(&mut session(engine), "slow").await;
         let query = "SELECT v % 3, sum(v) FROM t GROUP BY v % 3";
         common::assert_is_its_query(&mut session(engine), "slow", query).await;
     };
@@ -336,11 +332,8 @@ async fn views_of_the_log_are_made_anew() {
         let is = |view: &'static str, query: &'static str| {
             let engine = engine.clone();
             async move {
-                let (mut session, began) = (session(&engine), Instant::now());
-                while session.query(&format!("SELECT * FROM {view}")).await.is_err() {
-                    assert!(began.elapsed() < common::DEADLINE, "{view} cannot be read");
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
+                let mut session = session(&engine);
+                common::until_readable(&mut session, view).await;
                 common::assert_is_its_query(&mut session, view, query).await;
             }
         };
