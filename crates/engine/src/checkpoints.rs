@@ -40,8 +40,9 @@ use crate::start_progress::StartProgress;
 /// Under these keys a manifest has what a relation has beside its rows.
 const NEXT_ROW_ID: &[u8] = b"next row id";
 const POSITION: &[u8] = b"position";
-/// Which relation a dataflow's state is of, and as of which epoch.
+/// Which relation a dataflow's state is of, of which of its plans, and as of which epoch.
 const RELATION: &[u8] = b"relation";
+const PLAN: &[u8] = b"plan";
 const EPOCH: &[u8] = b"epoch";
 /// Rows on which a dataflow's expressions fail.
 const ROW_ERRORS: &[u8] = b"row errors";
@@ -386,6 +387,9 @@ impl CheckpointWriter {
                 continue;
             }
             set(*owner, RELATION, live.id.0.to_le_bytes().to_vec());
+            if let Some(plan_hash) = live.plan_hash() {
+                set(*owner, PLAN, plan_hash.to_le_bytes().to_vec());
+            }
             if *is_asked && unwritten.is_some_and(|unwritten| !unwritten.stalls) {
                 set(*owner, EPOCH, epoch.0.to_le_bytes().to_vec());
                 if let Body::Dataflow { errors, .. } = &live.body {
@@ -497,12 +501,13 @@ impl Restored {
         self.manifest().n_bytes_of(owner)
     }
 
-    /// The dataflows whose state it has, with their owners.
-    pub(crate) fn dataflows(&self) -> HashMap<RelationId, u64> {
+    /// The dataflows whose state it has: the hash of each one's plan, and its owner.
+    pub(crate) fn dataflows(&self) -> HashMap<RelationId, (u64, u64)> {
         let number = |owner: u64, key| self.number(owner, key).map(u64::from_le_bytes);
         let is_whole = |owner: &u64| number(*owner, EPOCH) == Some(self.manifest().epoch);
         let owners = self.manifest().owners.iter().copied().filter(is_whole);
-        owners.filter_map(|owner| Some((RelationId(number(owner, RELATION)?), owner))).collect()
+        let dataflow = |owner| Some((RelationId(number(owner, RELATION)?), (number(owner, PLAN)?, owner)));
+        owners.filter_map(dataflow).collect()
     }
 
     /// The rows on which a dataflow's expressions fail.

@@ -73,6 +73,8 @@ pub(crate) enum Body {
         pressure: Arc<Pressure>,
         intake: Arc<Intake>,
         errors: Arc<RowErrorLog>,
+        /// Tells its plan from others.
+        plan_hash: u64,
         /// The columns whose hash says where its rows belong; none if they may be anywhere.
         place: Option<Vec<usize>>,
         /// The dataflow as EXPLAIN prints it.
@@ -165,6 +167,14 @@ impl LiveRelation {
         match &self.body {
             Body::Dataflow { errors, .. } => errors.len(),
             _ => 0,
+        }
+    }
+
+    /// Tells a dataflow's plan from others.
+    pub(crate) fn plan_hash(&self) -> Option<u64> {
+        match &self.body {
+            Body::Dataflow { plan_hash, .. } => Some(*plan_hash),
+            _ => None,
         }
     }
 

@@ -9,6 +9,7 @@ use millstream_operators::encoded;
 use millstream_planner::stored_functions;
 use millstream_planner::streaming::StreamingPlan;
 use millstream_types::Result;
+use millstream_types::hash::hash_bytes;
 use serde_json::{Value, json};
 
 use crate::pg_catalog;
@@ -30,6 +31,11 @@ impl StoredPlan {
         let (dataflow, result) = encoded::decode(bytes, &AllFunctions)?;
         let plan = StreamingPlan { dataflow, result, relations: vec![], copied: vec![] };
         Ok(StoredPlan { plan, bytes: Arc::clone(bytes) })
+    }
+
+    /// Tells plans apart: state is of use to a dataflow of the same plan only.
+    pub(crate) fn hash(&self) -> u64 {
+        hash_bytes(&self.bytes)
     }
 
     /// Brings a plan into its stored form and back, so that a view that is made is one that can be recovered.

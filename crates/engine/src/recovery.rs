@@ -122,7 +122,7 @@ fn restore(
     replay_change(engine, coordinator, catalog, restored.catalog()?)?;
     coordinator.restored(&header);
     let bases = coordinator.base_relations();
-    let owners = bases.iter().map(|id| id.0).chain(restored.dataflows().into_values());
+    let owners = bases.iter().map(|id| id.0).chain(restored.dataflows().into_values().map(|(_, owner)| owner));
     let n_bytes = owners.map(|owner| restored.n_bytes_of(owner)).sum();
     engine.start_progress.expect(n_bytes);
     let (send, receive) = channel();
@@ -162,17 +162,18 @@ fn restore_dataflows(
 ) -> Result<()> {
     let owners = restored.dataflows();
     for relation in in_order(catalog, |_| true) {
-        let Some(&owner) = owners.get(&relation.id) else { continue };
-        match stored_dataflow(engine, catalog, &relation) {
-            Ok((installation, true)) => {
-                let runs = |id: &RelationId| engine.clock.relation(*id).is_some_and(|live| live.failure().is_none());
-                if installation.imports.iter().all(runs) {
-                    installation.restore(coordinator, restored, owner)?;
-                }
+        let Some(&(plan_hash, owner)) = owners.get(&relation.id) else { continue };
+        let installation = match stored_dataflow(engine, catalog, &relation) {
+            Ok(installation) => installation,
+            Err(error) => {
+                tracing::warn!(relation = %relation.name, %error, "a view's state is of no use");
+                continue;
             }
-            // It is made anew.
-            Ok((_, false)) => {}
-            Err(error) => tracing::warn!(relation = %relation.name, %error, "a view's state is of no use"),
+        };
+        let runs = |id: &RelationId| engine.clock.relation(*id).is_some_and(|live| live.failure().is_none());
+        // Otherwise it is made anew.
+        if installation.live.plan_hash() == Some(plan_hash) && installation.imports.iter().all(runs) {
+            installation.restore(coordinator, restored, owner)?;
         }
     }
     Ok(())
@@ -300,7 +301,7 @@ fn start_dataflow(
     catalog: &Catalog,
     relation: &Arc<Relation>,
 ) -> Result<()> {
-    let (installation, _) = stored_dataflow(engine, catalog, relation)?;
+    let installation = stored_dataflow(engine, catalog, relation)?;
     for id in &installation.imports {
         let input = engine.clock.relation(*id).ok_or_else(|| Error::internal(format!("relation {id} is missing")))?;
         input.check()?;

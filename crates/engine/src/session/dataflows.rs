@@ -374,8 +374,7 @@ fn sink_root(engine: &EngineState) -> (Arc<RelationShared>, Root) {
     (shared, Root::Sink(Arc::new(Blackhole)))
 }
 
-/// The dataflow of a view, sink or arrangement of the catalog, and whether it is the stored one: one that this release
-/// cannot run is made anew.
+/// The dataflow of a view, sink or arrangement of the catalog: the stored one, if this release can run it.
 ///
 /// # Errors
 /// If there is none, and the query cannot be planned.
@@ -383,21 +382,20 @@ pub(crate) fn stored_dataflow(
     engine: &EngineState,
     catalog: &Catalog,
     relation: &Arc<Relation>,
-) -> Result<(Installation, bool)> {
-    let (stored, is_stored) = match catalog.stored_plan(relation.id).map(StoredPlan::read).transpose() {
-        Ok(Some(stored)) => (stored, true),
-        // The plan of an arrangement is always the same.
-        Ok(None) => (plan_of_stored(catalog, relation)?, relation.arranges().is_some()),
+) -> Result<Installation> {
+    let stored = match catalog.stored_plan(relation.id).map(StoredPlan::read).transpose() {
+        Ok(Some(stored)) => stored,
+        Ok(None) => plan_of_stored(catalog, relation)?,
         Err(error) => {
             tracing::warn!(relation = %relation.name, %error, "a plan is made anew, since this release cannot run the stored one");
-            (plan_of_stored(catalog, relation)?, false)
+            plan_of_stored(catalog, relation)?
         }
     };
     let (shared, root) = match relation.kind {
         Kind::Sink(_) => sink_root(engine),
         _ => view_root(engine, &stored.plan, relation.option("memory_limit").map(parse_bytes).transpose()?),
     };
-    Ok((Installation::new(engine, Arc::clone(relation), shared, stored, root, true), is_stored))
+    Ok(Installation::new(engine, Arc::clone(relation), shared, stored, root, true))
 }
 
 fn plan_of_stored(catalog: &Catalog, relation: &Relation) -> Result<StoredPlan> {
@@ -434,6 +432,7 @@ impl Installation {
     ) -> Self {
         let n_workers = engine.config.workers;
         let place = stored.plan.result.place().ok().flatten().map(<[usize]>::to_vec);
+        let plan_hash = stored.hash();
         let dataflow = stored.plan.dataflow;
         let metrics = DataflowMetrics::new(n_workers, dataflow.nodes.len());
         let errors = Arc::new(RowErrorLog::default());
@@ -445,6 +444,7 @@ impl Installation {
             pressure: Arc::clone(&pressure),
             intake: Arc::clone(&intake),
             errors: Arc::clone(&errors),
+            plan_hash,
             place,
             explain: dataflow.explain(),
             operators: operators_of(&dataflow, &root),
