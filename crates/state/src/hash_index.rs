@@ -11,7 +11,7 @@
 //! has no `prev`, which saves an insert the miss in it.
 //!
 //! A shard can be put away. Whoever keeps an index of which that was done brings the shards of the hashes that it is about
-//! to use back before ([`HashIndex::fetch`]); what was only looked at need not be written again. Links stay in memory.
+//! to use back before (`HashIndex::fetch`); what was only looked at need not be written again. Links stay in memory.
 //!
 //! Equal hashes need not mean equal keys. Whoever probes compares the keys, unless the hash of the key's type is exact
 //! ([`millstream_types::hash::is_exact`]).
