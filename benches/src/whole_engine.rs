@@ -53,7 +53,7 @@ pub async fn run(job: &WholeJob) -> Result<WholeRun> {
     let checkpoints = CheckpointWhen { interval: job.checkpoint_interval, ..CheckpointWhen::default() };
     let engine = Engine::start(EngineConfig {
         workers: job.n_workers,
-        data_dir: job.data_dir.clone(),
+        data_dir: job.data_dir.clone().map(Into::into),
         checkpoints,
         epoch_offsets_max: job.epoch_rows,
         ..EngineConfig::default()

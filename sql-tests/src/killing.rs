@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, join_all};
 use millstream_testkit::slt::{Connection, Output, SqlError};
 
-use crate::durable::{Durable, Restart};
+use crate::durable::{Durable, Place, Restart};
 use crate::random::Random;
 use crate::wire::WireConnection;
 
@@ -98,13 +98,13 @@ impl Counter {
     }
 }
 
-/// Runs rounds of load, kill and check.
+/// Runs rounds of load, kill and check, with the server's data at a place.
 ///
 /// # Errors
 /// What is not as it was acknowledged.
-pub async fn run(seed: u64, n_rounds: usize) -> Result<(), String> {
+pub async fn run(place: Place, seed: u64, n_rounds: usize) -> Result<(), String> {
     let mut random = Random::new(seed);
-    let server = Durable::start(Restart::Kill).await?;
+    let server = Durable::start_at(Restart::Kill, place).await?;
     let counters = || (0..N_CLIENTS).map(|_| Counter::default()).collect::<Vec<_>>();
     let known = Known {
         events: counters(),

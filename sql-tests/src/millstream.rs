@@ -1,9 +1,8 @@
 //! Millstream in this process: an engine and a server for each file, on a free port.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 
-use millstream_engine::{DATABASE, Engine, EngineConfig};
+use millstream_engine::{DATABASE, Engine, EngineConfig, Location};
 use millstream_server::{Server, ServerHandle};
 use millstream_testkit::slt::SqlError;
 
@@ -48,7 +47,7 @@ pub async fn start(options: Options) -> Result<Handle, String> {
 ///
 /// # Errors
 /// What the engine or the socket says.
-pub async fn start_in(options: Options, data_dir: Option<PathBuf>) -> Result<Handle, String> {
+pub async fn start_in(options: Options, data_dir: Option<Location>) -> Result<Handle, String> {
     let mut config = EngineConfig { workers: options.workers, query_threads: 1, data_dir, ..EngineConfig::default() };
     if options.tiny {
         config.batch_rows_max = 1;

@@ -7,15 +7,17 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use millstream_sql_tests::durable::{self, Durable, RESTARTS, Restart};
+use millstream_sql_tests::bucket::BucketServer;
+use millstream_sql_tests::durable::{self, Durable, Place, RESTARTS, Restart};
 use millstream_sql_tests::killing;
 use millstream_sql_tests::millstream::{self, MODES, Options};
 use millstream_sql_tests::postgres::Postgres;
 use millstream_sql_tests::random_sql::{self, Compared};
+use millstream_sql_tests::taking_over;
 use millstream_testkit::docs;
 use millstream_testkit::slt::{self, Engine, SltFile};
 use millstream_types::deep_stack::THREAD_STACK_BYTES;
@@ -28,6 +30,17 @@ const FILE_TIMEOUT: Duration = Duration::from_secs(120);
 const RANDOM_SEEDS: Range<u64> = 1..9;
 /// How often a server under load is killed.
 const KILL_ROUNDS: usize = 10;
+/// How often one that has its data in a bucket.
+const BUCKET_KILL_ROUNDS: usize = 3;
+/// Files that run with a kill in the middle and data in a bucket as well.
+const IN_BUCKET: [&str; 6] = [
+    "joins/left_flip",
+    "retractions/churn",
+    "streams/nexmark",
+    "transactions/ddl",
+    "transactions/transfer",
+    "types/all_types_pass_through",
+];
 /// What the suite promises of itself.
 const MIN_FILES: usize = 150;
 /// What every file must have, so that it is a story and not a line.
@@ -38,6 +51,8 @@ struct Suite {
     runtime: Runtime,
     /// Started by the first test that needs it.
     postgres: OnceCell<Result<Postgres, String>>,
+    /// So is this.
+    bucket: OnceLock<Result<BucketServer, String>>,
 }
 
 fn main() -> ExitCode {
@@ -47,13 +62,14 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("no tokio runtime: {error}")),
     };
-    if let Some((folder, workers)) = durable::to_serve() {
-        return match runtime.block_on(durable::serve(folder, workers)) {
+    let as_other = durable::to_serve().map(|(at, workers)| runtime.block_on(durable::serve(at, workers)));
+    if let Some(outcome) = as_other.or_else(durable::run_restore) {
+        return match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         };
     }
-    let suite = Arc::new(Suite { runtime, postgres: OnceCell::new() });
+    let suite = Arc::new(Suite { runtime, postgres: OnceCell::new(), bucket: OnceLock::new() });
     let files = match slt::find_files(Path::new(env!("CARGO_MANIFEST_DIR"))) {
         Ok(files) => files,
         Err(error) => return fail(&format!("cannot list the test files: {error}")),
@@ -66,6 +82,9 @@ fn main() -> ExitCode {
     }
     if let Err(reason) = Postgres::installed() {
         eprintln!("the tests against Postgres are skipped: {reason}");
+    }
+    if let Err(reason) = BucketServer::installed() {
+        eprintln!("the tests with data in a bucket are skipped: {reason}");
     }
     let mut trials = Vec::new();
     let mut sizes = Vec::new();
@@ -88,9 +107,10 @@ fn main() -> ExitCode {
     }
     trials.push(kill_trial(&suite));
     trials.push(full_disk_trial(&suite));
+    trials.extend(bucket_trials(&suite));
     trials.push(Trial::test("files::enough", move || check_sizes(&sizes)));
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
-    // The trials hold the suite no longer, so this stops Postgres.
+    // The trials hold the suite no longer, so this stops the other servers.
     drop(suite);
     conclusion.exit_code()
 }
@@ -118,10 +138,17 @@ fn trials_of(suite: &Arc<Suite>, file: Arc<SltFile>, shown: &str) -> Vec<Trial> 
         };
         let with_restart = |(mode, restart)| {
             let (suite, file) = (suite.clone(), file.clone());
-            Trial::test(format!("{mode}::{name}"), move || suite.in_time(run_with_restart(&file, restart)))
+            let run = async move |file: &SltFile| run_with_restart(file, restart, Place::folder()?).await;
+            Trial::test(format!("{mode}::{name}"), move || suite.in_time(run(&file)))
         };
         let restarts = RESTARTS.into_iter().filter(|_| file.header.restart);
-        MODES.into_iter().map(in_mode).chain(restarts.map(with_restart)).collect()
+        let in_bucket = IN_BUCKET.contains(&name).then(|| {
+            let file = file.clone();
+            bucket_trial(suite, &format!("bucket::{name}"), async move |server| {
+                run_with_restart(&file, Restart::Kill, Place::bucket(server)).await
+            })
+        });
+        MODES.into_iter().map(in_mode).chain(restarts.map(with_restart)).chain(in_bucket).collect()
     };
     if file.header.postgres {
         let suite = suite.clone();
@@ -169,7 +196,7 @@ fn kill_trial(suite: &Arc<Suite>) -> Trial {
             Ok(named) => kills_of(&named).ok_or_else(|| format!("MILLSTREAM_KILLS is no seed,rounds: {named}"))?,
             Err(_) => (std::process::id().into(), KILL_ROUNDS),
         };
-        suite.runtime.block_on(killing::run(seed, n_rounds))?;
+        suite.runtime.block_on(killing::run(Place::folder()?, seed, n_rounds))?;
         println!("kill::under_load: seed {seed}: {n_rounds} rounds");
         Ok(())
     };
@@ -184,6 +211,34 @@ fn full_disk_trial(suite: &Arc<Suite>) -> Trial {
             return Ok(Completion::ignored_with("there is no prlimit (package util-linux)"));
         }
         suite.in_time(killing::full_disk()).map(|()| Completion::Completed)
+    })
+}
+
+/// Servers that have their data in a bucket: killed under load, overtaken by others, backed up, and without a bucket.
+fn bucket_trials(suite: &Arc<Suite>) -> Vec<Trial> {
+    let kills = async |server: &BucketServer| {
+        let seed = std::process::id().into();
+        killing::run(Place::bucket(server), seed, BUCKET_KILL_ROUNDS).await
+    };
+    vec![
+        bucket_trial(suite, "bucket::under_load", kills),
+        bucket_trial(suite, "bucket::taken_over", taking_over::taken_over),
+        bucket_trial(suite, "bucket::backups", taking_over::backups),
+        bucket_trial(suite, "bucket::unreachable", taking_over::unreachable),
+    ]
+}
+
+fn bucket_trial<T>(suite: &Arc<Suite>, name: &str, test: T) -> Trial
+where
+    T: AsyncFnOnce(&BucketServer) -> Result<(), String> + Send + 'static,
+{
+    let suite = suite.clone();
+    Trial::ignorable_test(name, move || {
+        if let Err(reason) = BucketServer::installed() {
+            return Ok(Completion::ignored_with(reason));
+        }
+        let server = suite.bucket.get_or_init(BucketServer::start).as_ref().map_err(Clone::clone)?;
+        suite.in_time(test(server)).map(|()| Completion::Completed)
     })
 }
 
@@ -239,8 +294,8 @@ async fn run_on_millstream(file: &SltFile, options: Options) -> Result<(), Strin
     outcome
 }
 
-async fn run_with_restart(file: &SltFile, restart: Restart) -> Result<(), String> {
-    let server = Durable::start(restart).await?;
+async fn run_with_restart(file: &SltFile, restart: Restart, place: Place) -> Result<(), String> {
+    let server = Durable::start_at(restart, place).await?;
     let connect = async || server.connect().await;
     let outcome = slt::run_with_restart(file, Engine::Millstream, connect, Some(async || server.restart().await)).await;
     server.kill().await;

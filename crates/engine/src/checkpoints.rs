@@ -9,7 +9,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -22,18 +21,19 @@ use millstream_planner::{Catalog, RelationId};
 use millstream_runtime::{Command, HandedOver, RowErrorEntry, SaveRequest, SavedPart, SavedRowErrors, Workers};
 use millstream_state::SavedState;
 use millstream_storage::backup::{Copied, back_up};
+use millstream_storage::bucket::is_taken_over;
 use millstream_storage::checkpoint::{
-    CheckpointOptions, CheckpointStore, Commit, FOLDERS, Manifest, ObjectWriter, Snapshot, TableId, WrittenObject,
+    CheckpointStore, Commit, Manifest, ObjectWriter, Snapshot, TableId, WrittenObject,
 };
 use millstream_storage::data_directory::DataDirectory;
+use millstream_storage::location::Location;
 use millstream_storage::log::Log;
-use millstream_storage::object_store::DiskStore;
 use millstream_types::hash::N_PARTITIONS;
 use millstream_types::{Epoch, EpochHeader, Error, Result};
 use parking_lot::Mutex;
 
 use crate::coordinator::{Clock, Request};
-use crate::journal::Waiting;
+use crate::journal::{Waiting, end_taken_over};
 use crate::live::{Body, LiveRelation};
 use crate::start_progress::StartProgress;
 
@@ -110,11 +110,9 @@ pub(crate) struct Checkpoints {
 
 impl Checkpoints {
     /// # Errors
-    /// XX001 if the newest manifest is damaged; 53100 and 58030 if the disk fails.
-    pub(crate) fn open(directory: &DataDirectory) -> Result<Self> {
-        let store = DiskStore::new(directory.disk(), &FOLDERS)?;
-        let options = CheckpointOptions { data_id: directory.id(), ..CheckpointOptions::default() };
-        Ok(Checkpoints { store: Arc::new(CheckpointStore::open(Arc::new(store), options)?) })
+    /// XX001 if the newest manifest is damaged; 53100 and 58030 if the disk or the bucket fails.
+    pub(crate) fn open(directory: &DataDirectory, log: &Log) -> Result<Self> {
+        Ok(Checkpoints { store: Arc::new(directory.open_checkpoints(log)?) })
     }
 
     /// What recovery begins with.
@@ -122,11 +120,11 @@ impl Checkpoints {
         self.store.hold()
     }
 
-    /// Copies the newest one to a folder.
+    /// Copies the newest one to a folder or into a bucket.
     ///
     /// # Errors
-    /// 55000 if the folder is not empty; 53100 and 58030 if the disk fails.
-    pub(crate) fn back_up(&self, to: &Path) -> Result<Copied> {
+    /// 55000 if there is something; 53100 and 58030 if the disk or the bucket fails.
+    pub(crate) fn back_up(&self, to: &Location) -> Result<Copied> {
         back_up(&self.newest(), to)
     }
 
@@ -215,6 +213,7 @@ fn merge(store: &CheckpointStore, committed: &Receiver<()>, stop: &AtomicBool) {
             match store.merge_once(stop) {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
+                Err(error) if is_taken_over(&error) => end_taken_over(&error),
                 Err(error) => {
                     tracing::warn!(%error, "checkpoints could not be merged; it is tried again after the next");
                     break;
@@ -300,6 +299,7 @@ impl CheckpointWriter {
             match &written {
                 Ok(written) => tracing::debug!(?written, "a checkpoint is written"),
                 Err(_) if self.stop.load(Ordering::Acquire) => return,
+                Err(error) if is_taken_over(error) => end_taken_over(error),
                 Err(error) => {
                     tracing::error!(%error, %epoch, "a checkpoint could not be written; the next one has all of it")
                 }
@@ -342,8 +342,12 @@ impl CheckpointWriter {
         let commit = self.commit_of(image)?;
         let manifest = self.store.commit(&checkpoint, commit, objects)?;
         self.unwritten.values_mut().for_each(|unwritten| unwritten.complete.clear());
-        self.log.truncate_before(self.store.log_needed_from())?;
-        self.store.collect()?;
+        // It is written now; what it makes needless is forgotten after the next one otherwise.
+        match self.log.truncate_before(self.store.log_needed_from()).and_then(|()| self.store.collect()) {
+            Err(error) if is_taken_over(&error) => return Err(error),
+            Err(error) => tracing::warn!(%error, "what a checkpoint makes needless could not be deleted"),
+            Ok(()) => {}
+        }
         // Who merges ends with this.
         let _ = self.committed.send(());
         let written = Written {

@@ -1,6 +1,5 @@
 //! The engine as a whole: workers, coordinator, catalog.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
@@ -14,6 +13,7 @@ use millstream_runtime::{Account, Events, OperatorHook, Workers};
 use millstream_state::ColdStore;
 use millstream_storage::data_directory::DataDirectory;
 use millstream_storage::disk::Disk;
+use millstream_storage::location::Location;
 use millstream_storage::log::{Log, LogOptions};
 use millstream_storage::spill::SpillFolder;
 use millstream_types::deep_stack::{THREAD_STACK_BYTES, on_own_stack};
@@ -39,8 +39,8 @@ pub const DATABASE: &str = "millstream";
 pub struct EngineConfig {
     /// The number of workers.
     pub workers: usize,
-    /// Where data is kept; in memory alone if nowhere.
-    pub data_dir: Option<PathBuf>,
+    /// Where data is kept, a folder or a bucket; in memory alone if nowhere.
+    pub data_dir: Option<Location>,
     /// When checkpoints are written.
     pub checkpoints: CheckpointWhen,
     /// Threads on which ad-hoc queries run.
@@ -142,7 +142,8 @@ impl Engine {
     /// when this returns; views take in what is there, like new ones.
     ///
     /// # Errors
-    /// Internal, if threads cannot be started; XX001 if the data directory is damaged, 53100 and 58030 if the disk fails.
+    /// Internal, if threads cannot be started; XX001 if the data directory is damaged, 53100 and 58030 if the disk or the
+    /// bucket fails.
     pub fn start(config: EngineConfig) -> Result<Engine> {
         Self::start_telling(config, Arc::default())
     }
@@ -154,7 +155,7 @@ impl Engine {
     pub fn start_telling(config: EngineConfig, progress: Arc<StartProgress>) -> Result<Engine> {
         let (send, receive) = channel();
         let clock = Arc::new(Clock::new(send));
-        let log = config.data_dir.as_ref().map(|folder| OpenLog::open(folder, &config, &clock)).transpose()?;
+        let log = config.data_dir.as_ref().map(|at| OpenLog::open(at, &config, &clock)).transpose()?;
         let spill = Spill::open(&config, log.as_ref().map(|log| &log.directory))?;
         let events = Arc::clone(&clock) as Arc<dyn Events>;
         let workers: Arc<Workers> = Arc::new(millstream_runtime::start(config.workers, events, spill.state)?);
@@ -271,20 +272,20 @@ struct OpenLog {
 }
 
 impl OpenLog {
-    fn open(folder: &Path, config: &EngineConfig, clock: &Arc<Clock>) -> Result<Self> {
+    fn open(at: &Location, config: &EngineConfig, clock: &Arc<Clock>) -> Result<Self> {
         let waiting = Waiting::new(Arc::clone(clock));
         let events = Arc::clone(&waiting);
-        let mut directory = DataDirectory::open(folder)?;
-        config.disk.iter().for_each(|hook| directory.put_disk(hook(directory.disk())));
-        let options = LogOptions { id: directory.id(), ..LogOptions::default() };
-        let checkpoints = Checkpoints::open(&directory)?;
-        let log = Arc::new(Log::open(directory.disk(), options, events)?);
+        let mut directory = DataDirectory::open(at)?;
+        config.disk.iter().for_each(|hook| directory.put_disk(&**hook));
+        let log = Arc::new(directory.open_log(LogOptions::default(), events)?);
+        let checkpoints = Checkpoints::open(&directory, &log)?;
         waiting.note_found(log.last_found());
         Ok(OpenLog { log, directory, waiting, checkpoints })
     }
 }
 
-/// Where state and queries go that memory has no room for: in the data directory, else among temporary files.
+/// Where state and queries go that memory has no room for: in the data directory if it is a folder, else among temporary
+/// files.
 struct Spill {
     state: Option<Arc<dyn ColdStore>>,
     queries: DiskManagerBuilder,
@@ -297,11 +298,15 @@ impl Spill {
         if n_bytes_max == 0 {
             return Ok(Spill { state: None, queries: queries.with_mode(DiskManagerMode::Disabled) });
         }
-        let Some((directory, folder)) = directory.zip(config.data_dir.as_ref()) else {
+        let in_folder = match &config.data_dir {
+            Some(Location::Folder(folder)) => directory.and_then(DataDirectory::disk).map(|disk| (disk, folder)),
+            _ => None,
+        };
+        let Some((disk, folder)) = in_folder else {
             let state = Arc::new(SpillFolder::temporary(n_bytes_max));
             return Ok(Spill { state: Some(state), queries: queries.with_mode(DiskManagerMode::OsTmpDirectory) });
         };
-        let state = Arc::new(SpillFolder::of_data_directory(directory.disk(), n_bytes_max)?);
+        let state = Arc::new(SpillFolder::of_data_directory(disk, n_bytes_max)?);
         let mode = DiskManagerMode::Directories(vec![SpillFolder::of_queries(folder)?]);
         Ok(Spill { state: Some(state), queries: queries.with_mode(mode) })
     }

@@ -22,6 +22,8 @@ use crate::epoch_history::EpochEntry;
 pub(crate) const EPOCH: u8 = 1;
 /// The code with which the process ends when nobody knows what is on its disk.
 const LOST_EXIT_CODE: i32 = 74;
+/// The code with which it ends when another process has taken over its data.
+const TAKEN_OVER_EXIT_CODE: i32 = 75;
 /// Epochs that may wait for the disk before sources wait.
 const BACKLOG_MAX: usize = 64;
 /// Records that may not be durable when the next one is acknowledged without waiting for that.
@@ -258,6 +260,17 @@ impl LogEvents for Waiting {
         eprintln!("millstream: {error}");
         std::process::exit(LOST_EXIT_CODE);
     }
+
+    fn taken_over(&self, error: Error) {
+        end_taken_over(&error)
+    }
+}
+
+/// Ends the process, whose data another one has now: nothing may be acknowledged, or read, here any more.
+pub(crate) fn end_taken_over(error: &Error) -> ! {
+    tracing::error!(%error, "the process ends; it has acknowledged nothing since");
+    eprintln!("millstream: {error}");
+    std::process::exit(TAKEN_OVER_EXIT_CODE);
 }
 
 impl Journal {

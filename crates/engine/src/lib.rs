@@ -35,5 +35,6 @@ pub use engine::{DiskHook, Sabotage};
 pub use memory::{MemoryLimits, parse_bytes};
 pub use millstream_runtime::OperatorHook;
 pub use millstream_storage::backup::{Copied, restore};
+pub use millstream_storage::location::Location;
 pub use session::{ParsedStatement, Prepared, Session};
 pub use start_progress::StartProgress;

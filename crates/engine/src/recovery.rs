@@ -81,7 +81,7 @@ pub(crate) fn replay(
         None => 0,
     };
     let (mut n_bytes, mut n_bytes_ahead) = (0, 0);
-    for record in log.records(first) {
+    for record in log.records(first)? {
         let record = record?;
         if record.kind != EPOCH {
             let message = format!("the log has a record of kind {}, which this release does not know", record.kind);

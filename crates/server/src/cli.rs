@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use millstream_engine::{CheckpointWhen, EngineConfig, MemoryLimits, parse_bytes};
+use millstream_engine::{CheckpointWhen, EngineConfig, Location, MemoryLimits, parse_bytes};
 use millstream_types::{Error, Result, SqlState};
 
 /// SQL views over streams, kept correct and fresh.
@@ -37,11 +37,11 @@ pub enum Command {
 /// Options of `restore`.
 #[derive(Args, Clone, Debug)]
 pub struct RestoreArgs {
-    /// The folder that BACKUP TO has made
-    pub backup: PathBuf,
-    /// The data directory to be; it must be empty, or not there
-    #[arg(long, value_name = "FOLDER")]
-    pub data_dir: PathBuf,
+    /// The folder, or the url of a bucket, that BACKUP TO has made
+    pub backup: Location,
+    /// The data directory to be, a folder or the url of a bucket; it must be empty, or not there
+    #[arg(long, value_name = "FOLDER|URL")]
+    pub data_dir: Location,
 }
 
 /// Options of `serve`.
@@ -60,9 +60,11 @@ pub struct ServeArgs {
     #[arg(long)]
     pub in_memory: bool,
     /// Keep data in this folder, which is made if it is not there [default: $XDG_DATA_HOME/millstream, which is
-    /// ~/.local/share/millstream if that is not set]
-    #[arg(long, value_name = "FOLDER", conflicts_with = "in_memory")]
-    pub data_dir: Option<PathBuf>,
+    /// ~/.local/share/millstream if that is not set]. Or in a bucket, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or
+    /// az://CONTAINER/PREFIX, with credentials from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT, ...); there a process
+    /// that starts takes over from one that runs
+    #[arg(long, value_name = "FOLDER|URL", conflicts_with = "in_memory")]
+    pub data_dir: Option<Location>,
     /// Write a checkpoint after so many seconds, and as often as the log grows by 256 MB
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub checkpoint_interval: Duration,
@@ -108,7 +110,7 @@ impl ServeArgs {
                 Error::user(SqlState::INVALID_PARAMETER_VALUE, message)
                     .with_hint("Name one with --data-dir FOLDER, or keep all data in memory with --in-memory.")
             };
-            self.data_dir = Some(folder.ok_or_else(unknown)?);
+            self.data_dir = Some(folder.ok_or_else(unknown)?.into());
         }
         Ok(())
     }
@@ -188,6 +190,8 @@ mod tests {
         assert_eq!(every, Duration::from_millis(500));
         assert!(Cli::try_parse_from(["millstream", "--checkpoint-interval", "-1"]).is_err());
         assert!(Cli::try_parse_from(["millstream", "--data-dir", "d", "--in-memory"]).is_err());
+        assert!(matches!(serve(&["millstream", "--data-dir", "s3://b/p"]).data_dir, Some(Location::Bucket(_))));
+        assert!(Cli::try_parse_from(["millstream", "--data-dir", "http://b/p"]).is_err());
     }
 
     /// Every flag stands in `docs/settings.md` with its default, and no other.

@@ -141,7 +141,7 @@ pub async fn serve(args: &ServeArgs) -> Result<()> {
     say(&format!("Connect with: psql -h {} -p {} millstream", address.ip(), address.port()));
     match &args.data_dir {
         None => say("All data is in memory and is gone when this process ends."),
-        Some(folder) => say(&format!("Data is kept in {}.", folder.display())),
+        Some(at) => say(&format!("Data is kept in {at}.")),
     }
     let service = tokio::select! {
         started = listening.start(args.engine_config()) => started?,
@@ -173,9 +173,8 @@ fn say(line: &str) {
 /// 55000 if there is no backup, or the folder is not empty; XX001 if something is damaged; 53100 and 58030.
 pub fn restore(args: &RestoreArgs) -> Result<()> {
     let copied = millstream_engine::restore(&args.backup, &args.data_dir)?;
-    let folder = args.data_dir.display();
     eprintln!("{} bytes as of epoch {} are restored and read right.", copied.n_bytes, copied.epoch);
-    eprintln!("Start with: millstream serve --data-dir {folder}");
+    eprintln!("Start with: millstream serve --data-dir {}", args.data_dir);
     Ok(())
 }
 

@@ -45,7 +45,7 @@ pub const FOLDERS: [&str; 2] = [OBJECTS, MANIFESTS];
 const OBJECTS: &str = "state";
 
 /// The folder of the manifests.
-const MANIFESTS: &str = "manifests";
+pub(crate) const MANIFESTS: &str = "manifests";
 
 /// Rows of a block, at most.
 const BLOCK_ROWS_MAX: usize = 1 << 16;

@@ -7,19 +7,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use millstream_types::{Error, ErrorKind, Result, SqlState};
 
+use crate::bucket::{Bucket, BucketObjects};
+use crate::checkpoint::{self, CheckpointOptions, CheckpointStore, MANIFESTS, Snapshot};
 use crate::disk::{Disk, OsDisk, io_error};
 use crate::encoding::{Decoder, Encode, checksum};
-use crate::errors::{damaged, unknown_version};
+use crate::errors::{IN_USE, damaged, unknown_version};
+use crate::location::Location;
+use crate::log::{self, Log, LogEvents, LogOptions, LogReader};
+use crate::object_store::{DiskStore, ObjectStore, Put};
 
 const MAGIC: &[u8; 8] = b"MSDATA01";
 
 /// The only version so far.
 const VERSION: u32 = 1;
-
-/// 55006: object in use.
-const IN_USE: SqlState = SqlState("55006");
 
 /// The file that the lock is on.
 const LOCK: &str = "LOCK";
@@ -40,9 +43,14 @@ const IDENTITY_BYTES_MAX: usize = 4096;
 /// A data directory that this process has, until it is dropped.
 pub struct DataDirectory {
     id: u128,
-    disk: Arc<dyn Disk>,
-    /// The operating system gives it back when the file is closed, also that of a process that was killed.
-    _lock: File,
+    place: Place,
+}
+
+enum Place {
+    /// The operating system gives the lock back when its file is closed, also that of a process that was killed.
+    Folder { disk: Arc<dyn Disk>, _lock: File },
+    /// It is had by whoever has taken over its log last.
+    Bucket(Arc<Bucket>),
 }
 
 impl fmt::Debug for DataDirectory {
@@ -52,12 +60,20 @@ impl fmt::Debug for DataDirectory {
 }
 
 impl DataDirectory {
-    /// Takes a data directory, or makes one of a folder that is empty or not there.
+    /// Takes a data directory, or makes one of a folder that is empty or not there, or of a prefix without objects. One in a
+    /// bucket is taken by [`DataDirectory::open_log`].
     ///
     /// # Errors
-    /// 55006 if another process has it; 55000 if it is of a newer version, or a folder with other things in it; XX001 if
-    /// its identity does not read right; 53100 and 58030 if the disk fails.
-    pub fn open(path: &Path) -> Result<DataDirectory> {
+    /// 55006 if another process has the folder; 55000 if it is of a newer version, or has other things in it; XX001 if
+    /// its identity does not read right; 53100 and 58030 if the disk or the bucket fails.
+    pub fn open(at: &Location) -> Result<DataDirectory> {
+        match at {
+            Location::Folder(path) => DataDirectory::open_folder(path),
+            Location::Bucket(url) => DataDirectory::open_bucket(Arc::new(Bucket::open(url)?)),
+        }
+    }
+
+    fn open_folder(path: &Path) -> Result<DataDirectory> {
         let shown = path.display().to_string();
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(path));
         disk.create_folder(".").map_err(|e| io_error("make", &shown, &e))?;
@@ -75,7 +91,29 @@ impl DataDirectory {
             }
         }
         let id = identity(&*disk)?;
-        Ok(DataDirectory { id, disk, _lock: lock })
+        Ok(DataDirectory { id, place: Place::Folder { disk, _lock: lock } })
+    }
+
+    pub(crate) fn open_bucket(bucket: Arc<Bucket>) -> Result<DataDirectory> {
+        let bytes = match bucket.read(IDENTITY)? {
+            Some(bytes) => bytes,
+            None => {
+                if let Some(name) = bucket.any_name()? {
+                    return Err(not_empty(bucket.url(), &name));
+                }
+                let id = random_id().map_err(|e| io_error("read", "/dev/urandom", &e))?;
+                let bytes = Bytes::from(encode(VERSION, id));
+                match bucket.create(IDENTITY, &bytes) {
+                    Put::Done => bytes,
+                    // Another process makes it, too.
+                    Put::Taken => bucket.read(IDENTITY)?.ok_or_else(|| damaged(IDENTITY, 0, "it is gone again"))?,
+                    Put::Failed(error) | Put::Unknown(error) => return Err(error),
+                }
+            }
+        };
+        let id = decode(&bytes)?;
+        bucket.check_conditions(IDENTITY, &bytes)?;
+        Ok(DataDirectory { id, place: Place::Bucket(bucket) })
     }
 
     /// The random number that all its files have.
@@ -83,14 +121,73 @@ impl DataDirectory {
         self.id
     }
 
-    /// Its files.
-    pub fn disk(&self) -> Arc<dyn Disk> {
-        Arc::clone(&self.disk)
+    /// Its files, if it is a folder.
+    pub fn disk(&self) -> Option<Arc<dyn Disk>> {
+        match &self.place {
+            Place::Folder { disk, .. } => Some(Arc::clone(disk)),
+            Place::Bucket(_) => None,
+        }
     }
 
-    /// Puts another disk over its files, as tests and benchmarks do.
-    pub fn put_disk(&mut self, disk: Arc<dyn Disk>) {
-        self.disk = disk;
+    /// Puts another disk over that of a folder, as tests and benchmarks do.
+    pub fn put_disk(&mut self, over: &dyn Fn(Arc<dyn Disk>) -> Arc<dyn Disk>) {
+        if let Place::Folder { disk, .. } = &mut self.place {
+            *disk = over(Arc::clone(disk));
+        }
+    }
+
+    /// Opens its log for writing. In a bucket this takes it from whoever has it: that process can write nothing more.
+    ///
+    /// # Errors
+    /// XX001, naming file and place, if what was durable does not read right; 53100 and 58030 if the disk or the bucket fails.
+    pub fn open_log(&self, options: LogOptions, events: Arc<dyn LogEvents>) -> Result<Log> {
+        let options = LogOptions { id: self.id, ..options };
+        match &self.place {
+            Place::Folder { disk, .. } => Log::open(Arc::clone(disk), options, events),
+            Place::Bucket(bucket) => {
+                if bucket.sizes(log::FOLDER)?.is_empty() && !bucket.sizes(MANIFESTS)?.is_empty() {
+                    return Err(damaged(log::FOLDER, 0, "there are manifests, and no objects of the log"));
+                }
+                Log::open_in_bucket(Arc::clone(bucket), options, events)
+            }
+        }
+    }
+
+    /// Opens its checkpoints, as the writer that has the log.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::open`].
+    pub fn open_checkpoints(&self, log: &Log) -> Result<CheckpointStore> {
+        let options = CheckpointOptions { data_id: self.id, term: log.term(), ..CheckpointOptions::default() };
+        let store: Arc<dyn ObjectStore> = match (&self.place, log.objects()) {
+            (Place::Folder { disk, .. }, _) => Arc::new(DiskStore::new(Arc::clone(disk), &checkpoint::FOLDERS)?),
+            (Place::Bucket(bucket), Some(log)) => Arc::new(BucketObjects::owned(Arc::clone(bucket), Arc::clone(log))),
+            (Place::Bucket(_), None) => return Err(Error::internal("the log of another data directory")),
+        };
+        CheckpointStore::open(store, options)
+    }
+
+    /// The newest checkpoint, to be read while nobody writes.
+    ///
+    /// # Errors
+    /// XX001 if there is none, or its manifest does not read right; 58030.
+    pub(crate) fn read_checkpoint(&self) -> Result<Snapshot> {
+        let store: Arc<dyn ObjectStore> = match &self.place {
+            Place::Folder { disk, .. } => Arc::new(DiskStore::new(Arc::clone(disk), &checkpoint::FOLDERS)?),
+            Place::Bucket(bucket) => Arc::new(BucketObjects::new(Arc::clone(bucket))),
+        };
+        Snapshot::of_newest(store, self.id)
+    }
+
+    /// What its log has, to be read while nobody writes.
+    ///
+    /// # Errors
+    /// As [`DataDirectory::open_log`].
+    pub(crate) fn read_log(&self) -> Result<LogReader> {
+        match &self.place {
+            Place::Folder { disk, .. } => LogReader::of_disk(Arc::clone(disk), self.id),
+            Place::Bucket(bucket) => LogReader::of_bucket(Arc::clone(bucket), self.id),
+        }
     }
 }
 
@@ -110,13 +207,16 @@ fn refuse_other_folders(path: &Path) -> io::Result<Result<()>> {
         let name = entry?.file_name();
         // What is left where making one was cut short; `lost+found` is in every new file system.
         if [LOCK, NEW_IDENTITY, "lost+found"].iter().all(|ours| name != *ours) {
-            let (path, name) = (path.display(), name.display());
-            let message = format!("folder \"{path}\" is no data directory, and not empty: it has \"{name}\"");
-            let error = Error::new(ErrorKind::External, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message);
-            return Ok(Err(error.with_hint("Give the path of a data directory, or of an empty folder.")));
+            return Ok(Err(not_empty(&path.display().to_string(), &name.display().to_string())));
         }
     }
     Ok(Ok(()))
+}
+
+fn not_empty(place: &str, name: &str) -> Error {
+    let message = format!("\"{place}\" is no data directory, and not empty: it has \"{name}\"");
+    Error::new(ErrorKind::External, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .with_hint("Give the path of a data directory, of an empty folder, or of a prefix without objects.")
 }
 
 /// The id of a data directory, which gets one if it has none.
@@ -136,8 +236,25 @@ fn identity(disk: &dyn Disk) -> Result<u128> {
     }
 }
 
+/// Makes what is under a prefix a data directory.
+pub(crate) fn make_identity_in_bucket(bucket: &Bucket, id: u128) -> Result<()> {
+    match bucket.create(IDENTITY, &Bytes::from(encode(VERSION, id))) {
+        Put::Done => Ok(()),
+        Put::Taken => Err(not_empty(bucket.url(), IDENTITY)),
+        Put::Failed(error) | Put::Unknown(error) => Err(error),
+    }
+}
+
+/// Whether a place says that it is a data directory.
+pub(crate) fn is_data_directory_at(at: &Location) -> Result<bool> {
+    match at {
+        Location::Folder(path) => Ok(is_data_directory(path)),
+        Location::Bucket(url) => Ok(Bucket::open(url)?.read(IDENTITY)?.is_some()),
+    }
+}
+
 /// Whether a folder says that it is a data directory.
-pub(crate) fn is_data_directory(path: &Path) -> bool {
+fn is_data_directory(path: &Path) -> bool {
     path.join(IDENTITY).exists()
 }
 
@@ -154,7 +271,7 @@ pub(crate) fn make_identity(disk: &dyn Disk, id: u128) -> io::Result<()> {
     disk.sync_folder(".")
 }
 
-fn random_id() -> io::Result<u128> {
+pub(crate) fn random_id() -> io::Result<u128> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u128::from_le_bytes(bytes))
@@ -194,14 +311,14 @@ mod tests {
     fn a_directory_is_made_once_and_had_by_one() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("data");
-        let first = DataDirectory::open(&path).expect("it is made");
-        let refused = DataDirectory::open(&path).expect_err("it is in use");
+        let first = DataDirectory::open_folder(&path).expect("it is made");
+        let refused = DataDirectory::open_folder(&path).expect_err("it is in use");
         assert_eq!(refused.state(), IN_USE);
         assert!(refused.message().contains("is in use by another process"), "{}", refused.message());
         let id = first.id();
         drop(first);
-        assert_eq!(DataDirectory::open(&path).expect("it is free").id(), id);
-        let other = DataDirectory::open(&folder.path().join("other")).expect("it is made");
+        assert_eq!(DataDirectory::open_folder(&path).expect("it is free").id(), id);
+        let other = DataDirectory::open_folder(&folder.path().join("other")).expect("it is made");
         assert_ne!(other.id(), id);
     }
 
@@ -209,24 +326,24 @@ mod tests {
     fn folders_of_others_and_of_newer_versions_are_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("letter.txt"), "dear").expect("a file");
-        let error = DataDirectory::open(folder.path()).expect_err("not ours");
+        let error = DataDirectory::open_folder(folder.path()).expect_err("not ours");
         assert!(error.message().contains("letter.txt"), "{}", error.message());
         assert!(!folder.path().join(LOCK).exists(), "nothing was made there");
         fs::remove_file(folder.path().join("letter.txt")).expect("it is there");
 
         fs::write(folder.path().join(NEW_IDENTITY), "half").expect("a file");
-        drop(DataDirectory::open(folder.path()).expect("cut short, and made again"));
+        drop(DataDirectory::open_folder(folder.path()).expect("cut short, and made again"));
 
         let path = folder.path().join(IDENTITY);
         fs::write(&path, encode(2, 7)).expect("written");
-        let error = DataDirectory::open(folder.path()).expect_err("newer");
+        let error = DataDirectory::open_folder(folder.path()).expect_err("newer");
         assert!(error.message().contains("data.id") && error.message().contains("version 2"), "{}", error.message());
         let right = encode(VERSION, 7);
         for i in 0..right.len() {
             let mut bytes = right.clone();
             bytes[i] ^= 1;
             fs::write(&path, &bytes).expect("written");
-            let error = DataDirectory::open(folder.path()).expect_err("damaged");
+            let error = DataDirectory::open_folder(folder.path()).expect_err("damaged");
             assert_eq!(error.state(), SqlState::DATA_CORRUPTED, "byte {i}");
         }
     }

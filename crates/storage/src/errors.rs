@@ -2,6 +2,9 @@
 
 use millstream_types::{Error, ErrorKind, SqlState};
 
+/// 55006: object in use.
+pub(crate) const IN_USE: SqlState = SqlState("55006");
+
 /// XX001: what was durable does not read right.
 pub(crate) fn damaged(path: &str, offset: usize, why: &str) -> Error {
     let message = format!("file \"{path}\" is damaged at byte {offset}: {why}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use millstream_engine::{CheckpointWhen, Engine, EngineConfig};
+use millstream_engine::{CheckpointWhen, Copied, Engine, EngineConfig};
 use millstream_types::{Result, SqlState};
 
 use super::common::{self, config, session};
@@ -16,7 +16,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 fn start(folder: &Path, workers: usize) -> Result<Engine> {
     let checkpoints = CheckpointWhen { interval: NEVER, ..CheckpointWhen::default() };
-    Engine::start(EngineConfig { data_dir: Some(folder.to_owned()), checkpoints, ..config(workers) })
+    Engine::start(EngineConfig { data_dir: Some(folder.to_owned().into()), checkpoints, ..config(workers) })
 }
 
 async fn run(engine: &Engine, sql: &str) {
@@ -25,6 +25,10 @@ async fn run(engine: &Engine, sql: &str) {
 
 async fn number(engine: &Engine, sql: &str) -> i64 {
     common::number(&mut session(engine), sql).await
+}
+
+fn restore(from: &Path, to: &Path) -> Result<Copied> {
+    millstream_engine::restore(&from.to_owned().into(), &to.to_owned().into())
 }
 
 /// The files of a folder of the data directory, in order.
@@ -209,7 +213,8 @@ fn counting_calls(folder: &Path, workers: usize) -> (Engine, Arc<AtomicU64>) {
     let operator_hook = Some(Arc::new(move |_: &str, _: &str| {
         counted.fetch_add(1, Ordering::Relaxed);
     }) as millstream_engine::OperatorHook);
-    let config = EngineConfig { data_dir: Some(folder.to_owned()), checkpoints, operator_hook, ..config(workers) };
+    let config =
+        EngineConfig { data_dir: Some(folder.to_owned().into()), checkpoints, operator_hook, ..config(workers) };
     (Engine::start(config).expect("it starts"), n_calls)
 }
 
@@ -267,7 +272,7 @@ async fn views_go_on_from_their_state() {
 async fn a_view_that_stalls_keeps_no_checkpoint_from_being_written() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let checkpoints = CheckpointWhen { interval: NEVER, ..CheckpointWhen::default() };
-    let (data_dir, max_stall) = (Some(folder.path().to_owned()), Duration::from_millis(100));
+    let (data_dir, max_stall) = (Some(folder.path().to_owned().into()), Duration::from_millis(100));
     let mut config = EngineConfig { data_dir, checkpoints, max_stall, ..config(2) };
     let slow = common::Slow::new(&mut config, "slow", Duration::from_millis(700));
     slow.switch_off();
@@ -458,7 +463,7 @@ async fn a_backup_is_what_was_there_when_it_was_made() {
         session(&engine).query(&format!("BACKUP TO '{refused}'")).await.expect_err("it is refused");
     }
     engine.shutdown().await;
-    let copied = millstream_engine::restore(&at("backup"), &at("restored")).expect("it is restored");
+    let copied = restore(&at("backup"), &at("restored")).expect("it is restored");
     assert!(copied.n_bytes > 3000 && copied.n_objects > 1, "{copied:?}");
     // The backup may be used as it is, too; then it is none any more.
     for (name, workers) in [("restored", 3), ("backup", 1), ("restored", 1)] {
@@ -471,8 +476,8 @@ async fn a_backup_is_what_was_there_when_it_was_made() {
     }
     let object = files(&at("backup"), "state").swap_remove(0);
     flip(&object, 60);
-    let error = millstream_engine::restore(&at("backup"), &at("again")).expect_err("it is damaged");
+    let error = restore(&at("backup"), &at("again")).expect_err("it is damaged");
     let name = object.file_name().expect("a name").to_string_lossy().into_owned();
     assert!(error.message().contains(&name), "{error}");
-    millstream_engine::restore(&at("again"), &at("once more")).expect_err("it is none");
+    restore(&at("again"), &at("once more")).expect_err("it is none");
 }

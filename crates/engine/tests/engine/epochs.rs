@@ -15,7 +15,7 @@ async fn epochs_tell_what_went_into_them() {
         let log =
             if data_dir.is_some() { "log_bytes > 30 AND log_us >= 0" } else { "log_bytes IS NULL AND log_us IS NULL" };
         let mut config = config(2);
-        config.data_dir = data_dir;
+        config.data_dir = data_dir.map(Into::into);
         let engine = start(config);
         let mut s = session(&engine);
         run(&mut s, "CREATE TABLE t (k int PRIMARY KEY, v int)").await;
@@ -75,7 +75,7 @@ async fn the_log_tells_its_size_and_age() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for n_starts in 1..3 {
         let mut config = config(2);
-        config.data_dir = Some(folder.path().to_owned());
+        config.data_dir = Some(folder.path().to_owned().into());
         let engine = start(config);
         let mut s = session(&engine);
         if n_starts == 1 {

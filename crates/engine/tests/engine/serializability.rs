@@ -185,7 +185,7 @@ async fn lists(
         workers,
         query_threads: 2,
         sabotage,
-        data_dir: data_dir.map(Path::to_owned),
+        data_dir: data_dir.map(|folder| folder.to_owned().into()),
         ..EngineConfig::default()
     };
     let engine = Engine::start(config).expect("an engine starts");

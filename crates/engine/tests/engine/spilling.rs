@@ -129,7 +129,7 @@ async fn spilled_state_outlives_the_process() {
     let config = |workers: usize| {
         let mut config = limited(workers);
         config.memory.spill_from = 0;
-        config.data_dir = Some(folder.path().join("data"));
+        config.data_dir = Some(folder.path().join("data").into());
         config
     };
     let groups = "SELECT g, count(*) AS n, min(v) AS v FROM t GROUP BY g";

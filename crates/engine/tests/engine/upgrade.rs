@@ -77,7 +77,7 @@ const EXPECTED: [(&str, i64); 11] = [
 fn start(folder: &Path, workers: usize) -> Engine {
     let interval = Duration::from_secs(3600);
     let checkpoints = CheckpointWhen { interval, ..CheckpointWhen::default() };
-    let config = EngineConfig { data_dir: Some(folder.to_owned()), checkpoints, ..config(workers) };
+    let config = EngineConfig { data_dir: Some(folder.to_owned().into()), checkpoints, ..config(workers) };
     Engine::start(config).expect("it starts")
 }
 

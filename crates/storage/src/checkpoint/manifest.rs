@@ -103,7 +103,13 @@ impl Manifest {
         path_of(self.number)
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The same, by a writer of another term.
+    pub(crate) fn as_of_term(&self, term: u64) -> Manifest {
+        Manifest { term, ..self.clone() }
+    }
+
+    /// The bytes of it.
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.put_u32(VERSION);
         bytes.put_u32(0);

@@ -14,7 +14,7 @@ use super::format::{Part, Section, TableId};
 use super::manifest::Manifest;
 use super::net::{Change, Identities, net, rows_at};
 use super::object_reader::{Object, Piece, slice_of};
-use super::store::Hold;
+use super::store::{CheckpointStore, Hold};
 use super::{BLOCK_ROWS_MAX, manifest::ObjectEntry};
 use crate::object_store::ObjectStore;
 
@@ -66,6 +66,14 @@ impl Snapshot {
     pub(super) fn new(hold: Hold, store: Arc<dyn ObjectStore>) -> Snapshot {
         let objects = hold.manifest().objects.iter().map(|_| Mutex::default()).collect();
         Snapshot { hold, store, objects }
+    }
+
+    /// The newest checkpoint of a data directory that nobody writes.
+    ///
+    /// # Errors
+    /// XX001 if there is none, or its manifest does not read right; 58030 if it cannot be read.
+    pub(crate) fn of_newest(store: Arc<dyn ObjectStore>, data_id: u128) -> Result<Snapshot> {
+        CheckpointStore::read_newest(store, data_id)
     }
 
     pub(crate) fn store(&self) -> &dyn ObjectStore {

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use millstream_types::{Error, ErrorKind, Result, SqlState};
+use millstream_types::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 
 use super::manifest::{self, Manifest, ObjectEntry};
 use super::object_writer::{ObjectWriter, WrittenObject};
 use super::snapshot::Snapshot;
 use super::{MANIFESTS, OBJECTS};
+use crate::errors::IN_USE;
 use crate::object_store::{ObjectStore, Put};
 
 /// How checkpoints are kept.
@@ -100,23 +101,43 @@ pub(super) struct Hold {
 
 impl CheckpointStore {
     /// Opens the checkpoints of a data directory, makes the first, empty one if there are none, and deletes what writers
-    /// have left that are no more.
+    /// have left that are no more. If the newest one is of an earlier term a copy of it with this one is committed before that,
+    /// so that the writer before commits nothing more.
     ///
     /// # Errors
-    /// XX001 naming the file if the newest manifest is damaged; 55000 if it is of a newer version or another writer has
-    /// the directory; 53100 and 58030 if the disk fails.
+    /// XX001 naming the file if the newest manifest is damaged; 55000 if it is of a newer version, 55006 if another writer
+    /// has taken over; 53100 and 58030 if the disk fails.
     pub fn open(store: Arc<dyn ObjectStore>, options: CheckpointOptions) -> Result<CheckpointStore> {
-        let found = Found::read(&*store, options.data_id)?;
-        if let Some(newest) = found.manifests.last_key_value().map(|(_, newest)| newest)
-            && newest.term > options.term
-        {
-            let message = format!("a writer of term {} has the state, which is after {}", newest.term, options.term);
-            return Err(Error::new(ErrorKind::External, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message));
+        loop {
+            let opened =
+                CheckpointStore::of(Found::read(&*store, options.data_id)?, Arc::clone(&store), options.clone());
+            let mut state = opened.shared.state.lock();
+            let newest = state.manifests.last_key_value().map(|(_, newest)| (**newest).clone());
+            let first = match newest {
+                Some(newest) if newest.term > options.term => return Err(passed()),
+                Some(newest) if newest.term == options.term => None,
+                Some(newest) => Some(newest),
+                None => Some(Manifest { log_sequence: 1, ..Manifest::default() }),
+            };
+            let committed = first.map(|first| opened.shared.put(&mut state, first)).transpose();
+            drop(state);
+            match committed {
+                Ok(_) => {}
+                // The writer before has committed one meanwhile.
+                Err(error) if is_passed(&error) => continue,
+                Err(error) => return Err(error),
+            }
+            if let Err(error) = opened.collect() {
+                tracing::warn!(%error, "what an earlier writer has left could not be deleted");
+            }
+            return Ok(opened);
         }
-        let next = found.last_manifest + 1;
+    }
+
+    fn of(found: Found, store: Arc<dyn ObjectStore>, options: CheckpointOptions) -> CheckpointStore {
         let state = State {
             manifests: found.manifests,
-            next,
+            next: found.last_manifest + 1,
             holds: BTreeMap::new(),
             doubtful: Vec::new(),
             garbage: found.garbage,
@@ -130,15 +151,17 @@ impl CheckpointStore {
             unmergeable: Mutex::default(),
             collecting: Mutex::default(),
         };
-        let opened = CheckpointStore { shared: Arc::new(shared) };
-        if next == 1 {
-            let first = Manifest { log_sequence: 1, ..Manifest::default() };
-            opened.shared.put(&mut opened.shared.state.lock(), first)?;
+        CheckpointStore { shared: Arc::new(shared) }
+    }
+
+    /// The newest checkpoint of a data directory that nobody writes. Nothing is changed.
+    pub(super) fn read_newest(store: Arc<dyn ObjectStore>, data_id: u128) -> Result<Snapshot> {
+        let found = Found::read(&*store, data_id)?;
+        if found.manifests.is_empty() {
+            return Err(manifest::missing());
         }
-        if let Err(error) = opened.collect() {
-            tracing::warn!(%error, "what an earlier writer has left could not be deleted");
-        }
-        Ok(opened)
+        let options = CheckpointOptions { data_id, ..CheckpointOptions::default() };
+        Ok(CheckpointStore::of(found, store, options).hold())
     }
 
     /// The newest checkpoint, to be read; what it needs is held until the snapshot is dropped.
@@ -178,7 +201,7 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// 53100 and 58030 if it cannot be written; then the last one is still the newest, and the next one has to have these
-    /// changes too. 55000 if another writer has committed one. Internal, if another one was committed since it began.
+    /// changes too. 55006 if another writer has committed one. Internal, if another one was committed since it began.
     pub fn commit(
         &self,
         checkpoint: &Checkpoint,
@@ -240,8 +263,8 @@ impl Checkpoint {
     /// # Errors
     /// Internal, if it has no encoder.
     pub fn object(&self, worker: u32) -> Result<ObjectWriter> {
-        let name = format!("{OBJECTS}/{:020}-{worker}.obj", self.number);
         let shared = &self.shared;
+        let name = format!("{OBJECTS}/{:020}-{}-{worker}.obj", self.number, shared.options.term);
         ObjectWriter::new(Arc::clone(&shared.store), name, &shared.options, Some(worker))
     }
 }
@@ -257,7 +280,7 @@ impl Shared {
     /// Begins an object that is made of several.
     pub(super) fn merged_object(&self) -> Result<ObjectWriter> {
         let number = self.next_object.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{OBJECTS}/{number:020}-merged.obj");
+        let name = format!("{OBJECTS}/{number:020}-{}-merged.obj", self.options.term);
         ObjectWriter::new(Arc::clone(&self.store), name, &self.options, None)
     }
 
@@ -310,9 +333,8 @@ impl Shared {
                 Ok(next)
             }
             Put::Taken => {
-                let message = format!("another writer has committed checkpoint {} of this data", next.number);
-                Err(Error::new(ErrorKind::External, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                    .with_hint("Stop this process: the other one has the data now."))
+                let message = format!("another process has committed checkpoint {} of this data", next.number);
+                Err(Error::new(ErrorKind::External, IN_USE, message).with_hint("The other process has the data now."))
             }
             Put::Failed(error) => Err(error),
             Put::Unknown(error) => {
@@ -322,6 +344,15 @@ impl Shared {
             }
         }
     }
+}
+
+/// 55006: a writer of a later term has the data.
+fn passed() -> Error {
+    Error::new(ErrorKind::External, IN_USE, "another process has taken over the data while this one started")
+}
+
+fn is_passed(error: &Error) -> bool {
+    error.state() == IN_USE
 }
 
 impl State {

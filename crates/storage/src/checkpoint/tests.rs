@@ -7,3 +7,4 @@ mod merging;
 mod model;
 mod reading;
 mod store;
+mod taking_over;

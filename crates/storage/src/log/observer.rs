@@ -5,22 +5,23 @@ use std::sync::Arc;
 
 use millstream_types::Result;
 
-use super::Shared;
+use super::Medium;
 use super::format::{HEAD_BYTES, HEADER_BYTES, payload_bytes};
+use super::queue::Queue;
 use super::recover::path_of;
-use crate::disk::{Disk, io_error};
+use crate::disk::io_error;
 
-/// Looks at a log. It keeps nothing of it open or alive.
+/// Looks at a log. It does not keep it open.
 #[derive(Clone)]
 pub struct LogObserver {
-    pub(super) shared: Arc<Shared>,
-    pub(super) disk: Arc<dyn Disk>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) medium: Medium,
 }
 
 /// How large a log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSize {
-    /// Its files.
+    /// Its files or objects.
     pub n_segments: usize,
     /// Bytes of all of them, with what is reserved.
     pub n_bytes: u64,
@@ -41,15 +42,19 @@ impl LogObserver {
     /// How large it is now.
     ///
     /// # Errors
-    /// 58030 if the disk fails.
+    /// 58030 if the disk or the bucket fails.
     pub fn size(&self) -> Result<LogSize> {
-        let (segments, last) = {
-            let state = self.shared.state.lock();
-            (state.segments.clone(), state.next - 1)
+        let last = self.queue.last();
+        let disk = match &self.medium {
+            Medium::Segments { disk, .. } => disk,
+            Medium::Objects(objects) => {
+                let (n_segments, n_bytes) = objects.size();
+                return Ok(LogSize { n_segments, n_bytes, last });
+            }
         };
         let (mut n_segments, mut n_bytes) = (0, 0);
-        for first in segments {
-            if let Some(len) = self.of_segment(first, |path| self.disk.open(path)?.len())? {
+        for first in self.queue.segments() {
+            if let Some(len) = of_segment(first, |path| disk.open(path)?.len())? {
                 n_segments += 1;
                 n_bytes += len;
             }
@@ -61,12 +66,15 @@ impl LogObserver {
     /// to the one that is the last `durable`. Its checksum is not looked at.
     ///
     /// # Errors
-    /// 58030 if the disk fails.
+    /// 58030 if the disk or the bucket fails.
     pub fn oldest(&self, n_bytes: usize, durable: u64) -> Result<Option<OldestRecord>> {
-        let segments = self.shared.state.lock().segments.clone();
-        for sequence in segments.into_iter().take_while(|first| *first <= durable) {
+        let disk = match &self.medium {
+            Medium::Segments { disk, .. } => disk,
+            Medium::Objects(objects) => return objects.oldest(n_bytes, durable),
+        };
+        for sequence in self.queue.segments().into_iter().take_while(|first| *first <= durable) {
             let read = |path: &str| {
-                let file = self.disk.open(path)?;
+                let file = disk.open(path)?;
                 let mut head = [0; HEAD_BYTES];
                 file.read_at(&mut head, HEADER_BYTES as u64)?;
                 let mut payload = vec![0; n_bytes.min(payload_bytes(&head))];
@@ -74,20 +82,20 @@ impl LogObserver {
                 payload.truncate(n_read);
                 Ok(payload)
             };
-            if let Some(payload_start) = self.of_segment(sequence, read)? {
+            if let Some(payload_start) = of_segment(sequence, read)? {
                 return Ok(Some(OldestRecord { sequence, payload_start }));
             }
         }
         Ok(None)
     }
+}
 
-    /// Looks at a segment's file; `None` if it is gone because the log was cut meanwhile.
-    fn of_segment<T>(&self, first: u64, look: impl FnOnce(&str) -> io::Result<T>) -> Result<Option<T>> {
-        let path = path_of(first);
-        match look(&path) {
-            Ok(found) => Ok(Some(found)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io_error("read", &path, &error)),
-        }
+/// Looks at a segment's file; `None` if it is gone because the log was cut meanwhile.
+fn of_segment<T>(first: u64, look: impl FnOnce(&str) -> io::Result<T>) -> Result<Option<T>> {
+    let path = path_of(first);
+    match look(&path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read", &path, &error)),
     }
 }

@@ -109,7 +109,7 @@ fn header(bytes: &[u8], path: &str, first: u64, id: u128) -> Result<Header> {
 }
 
 /// The records of the log, one segment in memory at a time.
-pub struct Records<'a> {
+pub(super) struct Records<'a> {
     disk: &'a dyn Disk,
     id: u128,
     /// Segments that were not read yet, with the number of the record behind them.

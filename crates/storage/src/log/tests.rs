@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::*;
 use crate::disk::OsDisk;
@@ -31,6 +31,10 @@ impl LogEvents for Told {
         *self.lost.lock() = Some(error);
         let _held = self.lock.lock();
         self.changed.notify_all();
+    }
+
+    fn taken_over(&self, error: Error) {
+        self.lost(error);
     }
 }
 
@@ -79,7 +83,7 @@ fn append(log: &Log, sequence: u64) -> Result<()> {
 /// The records from one on, which must be those that were appended; the last of them.
 fn check_records(log: &Log, from: u64) -> u64 {
     let mut last = from - 1;
-    for record in log.records(from) {
+    for record in log.records(from).expect("it can be read") {
         let record = record.expect("what was durable reads right");
         assert_eq!(record.sequence, last + 1);
         assert_eq!((record.kind, record.payload), (record.sequence as u8, payload(record.sequence)));
@@ -292,6 +296,7 @@ fn damage_is_told_from_a_torn_tail() {
             let (log, _) = open(&disk.after_kill()).expect("it opens");
             let n_bytes: usize = log
                 .records(first)
+                .expect("it can be read")
                 .map(|r| r.expect("it reads right"))
                 .take_while(|r| segments.iter().all(|s| s == name || !is_first_of(s, r.sequence, first)))
                 .map(|r| RECORD_BYTES + r.payload.len())
@@ -303,7 +308,7 @@ fn damage_is_told_from_a_torn_tail() {
             let damaged = disk.after_kill();
             damaged.damage(&path, offset, |bytes| bytes[0] ^= 0x40);
             let found = open(&damaged).and_then(|(log, _)| {
-                let records: Result<Vec<Record>> = log.records(1).collect();
+                let records: Result<Vec<Record>> = log.records(1).and_then(Iterator::collect);
                 records
             });
             match found {

@@ -1,4 +1,4 @@
-//! The log's thread: gathers, writes and makes durable, one group after the other.
+//! The thread of a log on a disk: writes groups to segments and makes them durable, one after the other.
 
 use std::sync::Arc;
 use std::thread;
@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use millstream_types::{Error, Result};
 
 use super::format::{HEADER_BYTES, Header, encode_record};
+use super::queue::{GROUP_BYTES_MAX, Pace, Queue, Queued, Work};
 use super::recover::path_of;
-use super::{FOLDER, LogEvents, LogOptions, Queued, Shared};
+use super::{FOLDER, LogEvents, LogOptions};
 use crate::disk::{Disk, DiskFile, io_error};
-
-/// Bytes of payload that one group takes, unless its first record has more.
-const GROUP_BYTES_MAX: usize = 8 << 20;
 
 /// How long it waits before it writes again what could not be written, at first and at most.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// Why the queue of this thread has space.
+const ON_DISK: &str = "a log on a disk has segments";
 
 /// A segment that was just made.
 pub(super) struct NewSegment {
@@ -50,7 +51,7 @@ pub(super) fn create_segment(disk: &dyn Disk, options: &LogOptions, first: u64, 
 
 /// What the thread has for itself.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    queue: Arc<Queue>,
     disk: Arc<dyn Disk>,
     options: LogOptions,
     events: Arc<dyn LogEvents>,
@@ -58,31 +59,28 @@ pub(super) struct Writer {
     durable: u64,
     /// Where the next group goes in the segment's file.
     offset: u64,
-    /// Those who waited for the last group.
-    n_waited: usize,
-    /// How long the last group took to become durable.
-    synced_in: Duration,
+    pace: Pace,
     buffer: Vec<u8>,
 }
 
 impl Writer {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        queue: Arc<Queue>,
         disk: Arc<dyn Disk>,
         options: LogOptions,
         events: Arc<dyn LogEvents>,
         durable: u64,
     ) -> Self {
-        let (offset, n_waited, synced_in) = (HEADER_BYTES as u64, 0, Duration::ZERO);
-        Writer { shared, disk, options, events, durable, offset, n_waited, synced_in, buffer: Vec::new() }
+        let (offset, pace) = (HEADER_BYTES as u64, Pace::default());
+        Writer { queue, disk, options, events, durable, offset, pace, buffer: Vec::new() }
     }
 
     /// Writes groups until the log is closed, or lost.
     pub(super) fn run(mut self) {
-        while let Some(group) = self.gather() {
+        while let Work::Group(group) = self.queue.gather(&mut self.pace, self.options.gather_max, None) {
             let last = self.durable + group.len() as u64;
             if let Err(error) = self.write(group) {
-                self.shared.state.lock().lost = Some(error.clone());
+                self.queue.lose(error.clone());
                 self.events.lost(error);
                 return;
             }
@@ -92,34 +90,6 @@ impl Writer {
         }
     }
 
-    /// Waits for records, and for those who were in the last group, who are likely to come again; `None` if the log was
-    /// closed and nothing is left to write.
-    fn gather(&mut self) -> Option<Vec<Queued>> {
-        let mut state = self.shared.state.lock();
-        while state.queue.is_empty() {
-            if state.is_closing {
-                return None;
-            }
-            self.shared.work.wait(&mut state);
-        }
-        // Waiting longer than half of what the disk takes would cost more than it saves.
-        let until = Instant::now() + self.options.gather_max.min(self.synced_in / 2);
-        while state.n_waiting < self.n_waited && !state.is_closing {
-            if self.shared.work.wait_until(&mut state, until).timed_out() {
-                break;
-            }
-        }
-        let mut n_bytes = 0;
-        let fits = |queued: &&Queued| {
-            n_bytes += queued.payload.len();
-            n_bytes <= GROUP_BYTES_MAX
-        };
-        let n_taken = state.queue.iter().take_while(fits).count().max(1);
-        let group = state.queue.drain(..n_taken).collect();
-        self.n_waited = std::mem::take(&mut state.n_waiting);
-        Some(group)
-    }
-
     /// Writes a group behind the last one and makes it durable.
     fn write(&mut self, group: Vec<Queued>) -> Result<()> {
         self.buffer.clear();
@@ -127,13 +97,14 @@ impl Writer {
             encode_record(&mut self.buffer, queued.kind, sequence, self.durable, &queued.payload);
         }
         let (file, path) = {
-            let state = self.shared.state.lock();
-            (Arc::clone(&state.file), state.path.clone())
+            let state = self.queue.lock();
+            let space = state.space.as_ref().expect(ON_DISK);
+            (Arc::clone(&space.file), space.path.clone())
         };
         self.write_until_it_is(&*file, &path);
         let start = Instant::now();
         file.sync().map_err(|e| io_error("make durable", &path, &e))?;
-        self.synced_in = start.elapsed();
+        self.pace.synced_in = start.elapsed();
         self.offset += self.buffer.len() as u64;
         // What a large group needed is not kept.
         self.buffer.shrink_to(2 * GROUP_BYTES_MAX);
@@ -154,17 +125,15 @@ impl Writer {
         if self.offset < self.options.segment_bytes {
             return;
         }
-        let promised = {
-            let state = self.shared.state.lock();
-            state.promised - self.offset
-        };
+        let promised = self.queue.lock().space.as_ref().expect(ON_DISK).promised - self.offset;
         let made = create_segment(&*self.disk, &self.options, self.durable + 1, promised + self.options.step_bytes);
         let Ok(segment) = made.inspect_err(|error: &Error| tracing::warn!(%error, "the log stays in a full segment"))
         else {
             return;
         };
-        let mut state = self.shared.state.lock();
-        let promised = HEADER_BYTES as u64 + state.promised - self.offset;
+        let mut state = self.queue.lock();
+        let space = state.space.as_mut().expect(ON_DISK);
+        let promised = HEADER_BYTES as u64 + space.promised - self.offset;
         // More may have been promised meanwhile than the new file has room for.
         if promised > segment.allocated && segment.file.allocate(promised).is_err() {
             drop(state);
@@ -172,11 +141,11 @@ impl Writer {
             let _ = self.disk.remove(&segment.path);
             return;
         }
-        state.allocated = segment.allocated.max(promised);
-        state.promised = promised;
-        state.file = segment.file;
-        state.path = segment.path;
-        state.segments.push(self.durable + 1);
+        space.allocated = segment.allocated.max(promised);
+        space.promised = promised;
+        space.file = segment.file;
+        space.path = segment.path;
+        space.segments.push(self.durable + 1);
         self.offset = HEADER_BYTES as u64;
     }
 }

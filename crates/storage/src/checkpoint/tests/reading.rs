@@ -14,6 +14,7 @@ use millstream_types::hash::{N_PARTITIONS, hash_columns, partition_of, partition
 use super::super::*;
 use super::model::{DATA_ID, open, open_on};
 use crate::data_directory::DataDirectory;
+use crate::disk::OsDisk;
 use crate::disk::sim::SimDisk;
 use crate::object_store::{DiskStore, ObjectStore};
 
@@ -69,14 +70,14 @@ fn rows_of_many_types_on_a_real_disk() {
     let all = rows_of_many_types(0, 3000);
     let shape = TableShape::multiset(all.batch.schema());
     let open = |directory: &DataDirectory| {
-        let store = DiskStore::new(directory.disk(), &[OBJECTS, MANIFESTS]).expect("folders");
+        let store = DiskStore::new(Arc::new(OsDisk::new(folder.path())), &[OBJECTS, MANIFESTS]).expect("folders");
         let options = CheckpointOptions { data_id: directory.id(), ..CheckpointOptions::default() };
         CheckpointStore::open(Arc::new(store) as Arc<dyn ObjectStore>, options).expect("it opens")
     };
-    let directory = DataDirectory::open(folder.path()).expect("it is made");
+    let directory = DataDirectory::open(&folder.path().to_owned().into()).expect("it is made");
     commit_rows(&open(&directory), &shape, &[], &[rows_of_many_types(0, 1000), rows_of_many_types(1000, 3000)]);
     drop(directory);
-    let directory = DataDirectory::open(folder.path()).expect("it is there");
+    let directory = DataDirectory::open(&folder.path().to_owned().into()).expect("it is there");
     let store = open(&directory);
     commit_rows(&store, &shape, &[rows_of_many_types(0, 500)], &[]);
     let snapshot = store.hold();

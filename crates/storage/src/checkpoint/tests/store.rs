@@ -10,6 +10,7 @@ use super::model::{Model, open, open_on, options};
 use crate::disk::sim::SimDisk;
 use crate::disk::{Disk, OsDisk};
 use crate::encoding::checksum;
+use crate::errors::IN_USE;
 use crate::random::Bits;
 
 #[test]
@@ -79,13 +80,13 @@ fn another_writer_of(disk: Arc<dyn Disk>) {
     model.commit(&two, &Model::default(), 1, 1).expect("it is first");
     let commit = Commit { epoch: 1, ..Commit::default() };
     let error = one.commit(&one.begin(), commit, vec![]).expect_err("it is too late");
-    assert_eq!(error.state(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
-    assert!(error.message().contains("another writer"), "{error}");
+    assert_eq!(error.state(), IN_USE);
+    assert!(error.message().contains("another process"), "{error}");
     assert!(disk.list(MANIFESTS).expect("a folder").iter().all(|name| !name.ends_with(".tmp")));
     // A term before that of the last writer is refused.
     let earlier = CheckpointOptions { term: 0, ..options() };
     let error = open_on(disk, earlier).err().expect("the other is after it");
-    assert_eq!(error.state(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
+    assert_eq!(error.state(), IN_USE);
 }
 
 /// Says that it is over when it is dropped, also by a test that fails.
