@@ -21,28 +21,26 @@
 //! own thread, and both read a chunk once for all the rows that they want of it. Of an index the owner reads some shards
 //! after the other, once for each call.
 
+mod equal_rows;
+mod saving;
+mod spilling;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, DynComparator, RecordBatch, RecordBatchOptions, UInt32Array, make_comparator,
-};
-use arrow::compute::SortOptions;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, IntervalMonthDayNanoType, SchemaRef};
-use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
-use millstream_types::delta::take_batch;
 use millstream_types::hash::{hash_columns, is_exact, mix};
 use millstream_types::{Delta, Epoch, Error, Result};
 use parking_lot::Mutex;
 
-use crate::changes::TableShape;
+use self::equal_rows::{RowEquality, cancel};
 use crate::chunked_rows::ChunkedRows;
 use crate::cold::ColdStore;
 use crate::column::{CHUNK_ROWS, Equality, Rows, chunk_of, offset_of, row_id};
 use crate::hash_index::{Access, HashIndex, NO_ROW};
 use crate::snapshot::{ArrangementReader, Births, ChunkImage, Published, RowBits};
-use crate::unsaved::{UnsavedChunk, UnsavedRows};
 
 /// Rows moved by merging at one seal, beyond four for each death of the epoch.
 const MERGED_ROWS_MIN: usize = CHUNK_ROWS;
@@ -308,83 +306,6 @@ impl Arrangement {
     /// Whether no row is alive.
     pub fn is_empty(&self) -> bool {
         self.n_live == 0
-    }
-
-    /// From now on what it has can be put away, there.
-    pub fn spill_into(&mut self, store: Arc<dyn ColdStore>) {
-        self.store = Some(store);
-    }
-
-    /// Puts full chunks away, then shards of indexes, until about `n_bytes` of memory are free; returns how many are.
-    ///
-    /// # Errors
-    /// If something cannot be put away; then it stays in memory, and [`Arrangement::n_bytes_spillable`] is nothing until it
-    /// has worked again.
-    pub fn spill(&mut self, n_bytes: usize) -> Result<usize> {
-        let Some(store) = self.store.clone() else { return Ok(0) };
-        self.n_calm = 0;
-        let spilled = self.spill_to(&*store, n_bytes);
-        self.cannot_spill = spilled.is_err();
-        spilled
-    }
-
-    fn spill_to(&mut self, store: &dyn ColdStore, n_bytes: usize) -> Result<usize> {
-        let before = self.n_bytes();
-        let mut freed = 0;
-        for _ in 0..self.chunks.len() {
-            if freed >= n_bytes {
-                return Ok(freed);
-            }
-            let chunk = self.next_to_go % self.chunks.len();
-            self.next_to_go = chunk + 1;
-            if !self.rows.can_go(chunk) {
-                continue;
-            }
-            self.rows.put_away(chunk, store)?;
-            if let Some(image) = self.published.lock().chunks.get_mut(chunk).and_then(Option::as_mut) {
-                // Readers that come from now on read the chunk from where it is.
-                let ChunkImage { len, births, reclaimed, .. } = &**image;
-                let (len, births, reclaimed) = (*len, births.clone(), reclaimed.clone());
-                *image = Arc::new(ChunkImage { columns: self.rows.share(chunk), len, births, reclaimed });
-            }
-            freed = before.saturating_sub(self.n_bytes());
-        }
-        for index in 0..self.indexes.len() {
-            for shard in 0..self.indexes[index].index.n_shards() {
-                if freed >= n_bytes {
-                    return Ok(freed);
-                }
-                self.indexes[index].index.put_away(shard..shard + 1, store)?;
-                freed = before.saturating_sub(self.n_bytes());
-            }
-        }
-        Ok(freed)
-    }
-
-    /// Where shards of indexes go back to after their use, as long as memory is short.
-    fn short_of_memory(&self) -> Option<Arc<dyn ColdStore>> {
-        self.store.clone().filter(|_| self.n_calm < CALM_EPOCHS && !self.cannot_spill)
-    }
-
-    /// Of the bytes in memory, those that can be put away.
-    pub fn n_bytes_spillable(&self) -> usize {
-        if self.cannot_spill || self.store.is_none() {
-            return 0;
-        }
-        let here =
-            (0..self.chunks.len()).filter(|&chunk| self.rows.away(chunk).is_none() && self.rows.len_of(chunk) > 0);
-        let (mut n_here, mut n_can_go) = (0, 0);
-        here.for_each(|chunk| {
-            n_here += 1;
-            n_can_go += usize::from(self.rows.can_go(chunk));
-        });
-        let of_indexes: usize = self.indexes.iter().map(|index| index.index.n_bytes_spillable()).sum();
-        self.rows.n_bytes() / n_here.max(1) * n_can_go + of_indexes
-    }
-
-    /// Bytes that were put away, where they are.
-    pub fn n_bytes_spilled(&self) -> usize {
-        self.rows.n_bytes_away() + self.indexes.iter().map(|index| index.index.n_bytes_away()).sum::<usize>()
     }
 
     /// Allocated bytes, dead rows that a hold keeps included.
@@ -769,66 +690,6 @@ impl Arrangement {
         Ok(())
     }
 
-    /// What has changed since the last call, or all that there is on the first; from now on it counts as saved. Called
-    /// between epochs; takes time for each chunk, not for each row.
-    pub fn take_unsaved(&mut self) -> UnsavedRows {
-        let schema = self.rows.schema.clone();
-        let shape = match &self.saved_identity {
-            Some(identity) => TableShape::keyed(schema, identity.clone()),
-            None => TableShape::multiset(schema),
-        };
-        let mut unsaved = UnsavedRows::new(shape);
-        unsaved.forgotten = std::mem::take(&mut self.forgotten_saved);
-        let published = self.published.lock();
-        for (chunk_idx, chunk) in self.chunks.iter_mut().enumerate() {
-            let living = RowBits::first(chunk.n_sealed).without(&chunk.dead);
-            let (came, gone) = (living.without(&chunk.saved), chunk.saved.and(&chunk.dead));
-            if came.count() + gone.count() == 0 {
-                continue;
-            }
-            chunk.saved = living;
-            let image = published.chunks[chunk_idx].as_ref().expect("rows that are sealed are published");
-            unsaved.chunks.push(UnsavedChunk { image: Arc::clone(image), came, gone });
-        }
-        unsaved
-    }
-
-    /// All rows that there are count as saved.
-    pub fn note_saved(&mut self) {
-        for chunk in &mut self.chunks {
-            chunk.saved = RowBits::first(chunk.n_sealed).without(&chunk.dead);
-        }
-        self.forgotten_saved.clear();
-    }
-
-    /// Says by which columns rows are partitioned: what tells saved rows apart says then where they belong, too. Called
-    /// while there are no rows.
-    pub fn note_place(&mut self, partitioned_by: &[usize]) {
-        if let Some(identity) = &mut self.saved_identity {
-            let new: Vec<usize> = partitioned_by.iter().copied().filter(|c| !identity.contains(c)).collect();
-            identity.extend(new);
-        }
-    }
-
-    /// Keeps the identities of those of some rows that are saved, and are about to be forgotten.
-    fn note_forgotten(&mut self, gone: &[u32]) -> Result<()> {
-        let Some(identity) = &self.saved_identity else { return Ok(()) };
-        let is_saved = |row: &u32| self.chunks[chunk_of(*row)].saved.get(offset_of(*row));
-        let saved: Vec<u32> = gone.iter().copied().filter(is_saved).collect();
-        if saved.is_empty() {
-            return Ok(());
-        }
-        let columns = self.rows.gather_columns(identity, &saved)?;
-        let schema = Arc::new(self.rows.schema.project(identity).expect("columns of its own"));
-        let options = RecordBatchOptions::new().with_row_count(Some(saved.len()));
-        let batch = RecordBatch::try_new_with_options(schema, columns, &options);
-        self.forgotten_saved.push(batch.expect("columns of its own"));
-        for row in saved {
-            self.chunks[chunk_of(row)].saved.clear(offset_of(row));
-        }
-        Ok(())
-    }
-
     /// Takes rows that died by `since` out of the indexes.
     fn forget_deaths(&mut self, since: Epoch) -> Result<()> {
         let mut gone: Vec<u32> = Vec::new();
@@ -1001,62 +862,6 @@ struct Moved {
     new: Vec<u32>,
     /// For each index, the rows' hashes.
     hashes: Vec<Vec<u64>>,
-}
-
-/// Compares rows of one batch; makes its comparators when they are first needed.
-struct RowEquality<'a> {
-    columns: &'a [ArrayRef],
-    comparators: Vec<DynComparator>,
-}
-
-impl<'a> RowEquality<'a> {
-    fn new(columns: &'a [ArrayRef]) -> Self {
-        RowEquality { columns, comparators: Vec::new() }
-    }
-
-    fn holds(&mut self, a: u32, b: u32) -> Result<bool> {
-        if a != b && self.comparators.is_empty() {
-            let comparators = self.columns.iter().map(|c| make_comparator(c, c, SortOptions::default()));
-            self.comparators = comparators.collect::<Result<_, _>>()?;
-        }
-        Ok(a == b || self.comparators.iter().all(|compare| compare(a as usize, b as usize).is_eq()))
-    }
-}
-
-/// Takes out of `insertions` one row equal to each of `missing`; all are indices into the batch.
-fn cancel(batch: &RecordBatch, missing: &[u32], insertions: &mut Vec<u32>) -> Result<()> {
-    let columns = batch.columns();
-    let encoded = if columns.is_empty() {
-        None
-    } else {
-        let fields = columns.iter().map(|c| SortField::new(c.data_type().clone())).collect();
-        Some(RowConverter::new(fields)?.convert_columns(columns)?)
-    };
-    // Rows without columns are all equal.
-    let row = |i: u32| encoded.as_ref().map_or([].as_slice(), |e| e.row(i as usize).data());
-    let mut wanted: HashMap<&[u8], usize> = HashMap::new();
-    for &i in missing {
-        *wanted.entry(row(i)).or_default() += 1;
-    }
-    let mut n_left = missing.len();
-    insertions.retain(|&i| {
-        if n_left == 0 {
-            return true;
-        }
-        match wanted.get_mut(row(i)) {
-            Some(n) if *n > 0 => {
-                *n -= 1;
-                n_left -= 1;
-                false
-            }
-            _ => true,
-        }
-    });
-    if n_left > 0 {
-        let row = take_batch(batch, &UInt32Array::from(missing[..1].to_vec()))?;
-        return Err(Error::internal(format!("{n_left} rows were deleted that are not there, such as {row:?}")));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

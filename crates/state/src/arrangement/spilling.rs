@@ -1,0 +1,88 @@
+//! What of an arrangement is put away where memory is short.
+
+use std::sync::Arc;
+
+use millstream_types::Result;
+
+use super::{Arrangement, CALM_EPOCHS};
+use crate::cold::ColdStore;
+use crate::snapshot::ChunkImage;
+
+impl Arrangement {
+    /// From now on what it has can be put away, there.
+    pub fn spill_into(&mut self, store: Arc<dyn ColdStore>) {
+        self.store = Some(store);
+    }
+
+    /// Puts full chunks away, then shards of indexes, until about `n_bytes` of memory are free; returns how many are.
+    ///
+    /// # Errors
+    /// If something cannot be put away; then it stays in memory, and [`Arrangement::n_bytes_spillable`] is nothing until it
+    /// has worked again.
+    pub fn spill(&mut self, n_bytes: usize) -> Result<usize> {
+        let Some(store) = self.store.clone() else { return Ok(0) };
+        self.n_calm = 0;
+        let spilled = self.spill_to(&*store, n_bytes);
+        self.cannot_spill = spilled.is_err();
+        spilled
+    }
+
+    fn spill_to(&mut self, store: &dyn ColdStore, n_bytes: usize) -> Result<usize> {
+        let before = self.n_bytes();
+        let mut freed = 0;
+        for _ in 0..self.chunks.len() {
+            if freed >= n_bytes {
+                return Ok(freed);
+            }
+            let chunk = self.next_to_go % self.chunks.len();
+            self.next_to_go = chunk + 1;
+            if !self.rows.can_go(chunk) {
+                continue;
+            }
+            self.rows.put_away(chunk, store)?;
+            if let Some(image) = self.published.lock().chunks.get_mut(chunk).and_then(Option::as_mut) {
+                // Readers that come from now on read the chunk from where it is.
+                let ChunkImage { len, births, reclaimed, .. } = &**image;
+                let (len, births, reclaimed) = (*len, births.clone(), reclaimed.clone());
+                *image = Arc::new(ChunkImage { columns: self.rows.share(chunk), len, births, reclaimed });
+            }
+            freed = before.saturating_sub(self.n_bytes());
+        }
+        for index in 0..self.indexes.len() {
+            for shard in 0..self.indexes[index].index.n_shards() {
+                if freed >= n_bytes {
+                    return Ok(freed);
+                }
+                self.indexes[index].index.put_away(shard..shard + 1, store)?;
+                freed = before.saturating_sub(self.n_bytes());
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Where shards of indexes go back to after their use, as long as memory is short.
+    pub(super) fn short_of_memory(&self) -> Option<Arc<dyn ColdStore>> {
+        self.store.clone().filter(|_| self.n_calm < CALM_EPOCHS && !self.cannot_spill)
+    }
+
+    /// Of the bytes in memory, those that can be put away.
+    pub fn n_bytes_spillable(&self) -> usize {
+        if self.cannot_spill || self.store.is_none() {
+            return 0;
+        }
+        let here =
+            (0..self.chunks.len()).filter(|&chunk| self.rows.away(chunk).is_none() && self.rows.len_of(chunk) > 0);
+        let (mut n_here, mut n_can_go) = (0, 0);
+        here.for_each(|chunk| {
+            n_here += 1;
+            n_can_go += usize::from(self.rows.can_go(chunk));
+        });
+        let of_indexes: usize = self.indexes.iter().map(|index| index.index.n_bytes_spillable()).sum();
+        self.rows.n_bytes() / n_here.max(1) * n_can_go + of_indexes
+    }
+
+    /// Bytes that were put away, where they are.
+    pub fn n_bytes_spilled(&self) -> usize {
+        self.rows.n_bytes_away() + self.indexes.iter().map(|index| index.index.n_bytes_away()).sum::<usize>()
+    }
+}
