@@ -86,6 +86,27 @@ struct CatchUp {
 }
 
 impl Flow {
+    /// A dataflow that was sent its start, an epoch.
+    fn new(
+        live: Arc<LiveRelation>,
+        imports: Vec<RelationId>,
+        start: Epoch,
+        catching_up: Option<CatchUp>,
+        owner: u64,
+    ) -> Self {
+        Flow {
+            live,
+            imports,
+            start,
+            in_flight: [start].into(),
+            open_since: None,
+            stalls_since: None,
+            catching_up,
+            owner,
+            is_being_saved: false,
+        }
+    }
+
     /// Whether it is sent the epochs that touch its inputs.
     pub(super) fn follows(&self) -> bool {
         self.catching_up.as_ref().is_none_or(|c| c.joins)
@@ -148,17 +169,7 @@ impl Coordinator {
         live.touch(epoch);
         let (began, last_round) = (Instant::now(), None);
         let catching_up = CatchUp { upto: epoch, positions, holds, began, last_round, pace: 0, joins: false };
-        self.flows.push(Flow {
-            live,
-            imports,
-            start: epoch,
-            in_flight: [epoch].into(),
-            open_since: None,
-            stalls_since: None,
-            catching_up: Some(catching_up),
-            owner: DATAFLOW_OWNERS + epoch.0,
-            is_being_saved: false,
-        });
+        self.flows.push(Flow::new(live, imports, epoch, Some(catching_up), DATAFLOW_OWNERS + epoch.0));
         self.workers.send_all(|_| Command::Install(Arc::clone(&install)));
         Ok(())
     }
@@ -185,17 +196,7 @@ impl Coordinator {
         self.clock.relations.write().insert(live.id, Arc::clone(&live));
         live.touch(epoch);
         live.follow_from(epoch);
-        self.flows.push(Flow {
-            live,
-            imports,
-            start: epoch,
-            in_flight: [epoch].into(),
-            open_since: None,
-            stalls_since: None,
-            catching_up: None,
-            owner,
-            is_being_saved: false,
-        });
+        self.flows.push(Flow::new(live, imports, epoch, None, owner));
         self.workers.send_all(|_| Command::Install(Arc::clone(&install)));
     }
 
