@@ -19,6 +19,7 @@ pub mod row_store;
 pub mod saved;
 pub mod snapshot;
 pub mod spilled;
+pub mod stored;
 mod strings;
 pub mod unsaved;
 
@@ -33,4 +34,5 @@ pub use row_store::RowStore;
 pub use saved::SavedState;
 pub use snapshot::{ArrangementReader, Changes, Snapshot};
 pub use spilled::SpilledChanges;
+pub use stored::{ColumnStatistics, Statistics, StoredBlock};
 pub use unsaved::UnsavedRows;
