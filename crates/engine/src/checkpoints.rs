@@ -340,7 +340,7 @@ impl CheckpointWriter {
         }
         let n_bytes_written = objects.iter().map(WrittenObject::n_bytes).sum();
         let commit = self.commit_of(image)?;
-        let manifest = self.store.commit(&checkpoint, commit, objects)?;
+        let (manifest, _) = self.store.commit(&checkpoint, commit, objects, vec![])?;
         self.unwritten.values_mut().for_each(|unwritten| unwritten.complete.clear());
         // It is written now; what it makes needless is forgotten after the next one otherwise.
         match self.log.truncate_before(self.store.log_needed_from()).and_then(|()| self.store.collect()) {

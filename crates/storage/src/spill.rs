@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use millstream_state::{ColdChunk, ColdStore};
 use millstream_types::{Error, ErrorKind, Result, SqlState};
@@ -235,6 +236,7 @@ impl ColdChunk for Block {
         if n_read < self.len || checksum(&bytes) != self.checksum {
             return Err(wrong("it does not hold what was written"));
         }
+        let bytes = Buffer::from_vec(bytes);
         block::decode_columns(bytes, self.metadata_len, &self.schema, projection).map_err(|e| wrong(&e.to_string()))
     }
 

@@ -62,7 +62,7 @@ impl BlockEncoder {
 /// # Errors
 /// What Arrow says if they are no block of that schema.
 pub(super) fn decode(bytes: Vec<u8>, metadata_len: u32, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    decode_columns(bytes, metadata_len, schema, None)
+    decode_columns(Buffer::from_vec(bytes), metadata_len, schema, None)
 }
 
 /// The same, of some columns, in the given order.
@@ -70,7 +70,7 @@ pub(super) fn decode(bytes: Vec<u8>, metadata_len: u32, schema: &SchemaRef) -> R
 /// # Errors
 /// What Arrow says if they are no block of that schema.
 pub(crate) fn decode_columns(
-    bytes: Vec<u8>,
+    bytes: Buffer,
     metadata_len: u32,
     schema: &SchemaRef,
     projection: Option<&[usize]>,
@@ -82,7 +82,7 @@ pub(crate) fn decode_columns(
     if let Some(columns) = projection {
         decoder = decoder.with_projection(columns.to_vec());
     }
-    let rows = decoder.read_record_batch(&block, &Buffer::from_vec(bytes))?;
+    let rows = decoder.read_record_batch(&block, &bytes)?;
     rows.ok_or_else(|| ArrowError::IpcError("it has no rows".to_owned()))
 }
 

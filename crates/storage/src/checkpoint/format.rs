@@ -1,4 +1,4 @@
-//! The bytes of objects around their blocks; `docs/storage.md` draws them.
+//! The bytes of objects of changes around their blocks; `docs/storage.md` draws them.
 
 use std::sync::Arc;
 
@@ -8,22 +8,11 @@ use millstream_types::Result;
 use millstream_types::hash::{HASH_VERSION, hash_columns, partition_of};
 
 use super::block::{decode_schema, encode_schema};
-use crate::encoding::{Decoder, Encode, array, checksum};
+use super::object_file::Header;
+use crate::encoding::{Decoder, Encode};
 
-/// What every object begins with.
-const MAGIC: &[u8; 8] = b"MSOBJ001";
-
-/// What every object ends with.
-const END_MAGIC: &[u8; 8] = b"MSOBJEND";
-
-/// The only version so far.
-const VERSION: u32 = 1;
-
-/// Bytes of the header.
-pub(super) const HEADER_BYTES: usize = 40;
-
-/// Bytes of the footer.
-pub(super) const FOOTER_BYTES: usize = 40;
+/// What every object of changes begins with.
+pub(super) const HEADER: Header = Header { magic: b"MSOBJ001", version: 1, hash_version: HASH_VERSION };
 
 /// Which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,74 +122,6 @@ pub(super) fn runs(order: impl Iterator<Item = u64>) -> Vec<(u8, u32)> {
 /// The rows of blocks.
 pub(super) fn n_rows(blocks: &[BlockEntry]) -> u64 {
     blocks.iter().map(|block| block.n_rows() as u64).sum()
-}
-
-/// Why the beginning of an object is no header.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoHeader {
-    /// Of a version that this release does not know.
-    Version(u32),
-    /// Its rows are partitioned by another version of the hash.
-    HashVersion(u32),
-    /// It is of another data directory.
-    Foreign,
-    /// It does not read right.
-    Damaged,
-}
-
-pub(super) fn encode_header(data_id: u128) -> Vec<u8> {
-    let mut bytes = MAGIC.to_vec();
-    bytes.put_u32(VERSION);
-    bytes.put_u32(HASH_VERSION);
-    bytes.put_u128(data_id);
-    bytes.extend(checksum(&bytes));
-    bytes
-}
-
-pub(super) fn check_header(bytes: &[u8; HEADER_BYTES], data_id: u128) -> Result<(), NoHeader> {
-    if !bytes.starts_with(MAGIC) || checksum(&bytes[..HEADER_BYTES - 8]) != bytes[HEADER_BYTES - 8..] {
-        return Err(NoHeader::Damaged);
-    }
-    let (version, hash_version) = (u32::from_le_bytes(array(bytes, 8)), u32::from_le_bytes(array(bytes, 12)));
-    match (version, hash_version) {
-        (VERSION, HASH_VERSION) if array(bytes, 16) == data_id.to_le_bytes() => Ok(()),
-        (VERSION, HASH_VERSION) => Err(NoHeader::Foreign),
-        (VERSION, _) => Err(NoHeader::HashVersion(hash_version)),
-        _ => Err(NoHeader::Version(version)),
-    }
-}
-
-/// Where the index is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Footer {
-    pub(super) offset: u64,
-    pub(super) len: u64,
-    pub(super) checksum: [u8; 8],
-}
-
-impl Footer {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(FOOTER_BYTES);
-        bytes.put_u64(self.offset);
-        bytes.put_u64(self.len);
-        bytes.extend(self.checksum);
-        bytes.extend(checksum(&bytes));
-        bytes.extend(END_MAGIC);
-        bytes
-    }
-
-    /// The footer of an object of that length, if it reads right.
-    pub(super) fn decode(bytes: &[u8; FOOTER_BYTES], object_len: u64) -> Option<Footer> {
-        let footer = Footer {
-            offset: u64::from_le_bytes(array(bytes, 0)),
-            len: u64::from_le_bytes(array(bytes, 8)),
-            checksum: array(bytes, 16),
-        };
-        let is_right = bytes.ends_with(END_MAGIC)
-            && checksum(&bytes[..24]) == bytes[24..32]
-            && footer.offset.checked_add(footer.len)?.checked_add(FOOTER_BYTES as u64)? == object_len;
-        is_right.then_some(footer)
-    }
 }
 
 pub(super) fn encode_index(sections: &[Section]) -> Result<Vec<u8>> {

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_types::{Error, Result};
 
+use super::streams::StreamObjectEntry;
 use super::{MANIFESTS, OBJECTS};
 use crate::encoding::{Decoder, Encode, array, checksum};
 use crate::errors::{damaged, unknown_version};
 
 const MAGIC: &[u8; 8] = b"MSMANI01";
 
-/// The only version so far.
-const VERSION: u32 = 1;
+/// The version that is written. Version 1 has no streams.
+const VERSION: u32 = 2;
 
 /// What is written instead of a worker if an object is made of several.
 const MERGED: u32 = u32::MAX;
@@ -39,6 +40,10 @@ pub struct Manifest {
     pub values: BTreeMap<(u64, Vec<u8>), Vec<u8>>,
     /// The objects that together are the state, oldest first.
     pub(super) objects: Vec<ObjectEntry>,
+    /// The streams that live. Rows that were born at or before the epoch are forgotten; 0 if none are.
+    pub stream_floors: BTreeMap<u64, u64>,
+    /// The objects that have rows of streams; those of one stream oldest first.
+    pub stream_objects: Vec<StreamObjectEntry>,
 }
 
 /// An object that a manifest names.
@@ -77,14 +82,15 @@ impl ObjectEntry {
 }
 
 impl Manifest {
-    /// How many objects make up the state.
+    /// How many objects make up the state, with those of streams.
     pub fn n_objects(&self) -> usize {
-        self.objects.len()
+        self.objects.len() + self.stream_objects.len()
     }
 
     /// How many bytes all objects have.
     pub fn n_bytes(&self) -> u64 {
-        self.objects.iter().map(|object| object.len).sum()
+        let of_streams: u64 = self.stream_objects.iter().map(|object| object.len).sum();
+        of_streams + self.objects.iter().map(|object| object.len).sum::<u64>()
     }
 
     /// How many bytes objects have of an owner.
@@ -93,9 +99,15 @@ impl Manifest {
         shares.filter(|share| share.owner == owner).map(|share| share.n_bytes).sum()
     }
 
-    /// The paths of the objects under the data directory, oldest first: what a copy of the state needs.
+    /// The paths of the objects under the data directory: what a copy of the state needs.
     pub fn object_paths(&self) -> impl Iterator<Item = String> {
-        self.objects.iter().map(|object| format!("{OBJECTS}/{}", object.name))
+        let of_state = self.objects.iter().map(|object| format!("{OBJECTS}/{}", object.name));
+        of_state.chain(self.stream_objects.iter().map(StreamObjectEntry::path))
+    }
+
+    /// The objects of a stream, oldest first.
+    pub fn objects_of_stream(&self, stream: u64) -> impl Iterator<Item = &StreamObjectEntry> {
+        self.stream_objects.iter().filter(move |object| object.stream == stream)
     }
 
     /// The path of the manifest itself under the data directory.
@@ -130,6 +142,13 @@ impl Manifest {
         }
         bytes.put_len(self.objects.len());
         self.objects.iter().for_each(|object| object.encode(&mut bytes));
+        bytes.put_len(self.stream_floors.len());
+        for (&stream, &floor) in &self.stream_floors {
+            bytes.put_u64(stream);
+            bytes.put_u64(floor);
+        }
+        bytes.put_len(self.stream_objects.len());
+        self.stream_objects.iter().for_each(|object| object.encode(&mut bytes));
         bytes.extend(checksum(&bytes));
         bytes
     }
@@ -154,11 +173,11 @@ impl Manifest {
         if stored != checksum(body) {
             return Err(wrong("its checksum is another one"));
         }
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(unknown_version(&path, version, "the format of manifests"));
         }
         let manifest =
-            Manifest::decode_body(&body[MAGIC.len() + 8..]).ok_or_else(|| wrong("it does not make sense"))?;
+            Manifest::decode_body(&body[MAGIC.len() + 8..], version).ok_or_else(|| wrong("it does not make sense"))?;
         if manifest.data_id != data_id {
             return Err(wrong("it belongs to another data directory"));
         }
@@ -168,9 +187,9 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn decode_body(bytes: &[u8]) -> Option<Manifest> {
+    fn decode_body(bytes: &[u8], version: u32) -> Option<Manifest> {
         let mut rest = Decoder(bytes);
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             data_id: rest.u128()?,
             term: rest.u64()?,
             number: rest.u64()?,
@@ -184,7 +203,12 @@ impl Manifest {
                 .into_iter()
                 .collect(),
             objects: rest.list(ObjectEntry::decode)?,
+            ..Manifest::default()
         };
+        if version > 1 {
+            manifest.stream_floors = rest.list(|rest| Some((rest.u64()?, rest.u64()?)))?.into_iter().collect();
+            manifest.stream_objects = rest.list(StreamObjectEntry::decode)?;
+        }
         rest.is_at_end().then_some(manifest)
     }
 }

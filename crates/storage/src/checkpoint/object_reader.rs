@@ -4,14 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use millstream_types::{Error, Result};
+use millstream_types::Result;
 
 use super::OBJECTS;
 use super::block::decode;
-use super::format::{self, BlockEntry, FOOTER_BYTES, Footer, HEADER_BYTES, NoHeader, Part, Section};
+use super::format::{self, BlockEntry, Part, Section};
 use super::manifest::ObjectEntry;
-use crate::encoding::{array, checksum};
-use crate::errors::{damaged, unknown_version};
+use super::object_file::NamedFile;
+use crate::encoding::checksum;
+use crate::errors::damaged;
 use crate::object_store::ObjectStore;
 
 /// Rows of a block that are in a range of partitions.
@@ -39,24 +40,8 @@ impl Object {
     /// XX001 naming the object if it is not there or not as it was written; 55000 if it is of another version.
     pub(super) fn open(store: Arc<dyn ObjectStore>, data_id: u128, entry: &ObjectEntry) -> Result<Object> {
         let path = format!("{OBJECTS}/{}", entry.name);
-        let len = store.len(&path)?;
-        if len != entry.len || len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
-            return Err(damaged(&path, len as usize, &format!("it has {len} bytes instead of {}", entry.len)));
-        }
-        let header = store.read_range(&path, 0..HEADER_BYTES as u64)?;
-        format::check_header(&array(&header, 0), data_id).map_err(|no| no_header(&path, &no))?;
-        let footer_at = len - FOOTER_BYTES as u64;
-        let footer = store.read_range(&path, footer_at..len)?;
-        let Some(footer) = Footer::decode(&array(&footer, 0), len) else {
-            return Err(damaged(&path, footer_at as usize, "its footer does not read right"));
-        };
-        let index = store.read_range(&path, footer.offset..footer.offset + footer.len)?;
-        if footer.checksum != entry.index_checksum || checksum(&index) != footer.checksum {
-            return Err(damaged(&path, footer.offset as usize, "its index does not read right"));
-        }
-        let sections = format::decode_index(&index);
-        let sections =
-            sections.ok_or_else(|| damaged(&path, footer.offset as usize, "its index does not make sense"))?;
+        let file = NamedFile { path: &path, len: entry.len, index_checksum: entry.index_checksum };
+        let sections = file.read_index(&*store, &format::HEADER, data_id, format::decode_index)?;
         Ok(Object { store, path, sections })
     }
 
@@ -105,13 +90,4 @@ pub(super) fn slice_of(block: &BlockEntry, partitions: &Range<usize>) -> (Range<
         }
     }
     (before..before + n_rows, runs)
-}
-
-fn no_header(path: &str, no: &NoHeader) -> Error {
-    match no {
-        NoHeader::Version(version) => unknown_version(path, *version, "the format of objects"),
-        NoHeader::HashVersion(version) => unknown_version(path, *version, "the hash of rows"),
-        NoHeader::Foreign => damaged(path, 0, "it belongs to another data directory"),
-        NoHeader::Damaged => damaged(path, 0, "it does not begin with the header of an object"),
-    }
 }

@@ -12,26 +12,23 @@ use millstream_types::hash::partition_of;
 use millstream_types::{Error, Result};
 
 use super::block::BlockEncoder;
-use super::format::{self, BlockEntry, Footer, Part, Section, TableId};
+use super::format::{self, BlockEntry, Part, Section, TableId};
 use super::manifest::{ObjectEntry, OwnerShare};
 use super::net::interleave;
+use super::object_file::{ObjectFile, UnnamedFile};
 use super::store::CheckpointOptions;
 use super::{BLOCK_ROWS_MAX, OBJECTS};
 use crate::encoding::checksum;
-use crate::object_store::{ObjectSink, ObjectStore};
+use crate::object_store::ObjectStore;
 
 /// An object that is being written. Dropped before [`ObjectWriter::finish`], it was never there.
 ///
 /// Memory is bounded by a block of each part, the index, and 16 bytes for each row that [`ObjectWriter::add`] takes at once.
 pub struct ObjectWriter {
-    store: Arc<dyn ObjectStore>,
+    file: ObjectFile,
     name: String,
-    data_id: u128,
     block_bytes: usize,
     worker: Option<u32>,
-    /// `None` until there is something to write.
-    sink: Option<Box<dyn ObjectSink>>,
-    len: u64,
     encoder: BlockEncoder,
     sections: Vec<Section>,
     /// The section that is open, with the rows that are no block yet.
@@ -55,33 +52,21 @@ struct Pending {
 
 /// An object that is there durably, and that nothing names yet. Dropped, it is deleted again.
 pub struct WrittenObject {
-    store: Arc<dyn ObjectStore>,
     pub(super) entry: ObjectEntry,
-    is_kept: bool,
+    pub(super) file: UnnamedFile,
 }
 
 impl ObjectWriter {
-    /// Begins an object; `worker` is `None` if it is made of several.
+    /// Begins an object of a name; `worker` is `None` if it is made of several.
     pub(super) fn new(
         store: Arc<dyn ObjectStore>,
         name: String,
         options: &CheckpointOptions,
         worker: Option<u32>,
     ) -> Result<ObjectWriter> {
+        let file = ObjectFile::new(store, format!("{OBJECTS}/{name}"), &format::HEADER, options.data_id);
         let (encoder, sections) = (BlockEncoder::new()?, Vec::new());
-        let (data_id, block_bytes) = (options.data_id, options.block_bytes);
-        Ok(ObjectWriter {
-            store,
-            name,
-            data_id,
-            block_bytes,
-            worker,
-            sink: None,
-            len: 0,
-            encoder,
-            sections,
-            open: None,
-        })
+        Ok(ObjectWriter { file, name, block_bytes: options.block_bytes, worker, encoder, sections, open: None })
     }
 
     /// Adds the change of a table: what of the last checkpoint's rows is gone, by identity, and what rows came.
@@ -190,7 +175,7 @@ impl ObjectWriter {
         let mut copied = section.clone();
         for block in copied.gone.iter_mut().chain(&mut copied.rows) {
             let bytes = read(block)?;
-            block.offset = self.write(&bytes)?;
+            block.offset = self.file.write(&bytes)?;
         }
         self.sections.push(copied);
         Ok(())
@@ -213,7 +198,7 @@ impl ObjectWriter {
         };
         let encoded = self.encoder.encode(&rows)?;
         let entry = BlockEntry {
-            offset: self.write(&encoded.bytes)?,
+            offset: self.file.write(&encoded.bytes)?,
             len: encoded.bytes.len() as u32,
             metadata_len: encoded.metadata_len,
             checksum: checksum(&encoded.bytes),
@@ -228,38 +213,15 @@ impl ObjectWriter {
         Ok(())
     }
 
-    /// Writes bytes; gives where they are.
-    fn write(&mut self, bytes: &[u8]) -> Result<u64> {
-        let sink = match &mut self.sink {
-            Some(sink) => sink,
-            None => {
-                let sink = self.sink.insert(self.store.put(&self.name)?);
-                let header = format::encode_header(self.data_id);
-                sink.write(&header)?;
-                self.len = header.len() as u64;
-                sink
-            }
-        };
-        sink.write(bytes)?;
-        let offset = self.len;
-        self.len += bytes.len() as u64;
-        Ok(offset)
-    }
-
     /// Makes the object durable; `None` if nothing was added, and then there is none.
     ///
     /// # Errors
     /// 53100 and 58030 if it cannot be written; the object is not there then.
-    pub fn finish(mut self) -> Result<Option<WrittenObject>> {
+    pub fn finish(self) -> Result<Option<WrittenObject>> {
         if self.sections.is_empty() {
             return Ok(None);
         }
-        let index = format::encode_index(&self.sections)?;
-        let offset = self.write(&index)?;
-        let footer = Footer { offset, len: index.len() as u64, checksum: checksum(&index) };
-        self.write(&footer.encode())?;
-        let Some(sink) = self.sink.take() else { return Err(Error::internal("an object without a header")) };
-        sink.finish()?;
+        let finished = self.file.finish(&format::encode_index(&self.sections)?)?;
         let mut shares: BTreeMap<u64, OwnerShare> = BTreeMap::new();
         for section in &self.sections {
             let owner = section.table.owner;
@@ -269,15 +231,15 @@ impl ObjectWriter {
             share.n_gone += format::n_rows(&section.gone);
         }
         let entry = ObjectEntry {
-            name: self.name.rsplit_once('/').map_or(&*self.name, |(_, name)| name).to_owned(),
+            name: self.name,
             after: 0,
             up_to: 0,
-            len: self.len,
-            index_checksum: footer.checksum,
+            len: finished.len,
+            index_checksum: finished.index_checksum,
             worker: self.worker,
             shares: shares.into_values().collect(),
         };
-        Ok(Some(WrittenObject { store: self.store, entry, is_kept: false }))
+        Ok(Some(WrittenObject { entry, file: finished.file }))
     }
 }
 
@@ -297,20 +259,5 @@ impl WrittenObject {
     /// The length of the object in bytes.
     pub fn n_bytes(&self) -> u64 {
         self.entry.len
-    }
-
-    /// Something names it now, or may: it is deleted by those who know when nothing does.
-    pub(super) fn keep(mut self) -> ObjectEntry {
-        self.is_kept = true;
-        self.entry.clone()
-    }
-}
-
-impl Drop for WrittenObject {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            // What cannot be deleted now is when the directory is opened again.
-            let _ = self.store.delete(&[format!("{OBJECTS}/{}", self.entry.name)]);
-        }
     }
 }

@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arrow::datatypes::SchemaRef;
 use millstream_types::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 
+use super::MANIFESTS;
+use super::found::Found;
 use super::manifest::{self, Manifest, ObjectEntry};
+use super::object_file::UnnamedFile;
 use super::object_writer::{ObjectWriter, WrittenObject};
 use super::snapshot::Snapshot;
-use super::{MANIFESTS, OBJECTS};
+use super::streams::{Readers, StreamBlocks, StreamObject, StreamObjectEntry, StreamObjectWriter, WrittenStreamObject};
 use crate::errors::IN_USE;
 use crate::object_store::{ObjectStore, Put};
 
@@ -50,6 +54,8 @@ pub struct Commit {
     pub owners: BTreeSet<u64>,
     /// Small values that have changed, by owner and key; `None` takes one away.
     pub values: BTreeMap<(u64, Vec<u8>), Option<Vec<u8>>>,
+    /// All streams that live. Rows that were born at or before the epoch are forgotten; 0 if none are.
+    pub stream_floors: BTreeMap<u64, u64>,
 }
 
 /// The checkpoints of a data directory, open for writing.
@@ -59,7 +65,7 @@ pub struct CheckpointStore {
 
 /// What the store shares with those who read.
 pub(super) struct Shared {
-    store: Arc<dyn ObjectStore>,
+    pub(super) store: Arc<dyn ObjectStore>,
     pub(super) options: CheckpointOptions,
     state: Mutex<State>,
     /// The number in the name of the next object.
@@ -70,6 +76,8 @@ pub(super) struct Shared {
     pub(super) unmergeable: Mutex<BTreeSet<String>>,
     /// Held while garbage is deleted.
     collecting: Mutex<()>,
+    /// Who reads from objects of streams, which are not deleted meanwhile.
+    pub(super) readers: Arc<Readers>,
 }
 
 struct State {
@@ -91,6 +99,8 @@ pub struct Checkpoint {
     number: u64,
     /// The epoch of the last one, after which it has all changes.
     after: u64,
+    /// The value of `now()` in that epoch.
+    since_us: i64,
 }
 
 /// An interest in a manifest and what it names.
@@ -150,6 +160,7 @@ impl CheckpointStore {
             merging: Mutex::default(),
             unmergeable: Mutex::default(),
             collecting: Mutex::default(),
+            readers: Arc::default(),
         };
         CheckpointStore { shared: Arc::new(shared) }
     }
@@ -192,12 +203,14 @@ impl CheckpointStore {
     /// Begins a checkpoint with all that has changed since the newest one. One is written at a time.
     pub fn begin(&self) -> Checkpoint {
         let shared = Arc::clone(&self.shared);
-        let after = self.newest().epoch;
-        Checkpoint { number: shared.next_object.fetch_add(1, Ordering::Relaxed), shared, after }
+        let newest = self.newest();
+        let number = shared.next_object_number();
+        Checkpoint { shared, number, after: newest.epoch, since_us: newest.now_us }
     }
 
-    /// Commits a checkpoint with the objects that were written for it. Then [`CheckpointStore::collect`] is worth calling,
-    /// and [`crate::log::Log::truncate_before`] what [`CheckpointStore::log_needed_from`] says.
+    /// Commits a checkpoint with the objects that were written for it; gives the blocks of those of streams. Then
+    /// [`CheckpointStore::collect`] is worth calling, and [`crate::log::Log::truncate_before`] what
+    /// [`CheckpointStore::log_needed_from`] says.
     ///
     /// # Errors
     /// 53100 and 58030 if it cannot be written; then the last one is still the newest, and the next one has to have these
@@ -207,7 +220,8 @@ impl CheckpointStore {
         checkpoint: &Checkpoint,
         commit: Commit,
         objects: Vec<WrittenObject>,
-    ) -> Result<Arc<Manifest>> {
+        stream_objects: Vec<WrittenStreamObject>,
+    ) -> Result<(Arc<Manifest>, Vec<StreamBlocks>)> {
         let mut state = self.shared.state.lock();
         let newest = state.newest();
         if newest.epoch != checkpoint.after || commit.epoch < newest.epoch {
@@ -226,6 +240,13 @@ impl CheckpointStore {
             let (after, up_to) = (checkpoint.after, commit.epoch);
             ObjectEntry { after, up_to, ..object.entry.clone() }
         });
+        let of_streams = stream_objects.iter().map(|object| StreamObjectEntry {
+            after: checkpoint.after,
+            up_to: commit.epoch,
+            since_us: checkpoint.since_us,
+            now_us: commit.now_us,
+            ..object.entry.clone()
+        });
         let next = Manifest {
             epoch: commit.epoch,
             now_us: commit.now_us,
@@ -234,9 +255,16 @@ impl CheckpointStore {
             values,
             objects: newest.objects.iter().cloned().chain(of_checkpoint).collect(),
             owners: commit.owners,
+            stream_objects: newest.stream_objects.iter().cloned().chain(of_streams).collect(),
+            stream_floors: commit.stream_floors,
             ..Manifest::default()
         };
-        self.shared.put_with(&mut state, next, objects)
+        let (of_streams, files): (Vec<_>, Vec<_>) = stream_objects.into_iter().map(|o| (o.object, o.file)).unzip();
+        let files = files.into_iter().chain(objects.into_iter().map(|object| object.file)).collect();
+        let manifest = self.shared.put_with(&mut state, next, files)?;
+        let named: BTreeSet<u64> = manifest.stream_objects.iter().map(StreamObjectEntry::number).collect();
+        let blocks = of_streams.into_iter().filter(|object| named.contains(&object.number()));
+        Ok((manifest, blocks.map(StreamBlocks::of).collect()))
     }
 
     /// Deletes what neither the two newest manifests nor those that are held need.
@@ -246,7 +274,7 @@ impl CheckpointStore {
     pub fn collect(&self) -> Result<()> {
         let _alone = self.shared.collecting.lock();
         let mut state = self.shared.state.lock();
-        let (manifests, objects) = state.take_garbage();
+        let (manifests, objects) = state.take_garbage(&self.shared.readers);
         drop(state);
         // First what names, so that nothing is ever named that is not there.
         let deleted = self.shared.store.delete(&manifests).and_then(|()| self.shared.store.delete(&objects));
@@ -264,8 +292,16 @@ impl Checkpoint {
     /// Internal, if it has no encoder.
     pub fn object(&self, worker: u32) -> Result<ObjectWriter> {
         let shared = &self.shared;
-        let name = format!("{OBJECTS}/{:020}-{}-{worker}.obj", self.number, shared.options.term);
+        let name = format!("{:020}-{}-{worker}.obj", self.number, shared.options.term);
         ObjectWriter::new(Arc::clone(&shared.store), name, &shared.options, Some(worker))
+    }
+
+    /// Begins the object of a stream, for the rows that have come since the last checkpoint.
+    ///
+    /// # Errors
+    /// Internal, if it has no encoder.
+    pub fn stream_object(&self, stream: u64, schema: &SchemaRef) -> Result<StreamObjectWriter> {
+        self.shared.stream_object(stream, schema)
     }
 }
 
@@ -277,10 +313,19 @@ impl Shared {
         Hold { shared: Arc::clone(shared), manifest }
     }
 
+    fn next_object_number(&self) -> u64 {
+        self.next_object.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Begins an object of a stream.
+    pub(super) fn stream_object(&self, stream: u64, schema: &SchemaRef) -> Result<StreamObjectWriter> {
+        StreamObjectWriter::new(self, self.next_object_number(), stream, schema)
+    }
+
     /// Begins an object that is made of several.
     pub(super) fn merged_object(&self) -> Result<ObjectWriter> {
-        let number = self.next_object.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{OBJECTS}/{number:020}-{}-merged.obj", self.options.term);
+        let number = self.next_object_number();
+        let name = format!("{number:020}-{}-merged.obj", self.options.term);
         ObjectWriter::new(Arc::clone(&self.store), name, &self.options, None)
     }
 
@@ -300,21 +345,39 @@ impl Shared {
         }
         objects.retain(|object| !is_merged(object));
         let next = Manifest { objects, ..(*newest).clone() };
-        self.put_with(&mut state, next, by.into_iter().collect())
+        self.put_with(&mut state, next, by.into_iter().map(|by| by.file).collect())
+    }
+
+    /// Puts one object of a stream in the place of several, in whatever is the newest manifest by now; nothing if rows of
+    /// some are forgotten by now, which it would bring back.
+    pub(super) fn replace_of_stream(
+        &self,
+        merged: &[&StreamObjectEntry],
+        by: WrittenStreamObject,
+    ) -> Result<Option<Arc<StreamObject>>> {
+        let mut state = self.state.lock();
+        let newest = state.newest();
+        let is_merged = |object: &StreamObjectEntry| merged.iter().any(|m| m.name == object.name);
+        let (replaced, mut objects): (Vec<_>, Vec<_>) = newest.stream_objects.iter().cloned().partition(is_merged);
+        let (Some(at), [first, .., last]) = (newest.stream_objects.iter().position(is_merged), &*replaced) else {
+            return Ok(None);
+        };
+        if replaced.len() < merged.len() {
+            return Ok(None);
+        }
+        let (after, since_us) = (first.after, first.since_us);
+        objects.insert(at, StreamObjectEntry { after, since_us, up_to: last.up_to, now_us: last.now_us, ..by.entry });
+        let next = Manifest { stream_objects: objects, ..(*newest).clone() };
+        self.put_with(&mut state, next, vec![by.file])?;
+        Ok(Some(by.object))
     }
 
     /// Commits a manifest that names objects which were just written.
-    fn put_with(&self, state: &mut State, next: Manifest, objects: Vec<WrittenObject>) -> Result<Arc<Manifest>> {
+    fn put_with(&self, state: &mut State, next: Manifest, files: Vec<UnnamedFile>) -> Result<Arc<Manifest>> {
         let committed = self.put(state, next);
-        let is_doubtful = |object: &WrittenObject| {
-            state.doubtful.iter().any(|m| m.objects.iter().any(|o| o.name == object.entry.name))
-        };
-        for object in objects {
-            let is_named = committed.as_ref().is_ok_and(|m| m.objects.iter().any(|o| o.name == object.entry.name));
-            if is_named || is_doubtful(&object) {
-                object.keep();
-            }
-        }
+        let named = committed.iter().map(|manifest| &**manifest).chain(&state.doubtful);
+        let named: BTreeSet<String> = named.flat_map(Manifest::object_paths).collect();
+        files.into_iter().filter(|file| named.contains(file.path())).for_each(UnnamedFile::keep);
         committed
     }
 
@@ -323,8 +386,9 @@ impl Shared {
         next.data_id = self.options.data_id;
         next.term = self.options.term;
         next.number = state.next;
-        let Manifest { owners, objects, .. } = &mut next;
+        let Manifest { owners, objects, stream_floors, stream_objects, .. } = &mut next;
         objects.retain(|object| object.shares.iter().any(|share| owners.contains(&share.owner)));
+        stream_objects.retain(|object| stream_floors.get(&object.stream).is_some_and(|&floor| object.up_to > floor));
         match self.store.put_if_absent(&next.path(), &next.encode()) {
             Put::Done => {
                 let next = Arc::new(next);
@@ -367,8 +431,9 @@ impl State {
         newest.chain(self.holds.keys()).copied().collect()
     }
 
-    /// The paths of manifests and of objects that are needed no more, which are forgotten here.
-    fn take_garbage(&mut self) -> (Vec<String>, Vec<String>) {
+    /// The paths of manifests and of objects that are needed no more, which are forgotten here; but not of those that
+    /// somebody reads from.
+    fn take_garbage(&mut self, readers: &Readers) -> (Vec<String>, Vec<String>) {
         let kept = self.kept();
         let mut gone: Vec<Manifest> = Vec::new();
         self.manifests.retain(|number, manifest| {
@@ -388,17 +453,20 @@ impl State {
         let needed: BTreeSet<String> = self.manifests.values().flat_map(|m| m.object_paths()).collect();
         let needed: BTreeSet<String> =
             needed.into_iter().chain(self.doubtful.iter().flat_map(|m| m.object_paths())).collect();
-        let (manifests, objects): (Vec<String>, Vec<String>) = std::mem::take(&mut self.garbage)
-            .into_iter()
-            .filter(|path| !needed.contains(path))
-            .partition(|path| path.starts_with(MANIFESTS));
-        (manifests, objects)
+        let needless = std::mem::take(&mut self.garbage).into_iter().filter(|path| !needed.contains(path));
+        let (read_from, needless): (BTreeSet<String>, BTreeSet<String>) = needless.partition(|path| readers.has(path));
+        self.garbage = read_from;
+        needless.into_iter().partition(|path| path.starts_with(MANIFESTS))
     }
 }
 
 impl Hold {
     pub(super) fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    pub(super) fn readers(&self) -> &Arc<Readers> {
+        &self.shared.readers
     }
 }
 
@@ -413,67 +481,4 @@ impl Drop for Hold {
             }
         }
     }
-}
-
-/// What is there when a data directory is opened.
-struct Found {
-    /// The newest manifest, and the one before it.
-    manifests: BTreeMap<u64, Arc<Manifest>>,
-    last_manifest: u64,
-    last_object: u64,
-    /// What no manifest names that is kept.
-    garbage: BTreeSet<String>,
-}
-
-impl Found {
-    fn read(store: &dyn ObjectStore, data_id: u128) -> Result<Found> {
-        let (of_manifests, of_objects) = (store.list(MANIFESTS)?, store.list(OBJECTS)?);
-        let mut numbers: Vec<u64> = of_manifests.iter().filter_map(|name| manifest_number(name)).collect();
-        numbers.sort_unstable();
-        let objects: Vec<(u64, String)> =
-            of_objects.iter().filter_map(|name| Some((object_number(name)?, format!("{OBJECTS}/{name}")))).collect();
-        let mut manifests = BTreeMap::new();
-        match numbers.last() {
-            Some(&newest) => {
-                manifests.insert(newest, Arc::new(read_manifest(store, newest, data_id)?));
-            }
-            None if objects.is_empty() => {}
-            None => return Err(manifest::missing()),
-        }
-        if let Some(&before) = numbers.iter().rev().nth(1) {
-            match read_manifest(store, before, data_id) {
-                Ok(manifest) => drop(manifests.insert(before, Arc::new(manifest))),
-                Err(error) => {
-                    tracing::warn!(%error, "the checkpoint before the newest cannot be read; it is not needed")
-                }
-            }
-        }
-        let needed: BTreeSet<String> = manifests.values().flat_map(|m: &Arc<Manifest>| m.object_paths()).collect();
-        let mut garbage: BTreeSet<String> =
-            objects.iter().map(|(_, path)| path.clone()).filter(|path| !needed.contains(path)).collect();
-        garbage.extend(numbers.iter().filter(|number| !manifests.contains_key(number)).map(|&n| manifest::path_of(n)));
-        let unfinished =
-            of_manifests.iter().filter(|name| name.strip_suffix(".tmp").and_then(manifest_number).is_some());
-        garbage.extend(unfinished.map(|name| format!("{MANIFESTS}/{name}")));
-        let named = manifests.values().flat_map(|m| m.objects.iter().filter_map(|object| object_number(&object.name)));
-        let last_object = objects.iter().map(|(number, _)| *number).chain(named).max().unwrap_or(0);
-        Ok(Found { manifests, last_manifest: numbers.last().copied().unwrap_or(0), last_object, garbage })
-    }
-}
-
-fn read_manifest(store: &dyn ObjectStore, number: u64, data_id: u128) -> Result<Manifest> {
-    let path = manifest::path_of(number);
-    let bytes = store.read_range(&path, 0..store.len(&path)?)?;
-    Manifest::decode(&bytes, number, data_id)
-}
-
-/// The number of a manifest, if that is the name of one.
-fn manifest_number(name: &str) -> Option<u64> {
-    (name.len() == 20).then(|| name.parse().ok()).flatten()
-}
-
-/// The number of an object, if that is the name of one.
-fn object_number(name: &str) -> Option<u64> {
-    let (number, _) = name.strip_suffix(".obj")?.split_once('-')?;
-    manifest_number(number)
 }

@@ -3,8 +3,10 @@
 mod amplification;
 mod damage;
 mod faults;
+mod hooked;
 mod merging;
 mod model;
 mod reading;
 mod store;
+mod streams;
 mod taking_over;

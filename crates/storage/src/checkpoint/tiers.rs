@@ -10,10 +10,10 @@ use std::ops::Range;
 use super::manifest::{Manifest, ObjectEntry};
 
 /// A layer is similar to newer ones if it has at most so many times the bytes that they have in the mean.
-const SIMILAR: u64 = 4;
+pub(super) const SIMILAR: u64 = 4;
 
 /// What a layer counts as, at least, in bytes: of those that are smaller it is the number that costs.
-const LAYER_BYTES_MIN: u64 = 64 << 10;
+pub(super) const LAYER_BYTES_MIN: u64 = 64 << 10;
 
 /// There are at most so many times as many layers as are merged at once.
 const CROWD: usize = 4;

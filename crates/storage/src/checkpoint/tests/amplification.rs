@@ -60,7 +60,7 @@ impl Written {
 /// Makes a table of so many rows and updates as many of them at random again and again, in checkpoints of a hundredth.
 fn update_all(n_rows: i64, n_rounds: usize) -> Written {
     let disk = Arc::new(SimDisk::default()) as Arc<dyn Disk>;
-    let store = Arc::new(DiskStore::new(disk, &[OBJECTS, MANIFESTS]).expect("folders")) as Arc<dyn ObjectStore>;
+    let store = Arc::new(DiskStore::new(disk, &FOLDERS).expect("folders")) as Arc<dyn ObjectStore>;
     let options = CheckpointOptions { whole_bytes_min: 0, ..CheckpointOptions::default() };
     let store = CheckpointStore::open(store, options).expect("it opens");
     let mut random = Bits(1);
@@ -88,7 +88,7 @@ fn update_all(n_rows: i64, n_rounds: usize) -> Written {
             written.checkpoints += object.n_bytes();
         }
         let commit = Commit { epoch: n as u64 + 1, owners: [TABLE.owner].into(), ..Commit::default() };
-        store.commit(&checkpoint, commit, vec![object]).expect("there is room");
+        store.commit(&checkpoint, commit, vec![object], vec![]).expect("there is room");
         let start = Instant::now();
         while let Some(merged) = store.merge_once(&AtomicBool::new(false)).expect("it can be merged") {
             written.merges += merged.bytes_after;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use super::super::*;
-use super::model::{Model, open};
+use super::model::{Model, merge_any_of_streams, open};
 use crate::disk::Disk;
 use crate::disk::sim::{Fault, SimDisk};
 use crate::random::Bits;
@@ -74,6 +74,8 @@ impl Run {
                     store.merge_once(&AtomicBool::new(false))
                 };
                 self.note(merged);
+                let merged = merge_any_of_streams(&store, &mut self.random);
+                self.note(merged);
                 if (step + part) % 2 == 0 {
                     let collected = store.collect();
                     self.note(collected);
@@ -94,6 +96,7 @@ impl Run {
         next.change(&mut Bits(99));
         next.commit(&store, model, newest.epoch + 1, 1).expect("the disk works again");
         while store.merge_once(&AtomicBool::new(false)).expect("the disk works again").is_some() {}
+        merge_any_of_streams(&store, &mut Bits(7)).expect("the disk works again");
         store.collect().expect("the disk works again");
         next.check(&store.hold());
         drop(store);
@@ -109,9 +112,15 @@ fn check_files(disk: &SimDisk) {
     manifests.sort();
     assert!(manifests.len() <= 2, "{manifests:?}");
     let named: Vec<String> = store.kept_paths();
-    let files = disk.list(OBJECTS).expect("a folder").into_iter().map(|name| format!("{OBJECTS}/{name}"));
-    let others: Vec<String> = files.filter(|file| !named.contains(file)).collect();
+    let others: Vec<String> = objects(disk).into_iter().filter(|file| !named.contains(file)).collect();
     assert!(others.is_empty(), "nothing names {others:?}");
+}
+
+fn objects(disk: &SimDisk) -> Vec<String> {
+    let of_folder = |folder: &'static str| {
+        disk.list(folder).expect("a folder").into_iter().map(move |name| format!("{folder}/{name}"))
+    };
+    of_folder(OBJECTS).chain(of_folder(STREAMS)).collect()
 }
 
 fn n_calls() -> u64 {
@@ -165,7 +174,7 @@ fn a_full_disk_fails_checkpoints_until_there_is_room() {
     run.checkpoint(&store);
     let used = disk.used();
     let mut n_failed = 0;
-    for more in (0..40_000).step_by(2000) {
+    for more in (0..200_000).step_by(10_000) {
         disk.set_space(Some(used + more));
         run.checkpoint(&store);
         let error = run.errors.pop();
@@ -182,7 +191,6 @@ fn a_full_disk_fails_checkpoints_until_there_is_room() {
 
 fn check_files_of(disk: &SimDisk, store: &CheckpointStore) {
     let named = store.kept_paths();
-    let files = disk.list(OBJECTS).expect("a folder").into_iter().map(|name| format!("{OBJECTS}/{name}"));
-    assert!(files.into_iter().all(|file| named.contains(&file)));
+    assert!(objects(disk).into_iter().all(|file| named.contains(&file)));
     assert!(disk.list(MANIFESTS).expect("a folder").iter().all(|name| !name.ends_with(".tmp")));
 }

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
-
 use super::super::*;
-use super::model::{DATA_ID, Model, open, options, read};
+use super::hooked::Hooked;
+use super::model::{DATA_ID, Model, merge_any_of_streams, open, options, read};
 use crate::disk::Disk;
 use crate::disk::sim::SimDisk;
-use crate::object_store::{DiskStore, ObjectSink, ObjectStore, Put};
+use crate::object_store::ObjectStore;
 use crate::random::Bits;
 
 #[test]
@@ -33,6 +32,7 @@ fn any_changes_and_any_merges() {
                 model.check(&store.hold());
             }
             if random.below(4) == 0 {
+                merge_any_of_streams(&store, &mut Bits(epoch)).expect("it can be merged");
                 store.merge_once(&AtomicBool::new(false)).expect("it can be merged");
                 model.check(&store.hold());
             }
@@ -48,7 +48,7 @@ fn any_changes_and_any_merges() {
         }
         assert!(n_merges > 5, "{n_merges} merges");
         while store.merge_once(&AtomicBool::new(false)).expect("it can be merged").is_some() {}
-        let n_objects = store.newest().n_objects();
+        let n_objects = store.newest().objects.len();
         assert!(n_objects < 30, "{n_objects} objects are left");
     }
 }
@@ -77,47 +77,10 @@ fn nothing_of_what_is_gone_is_left_in_the_oldest() {
     assert!(n_oldest > 0);
 }
 
-/// A store that does something once when an object is begun whose name ends in some way.
-struct Hooked {
-    store: DiskStore,
-    hook: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-impl ObjectStore for Hooked {
-    fn put(&self, name: &str) -> millstream_types::Result<Box<dyn ObjectSink>> {
-        let hook = if name.ends_with("-merged.obj") { self.hook.lock().take() } else { None };
-        if let Some(hook) = hook {
-            hook();
-        }
-        self.store.put(name)
-    }
-
-    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Put {
-        self.store.put_if_absent(name, bytes)
-    }
-
-    fn read_range(&self, name: &str, range: std::ops::Range<u64>) -> millstream_types::Result<Vec<u8>> {
-        self.store.read_range(name, range)
-    }
-
-    fn len(&self, name: &str) -> millstream_types::Result<u64> {
-        self.store.len(name)
-    }
-
-    fn list(&self, folder: &str) -> millstream_types::Result<Vec<String>> {
-        self.store.list(folder)
-    }
-
-    fn delete(&self, names: &[String]) -> millstream_types::Result<()> {
-        self.store.delete(names)
-    }
-}
-
 #[test]
 fn a_checkpoint_that_commits_while_a_merge_runs() {
     let disk = SimDisk::default();
-    let under = DiskStore::new(Arc::new(disk.clone()) as Arc<dyn Disk>, &[OBJECTS, MANIFESTS]).expect("folders");
-    let hooked = Arc::new(Hooked { store: under, hook: Mutex::default() });
+    let hooked = Hooked::new(&disk);
     let store = CheckpointStore::open(Arc::clone(&hooked) as Arc<dyn ObjectStore>, options()).expect("it opens");
     let store = Arc::new(store);
     let mut random = Bits(5);
@@ -135,10 +98,11 @@ fn a_checkpoint_that_commits_while_a_merge_runs() {
             next.drop_owner(dropped);
         }
         let (of_hook, from, to) = (Arc::clone(&store), committed.clone(), next.clone());
-        *hooked.hook.lock() = Some(Box::new(move || {
+        let hook = move || {
             to.commit(&of_hook, &from, epoch + 1, 1).expect("there is room");
             of_hook.collect().expect("it can be deleted");
-        }));
+        };
+        *hooked.hook.lock() = Some(("-merged.obj", Box::new(hook)));
         store.merge_once(&AtomicBool::new(false)).expect("it can be merged");
         if hooked.hook.lock().take().is_none() {
             model = next;
@@ -194,12 +158,12 @@ fn a_damaged_table_keeps_its_damage_and_others_are_merged() {
     let path = snapshot.manifest().object_paths().nth(i).expect("it is there");
     disk.damage(&path, block.offset as usize + 8, |bytes| bytes[0] ^= 4);
     drop(snapshot);
-    let n_before = store.newest().n_objects();
+    let n_before = store.newest().objects.len();
     let mut n_kept = 0;
     while let Some(merged) = store.merge_once(&AtomicBool::new(false)).expect("others can be merged") {
         n_kept += merged.n_tables_kept;
     }
-    assert!(n_kept > 0 && store.newest().n_objects() < n_before);
+    assert!(n_kept > 0 && store.newest().objects.len() < n_before);
     let snapshot = store.hold();
     assert_eq!(snapshot.manifest().data_id, DATA_ID);
     for (&of, rows) in &model.tables {

@@ -10,6 +10,7 @@ use millstream_types::delta::schema_of;
 use millstream_types::hash::{N_PARTITIONS, hash_columns, partitions_of, worker_of};
 
 use super::super::*;
+use super::streams::model::StreamModel;
 use crate::disk::Disk;
 use crate::disk::sim::SimDisk;
 use crate::object_store::{DiskStore, ObjectStore};
@@ -30,6 +31,7 @@ pub(super) struct Model {
     pub(super) owners: BTreeSet<u64>,
     pub(super) tables: Tables,
     pub(super) values: BTreeMap<(u64, Vec<u8>), Vec<u8>>,
+    pub(super) streams: StreamModel,
 }
 
 /// Few layers, small blocks, and no size from which on all are merged.
@@ -42,7 +44,7 @@ pub(super) fn open(disk: &SimDisk) -> Result<CheckpointStore> {
 }
 
 pub(super) fn open_on(disk: Arc<dyn Disk>, options: CheckpointOptions) -> Result<CheckpointStore> {
-    let store = DiskStore::new(disk, &[OBJECTS, MANIFESTS])?;
+    let store = DiskStore::new(disk, &FOLDERS)?;
     CheckpointStore::open(Arc::new(store) as Arc<dyn ObjectStore>, options)
 }
 
@@ -87,8 +89,9 @@ pub(super) fn rows_of(batch: &RecordBatch) -> Vec<Row> {
 }
 
 impl Model {
-    /// Changes tables of owners at random; sometimes drops an owner and has a new one.
+    /// Changes tables of owners at random; sometimes drops an owner and has a new one. Changes streams, too.
     pub(super) fn change(&mut self, random: &mut Bits) {
+        self.streams.change(&mut Bits(random.0 ^ 0x5eed));
         if self.owners.len() < 3 {
             let owner = self.values.keys().map(|(owner, _)| *owner).max().unwrap_or(0) + 1;
             self.owners.insert(owner);
@@ -162,7 +165,10 @@ impl Model {
         values.extend(self.values.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
         let catalog = epoch.to_string().into_bytes();
         let (owners, now_us, log_sequence) = (self.owners.clone(), epoch as i64, epoch + 1);
-        store.commit(&checkpoint, Commit { epoch, now_us, log_sequence, catalog, owners, values }, objects)?;
+        let stream_objects = self.streams.write(&checkpoint, &since.streams)?;
+        let stream_floors = self.streams.floors.clone();
+        let commit = Commit { epoch, now_us, log_sequence, catalog, owners, values, stream_floors };
+        store.commit(&checkpoint, commit, objects, stream_objects)?;
         Ok(())
     }
 
@@ -171,6 +177,7 @@ impl Model {
         let manifest = snapshot.manifest();
         assert_eq!(manifest.owners, self.owners);
         assert_eq!(manifest.values, self.values);
+        self.streams.check(snapshot);
         for &owner in &self.owners {
             let tables = snapshot.tables(owner).expect("it reads right");
             assert!(tables.iter().all(|(&table, of)| *of == shape(table)));
@@ -203,4 +210,10 @@ pub(super) fn read(snapshot: &Snapshot, table: TableId, n_workers: usize) -> Res
     rows.sort();
     assert!(snapshot.net_rows(table, &(0..N_PARTITIONS)).is_ok());
     Ok(rows)
+}
+
+/// Merges some objects of each stream next to each other, whatever their sizes.
+pub(super) fn merge_any_of_streams(store: &CheckpointStore, random: &mut Bits) -> Result<()> {
+    let newest = store.newest();
+    newest.stream_floors.keys().try_for_each(|&stream| store.merge_any_of_stream(stream, random).map(drop))
 }

@@ -61,7 +61,7 @@ fn commit_rows(store: &CheckpointStore, shape: &TableShape, gone: &[HashedRows],
     let objects = writer.finish().expect("there is room").into_iter().collect();
     let epoch = store.newest().epoch + 1;
     let commit = Commit { epoch, owners: [TABLE.owner].into(), ..Commit::default() };
-    store.commit(&checkpoint, commit, objects).expect("there is room");
+    store.commit(&checkpoint, commit, objects, vec![]).expect("there is room");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn rows_of_many_types_on_a_real_disk() {
     let all = rows_of_many_types(0, 3000);
     let shape = TableShape::multiset(all.batch.schema());
     let open = |directory: &DataDirectory| {
-        let store = DiskStore::new(Arc::new(OsDisk::new(folder.path())), &[OBJECTS, MANIFESTS]).expect("folders");
+        let store = DiskStore::new(Arc::new(OsDisk::new(folder.path())), &FOLDERS).expect("folders");
         let options = CheckpointOptions { data_id: directory.id(), ..CheckpointOptions::default() };
         CheckpointStore::open(Arc::new(store) as Arc<dyn ObjectStore>, options).expect("it opens")
     };

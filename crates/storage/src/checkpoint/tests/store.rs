@@ -59,7 +59,7 @@ fn a_checkpoint_that_is_not_committed_leaves_nothing() {
     next.change(&mut Bits(2));
     next.commit(&store, &model, 2, 1).expect("there is room");
     let commit = Commit { epoch: 3, ..Commit::default() };
-    let error = store.commit(&checkpoint, commit, vec![]).expect_err("another was committed since it began");
+    let error = store.commit(&checkpoint, commit, vec![], vec![]).expect_err("another was committed since it began");
     assert_eq!(error.state(), SqlState::INTERNAL_ERROR);
     assert!(checkpoint.object(0).expect("it begins").finish().expect("nothing to write").is_none());
     assert_eq!(disk.list(OBJECTS).expect("a folder").len(), before.len() + 1);
@@ -79,7 +79,7 @@ fn another_writer_of(disk: Arc<dyn Disk>) {
     model.change(&mut Bits(1));
     model.commit(&two, &Model::default(), 1, 1).expect("it is first");
     let commit = Commit { epoch: 1, ..Commit::default() };
-    let error = one.commit(&one.begin(), commit, vec![]).expect_err("it is too late");
+    let error = one.commit(&one.begin(), commit, vec![], vec![]).expect_err("it is too late");
     assert_eq!(error.state(), IN_USE);
     assert!(error.message().contains("another process"), "{error}");
     assert!(disk.list(MANIFESTS).expect("a folder").iter().all(|name| !name.ends_with(".tmp")));
@@ -120,6 +120,9 @@ fn objects_are_written_and_read_by_many_threads() {
             let mut n_merges = 0;
             while !is_over.load(Ordering::Relaxed) {
                 n_merges += usize::from(store.merge_once(&is_over).expect("it can be merged").is_some());
+                let limits = |_| StreamLimits { bytes_max: u64::MAX, span_us_max: i64::MAX };
+                let merged = store.merge_streams_once(&is_over, limits).expect("it can be merged");
+                n_merges += usize::from(merged.is_some());
                 store.collect().expect("it can be deleted");
                 std::thread::yield_now();
             }
@@ -131,6 +134,11 @@ fn objects_are_written_and_read_by_many_threads() {
                 for &owner in &snapshot.manifest().owners {
                     for table in snapshot.tables(owner).expect("it is held").into_keys() {
                         snapshot.net_rows(table, &(0..256)).expect("it is held");
+                    }
+                }
+                for &stream in snapshot.manifest().stream_floors.keys() {
+                    for (_, block) in snapshot.stream_blocks(stream).expect("it is held") {
+                        block.rows.read(None).expect("it is held");
                     }
                 }
             }
@@ -158,23 +166,23 @@ fn newer_versions_are_refused_by_name() {
     model.commit(&store, &Model::default(), 1, 1).expect("there is room");
     let (path, object) = (store.newest().path(), store.newest().object_paths().next().expect("it is there"));
     drop(store);
-    let as_version_2 = |path: &str, to: Option<usize>| {
+    let as_next_version = |path: &str, to: Option<usize>| {
         disk.damage(path, 0, |bytes| {
-            bytes[8] = 2;
+            bytes[8] += 1;
             let end = to.unwrap_or(bytes.len()) - 8;
             let right = checksum(&bytes[..end]);
             bytes[end..end + 8].copy_from_slice(&right);
         });
     };
-    as_version_2(&object, Some(40));
+    as_next_version(&object, Some(40));
     let table = *model.tables.first_key_value().expect("it has tables").0;
     let store = open(&disk).expect("its manifest is known");
     let error = store.hold().net_rows(table, &(0..256)).expect_err("it is newer");
     assert_eq!(error.state(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
     assert!(error.message().contains(&object) && error.message().contains("version 2"), "{error}");
     drop(store);
-    as_version_2(&path, None);
+    as_next_version(&path, None);
     let error = open(&disk).err().expect("it is newer");
     assert_eq!(error.state(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
-    assert!(error.message().contains(&path) && error.message().contains("version 2"), "{error}");
+    assert!(error.message().contains(&path) && error.message().contains("version 3"), "{error}");
 }

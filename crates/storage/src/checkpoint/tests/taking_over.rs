@@ -7,7 +7,7 @@ use millstream_types::{Error, Result};
 use parking_lot::Mutex;
 
 use super::super::*;
-use super::model::{DATA_ID, Model, options};
+use super::model::{DATA_ID, Model, merge_any_of_streams, options};
 use crate::bucket::sim::{PASSING, SimBucket};
 use crate::bucket::{BucketObjects, is_taken_over};
 use crate::errors::is_damage;
@@ -56,6 +56,7 @@ fn write(sim: &SimBucket, models: &Models) -> Result<()> {
         commit_change(&store, models, epoch)?;
         store.collect()?;
         store.merge_any(&mut Bits(epoch))?;
+        merge_any_of_streams(&store, &mut Bits(epoch))?;
         store.collect()?;
     }
     Ok(())

@@ -1,0 +1,215 @@
+//! Reading an object of a stream: its index once, then of each block the columns that are asked for.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use millstream_state::{ColdChunk, Statistics, StoredBlock};
+use millstream_types::Result;
+
+use super::super::block::decode_columns;
+use super::super::object_file::NamedFile;
+use super::format::{BlockEntry, ColumnEntry, HEADER, Index};
+use super::object_writer::column_schemas;
+use super::readers::{Reader, Readers};
+use super::{StreamObjectEntry, statistics};
+use crate::encoding::checksum;
+use crate::errors::damaged;
+use crate::object_store::ObjectStore;
+
+/// An object whose index was read. It is not deleted before this is dropped.
+pub(in crate::checkpoint) struct StreamObject {
+    store: Arc<dyn ObjectStore>,
+    reader: Reader,
+    number: u64,
+    pub(super) index: Index,
+    statistics: Arc<Statistics>,
+    /// A schema for each column.
+    column_schemas: Vec<SchemaRef>,
+}
+
+/// The blocks of an object, with the slot of each. Those of one slot are in the order in which their rows came.
+#[derive(Debug)]
+pub struct StreamBlocks {
+    /// The stream.
+    pub stream: u64,
+    /// The blocks.
+    pub blocks: Vec<(u8, StoredBlock)>,
+}
+
+impl StreamBlocks {
+    pub(in crate::checkpoint) fn of(object: Arc<StreamObject>) -> StreamBlocks {
+        let block = |(place, block): (usize, &BlockEntry)| {
+            let rows = BlockRows { object: Arc::clone(&object), place };
+            let stored = StoredBlock {
+                rows: Arc::new(rows),
+                births: block.births.clone(),
+                object: object.number,
+                statistics: Arc::clone(&object.statistics),
+                place,
+            };
+            (block.slot, stored)
+        };
+        StreamBlocks {
+            stream: object.index.stream,
+            blocks: object.index.blocks.iter().enumerate().map(block).collect(),
+        }
+    }
+}
+
+impl StreamObject {
+    /// Reads the index of an object.
+    ///
+    /// # Errors
+    /// XX001 naming the object if it is not there or not as it was written; 55000 if it is of another version.
+    pub(in crate::checkpoint) fn open(
+        store: Arc<dyn ObjectStore>,
+        data_id: u128,
+        entry: &StreamObjectEntry,
+        readers: &Arc<Readers>,
+    ) -> Result<Arc<StreamObject>> {
+        let path = entry.path();
+        let file = NamedFile { path: &path, len: entry.len, index_checksum: entry.index_checksum };
+        let index = file.read_index(&*store, &HEADER, data_id, Index::decode)?;
+        if index.stream != entry.stream {
+            return Err(damaged(&path, 0, "it belongs to another stream"));
+        }
+        Ok(Arc::new(StreamObject::new(store, entry, index, readers)))
+    }
+
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        entry: &StreamObjectEntry,
+        index: Index,
+        readers: &Arc<Readers>,
+    ) -> StreamObject {
+        StreamObject {
+            store,
+            reader: Readers::add(readers, entry.path()),
+            number: entry.number(),
+            statistics: Arc::new(statistics::by_column(&index.schema, &index.statistics)),
+            column_schemas: column_schemas(&index.schema),
+            index,
+        }
+    }
+
+    pub(in crate::checkpoint) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.index.schema
+    }
+
+    pub(super) fn n_blocks(&self) -> usize {
+        self.index.blocks.len()
+    }
+
+    /// Columns of a block that lie next to each other, as bytes that are those that were written.
+    ///
+    /// # Errors
+    /// XX001 naming the object and the place if they are not; 58030 if the disk fails.
+    pub(super) fn read_bytes(&self, block: &BlockEntry, columns: Range<usize>) -> Result<Buffer> {
+        let n_bytes = |columns: &[ColumnEntry]| columns.iter().map(|column| u64::from(column.len)).sum::<u64>();
+        let start = block.offset + n_bytes(&block.columns[..columns.start]);
+        let columns = &block.columns[columns];
+        let bytes = self.store.read_range(self.reader.path(), start..start + n_bytes(columns))?;
+        let mut rest = &*bytes;
+        for column in columns {
+            let (of_column, behind) = rest.split_at(column.len as usize);
+            if checksum(of_column) != column.checksum {
+                let at = start as usize + bytes.len() - rest.len();
+                return Err(damaged(self.reader.path(), at, "a column of a block of rows does not read right"));
+            }
+            rest = behind;
+        }
+        Ok(Buffer::from_vec(bytes))
+    }
+
+    /// All columns of a block.
+    ///
+    /// # Errors
+    /// As [`ColdChunk::read`].
+    pub(super) fn read_all(&self, place: usize) -> Result<RecordBatch> {
+        let all: Vec<usize> = (0..self.column_schemas.len()).collect();
+        self.read(place, &all)
+    }
+
+    /// Columns of a block, in the given order. Those that lie next to each other are read at once.
+    ///
+    /// # Errors
+    /// As [`ColdChunk::read`].
+    fn read(&self, place: usize, columns: &[usize]) -> Result<RecordBatch> {
+        let block = &self.index.blocks[place];
+        let schema: SchemaRef = Arc::new(self.index.schema.project(columns)?);
+        let mut wanted = columns.to_vec();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut read: Vec<ArrayRef> = Vec::with_capacity(wanted.len());
+        for run in wanted.chunk_by(|column, next| column + 1 == *next) {
+            let bytes = self.read_bytes(block, run[0]..run[run.len() - 1] + 1)?;
+            let mut at = 0;
+            for &column in run {
+                let len = block.columns[column].len as usize;
+                read.push(self.decode(block, column, bytes.slice_with_length(at, len))?);
+                at += len;
+            }
+        }
+        let place_of = |column| wanted.binary_search(column).expect("it is among them");
+        let arrays = columns.iter().map(|column| Arc::clone(&read[place_of(column)])).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(block.n_rows as usize));
+        Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
+    }
+
+    fn decode(&self, block: &BlockEntry, column: usize, bytes: Buffer) -> Result<ArrayRef> {
+        let wrong = |why: &str| {
+            let why = format!("column {column} of a block of rows does not make sense: {why}");
+            damaged(self.reader.path(), block.offset as usize, &why)
+        };
+        let decoded = decode_columns(bytes, block.columns[column].metadata_len, &self.column_schemas[column], None);
+        let decoded = decoded.map_err(|error| wrong(&error.to_string()))?;
+        if decoded.num_rows() != block.n_rows as usize {
+            return Err(wrong("it has not as many rows as the index says"));
+        }
+        Ok(Arc::clone(decoded.column(0)))
+    }
+}
+
+/// The rows of a block.
+struct BlockRows {
+    object: Arc<StreamObject>,
+    place: usize,
+}
+
+impl BlockRows {
+    fn entry(&self) -> &BlockEntry {
+        &self.object.index.blocks[self.place]
+    }
+}
+
+impl fmt::Debug for BlockRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, entry) = (self.object.reader.path(), self.entry());
+        write!(f, "{} rows at {} of {path}", entry.n_rows, entry.offset)
+    }
+}
+
+impl ColdChunk for BlockRows {
+    fn read(&self, projection: Option<&[usize]>) -> Result<RecordBatch> {
+        match projection {
+            Some(columns) => self.object.read(self.place, columns),
+            None => self.object.read_all(self.place),
+        }
+    }
+
+    fn n_rows(&self) -> usize {
+        self.entry().n_rows as usize
+    }
+
+    fn n_bytes(&self) -> usize {
+        self.entry().len() as usize
+    }
+}
