@@ -9,6 +9,7 @@ mod epochs;
 mod flows;
 mod order;
 mod resolve;
+mod retention;
 mod sources;
 
 use std::collections::{HashMap, HashSet};
@@ -20,16 +21,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millstream_planner::RelationId;
 use millstream_planner::catalog::CatalogChange;
-use millstream_runtime::{Account, Command, EpochWork, Events, Workers};
+use millstream_runtime::{Account, Command, EpochWork, Events, StoreRows, Workers};
 use millstream_state::{Holds, LastClosed};
 use millstream_storage::log::Reservation;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, oneshot};
 
+use crate::checkpoints::Checkpointed;
 use crate::epoch_history::EpochHistory;
 use crate::journal::{EnteredEpoch, Journal, WhenClosed, encode_epoch};
 use crate::live::LiveRelation;
+use crate::retention::Kept;
 use crate::transaction::Written;
 pub use checkpointing::CheckpointWhen;
 use checkpointing::Checkpointing;
@@ -244,8 +247,10 @@ pub(crate) enum Request {
     Checkpoint(oneshot::Sender<Result<()>>),
     /// Write nothing any more, but for a checkpoint of all that was written.
     LastCheckpoint(oneshot::Sender<Result<()>>),
-    /// The checkpoint of an epoch is written, or could not be; these owners have still to hand over what it asked for.
-    Checkpointed(Epoch, Result<()>, HashSet<u64>),
+    /// A checkpoint is written, or could not be.
+    Checkpointed(Box<Checkpointed>),
+    /// Objects of a stream have become one.
+    Stored(Arc<StoreRows>),
     /// End.
     Shutdown,
 }
@@ -263,6 +268,8 @@ struct Base {
     next_worker: usize,
     /// When it was last written to, if anybody wanted to know.
     last_written: Instant,
+    /// What it has kept, if it is a stream that does not keep all.
+    kept: Option<Kept>,
 }
 
 /// The coordinator's own state; lives on its thread.
@@ -386,12 +393,14 @@ impl Coordinator {
                         self.is_ending = true;
                         self.want_checkpoint(reply);
                     }
-                    Request::Checkpointed(epoch, outcome, behind) => self.checkpointed(epoch, &outcome, &behind),
+                    Request::Checkpointed(checkpointed) => self.checkpointed(*checkpointed),
+                    Request::Stored(store) => self.store(&store),
                     Request::Shutdown => return,
                 }
                 request = if writes.len() < EPOCH_WRITES_MAX { self.take_request() } else { None };
             }
             self.make_epoch(writes);
+            self.forget_expired();
             self.forget_when_idle();
             self.checkpoint_if_due();
             self.drive_flows();
@@ -444,6 +453,7 @@ impl Coordinator {
         let forget = (self.journal.is_some() && self.forgotten < self.last_epoch).then_some(IDLE);
         [
             self.until_checkpoint_is_due(),
+            self.until_expired(),
             put_off,
             forget,
             held.or_else(|| self.until_sources_are_due()),
@@ -482,7 +492,7 @@ impl Coordinator {
     /// 53100 if there is no room for its record.
     pub(super) fn make_empty(&mut self) -> Result<EpochHeader> {
         let header = self.next_header();
-        let record = self.record(&header, &[], &HashMap::new(), &[])?;
+        let record = self.record(&header, &[], &HashMap::new(), &[], &[])?;
         self.make(&header);
         let epoch = EnteredEpoch { epoch: header.epoch, is_asynchronous: false, answers: vec![], entry: None };
         self.enter(epoch, record);
@@ -496,9 +506,10 @@ impl Coordinator {
         catalog: &[CatalogChange],
         deltas: &HashMap<RelationId, Vec<Delta>>,
         offsets: &[(RelationId, Range<u64>)],
+        floors: &[(RelationId, Epoch)],
     ) -> Result<Option<RoomedRecord>> {
         let Some(journal) = &self.journal else { return Ok(None) };
-        let record = encode_epoch(header, catalog, deltas, offsets)?;
+        let record = encode_epoch(header, catalog, deltas, offsets, floors)?;
         Ok(Some((journal.reserve(&record)?, record)))
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct EpochRecord<'a> {
     /// What became of the catalog, before all else.
     pub(crate) catalog: Vec<CatalogChange>,
     pub(crate) changes: Vec<(RelationId, Change<'a>)>,
+    /// Streams, and the last epoch whose rows each forgets.
+    pub(crate) floors: Vec<(RelationId, Epoch)>,
 }
 
 /// What an epoch brought to a relation.
@@ -61,6 +63,7 @@ pub(crate) fn encode_epoch(
     catalog: &[CatalogChange],
     deltas: &HashMap<RelationId, Vec<Delta>>,
     offsets: &[(RelationId, Range<u64>)],
+    floors: &[(RelationId, Epoch)],
 ) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes.extend(header.epoch.0.to_le_bytes());
@@ -89,6 +92,14 @@ pub(crate) fn encode_epoch(
         bytes.extend(id.0.to_le_bytes());
         bytes.extend(range.start.to_le_bytes());
         bytes.extend(range.end.to_le_bytes());
+    }
+    // Most have none, and what earlier releases have written says nothing of it.
+    if !floors.is_empty() {
+        put_len(&mut bytes, floors.len())?;
+    }
+    for (id, floor) in floors {
+        bytes.extend(id.0.to_le_bytes());
+        bytes.extend(floor.0.to_le_bytes());
     }
     if u32::try_from(bytes.len()).is_err() {
         return Err(too_large());
@@ -123,7 +134,12 @@ pub(crate) fn decode_epoch(bytes: &[u8]) -> Result<EpochRecord<'_>> {
         let (start, end) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
         changes.push((id, Change::Offsets(start..end)));
     }
-    Ok(EpochRecord { header, catalog, changes })
+    let mut floors = Vec::new();
+    let n_floors = if rest.is_empty() { 0 } else { take_len(&mut rest)? };
+    for _ in 0..n_floors {
+        floors.push((RelationId(take_u64(&mut rest)?), Epoch(take_u64(&mut rest)?)));
+    }
+    Ok(EpochRecord { header, catalog, changes, floors })
 }
 
 fn take_header(rest: &mut &[u8]) -> Result<EpochHeader> {
@@ -398,8 +414,12 @@ mod tests {
         let deltas = HashMap::from([(RelationId(1 << 40), vec![delta.clone(), delta.clone()])]);
         let offsets = [(RelationId(5), 3..9), (RelationId(6), 0..u64::MAX)];
         let catalog = [millstream_planner::Catalog::new().change_since(&millstream_planner::Catalog::new())];
-        let bytes = encode_epoch(&header, &catalog, &deltas, &offsets).expect("encodes");
+        let without_floors = encode_epoch(&header, &catalog, &deltas, &offsets, &[]).expect("encodes");
+        let floors = [(RelationId(8), Epoch(6)), (RelationId(9), Epoch(1))];
+        let bytes = encode_epoch(&header, &catalog, &deltas, &offsets, &floors).expect("encodes");
+        assert!(decode_epoch(&without_floors).expect("decodes").floors.is_empty());
         let record = decode_epoch(&bytes).expect("decodes");
+        assert_eq!(record.floors, floors);
         assert_eq!((record.header.epoch, record.header.now_us), (Epoch(7), -3));
         assert_eq!(record.catalog, catalog);
         let [(first, Change::Deltas(found)), (_, Change::Offsets(o1)), (last, Change::Offsets(o2))] =
@@ -411,6 +431,7 @@ mod tests {
         for bytes in found {
             assert_eq!(decode_rows(bytes, &schema).expect("decodes").batch(), delta.batch());
         }
-        assert!((0..bytes.len()).all(|n| decode_epoch(&bytes[..n]).is_err()));
+        let is_whole = |n: usize| n == without_floors.len() || n == bytes.len();
+        assert!((0..=bytes.len()).all(|n| decode_epoch(&bytes[..n]).is_ok() == is_whole(n)));
     }
 }

@@ -19,6 +19,8 @@ mod publish;
 mod read;
 mod reads;
 mod recovery;
+mod retention;
+mod scan;
 mod session;
 mod staged;
 mod start_progress;

@@ -33,6 +33,7 @@ use millstream_types::{Epoch, Error, Result};
 use crate::engine::{EngineState, Sabotage};
 use crate::live::{Body, LiveRelation};
 use crate::lookup::find;
+use crate::scan::SnapshotTable;
 use crate::staged::{KeyedRows, without};
 use crate::transaction::Transaction;
 
@@ -134,32 +135,23 @@ impl ReadPoint {
 
     /// A table of a relation's rows under the schema of a scan.
     fn table(&self, id: RelationId, schema: &SchemaRef) -> Result<Arc<dyn TableProvider>> {
-        let added = |own: &OwnWrites| -> Arc<dyn PartitionStream> {
-            Arc::new(BatchStream { schema: schema.clone(), batches: own.added.clone() })
-        };
         let Some(live) = self.relations.get(&id) else {
             // A relation that the transaction itself makes has no rows but its own.
             return table_of(schema, self.with_own(id, vec![])?);
         };
-        let hold = Arc::new(self.holds.clone());
-        let partitions: Vec<Arc<dyn PartitionStream>> = match &live.body {
-            Body::Source { source, .. } => vec![Arc::new(SourceStream {
-                schema: schema.clone(),
-                source: Arc::clone(source),
-                offsets: 0..live.position(self.epoch),
-            })],
-            _ => {
-                let own = self.own.get(&id);
-                let snapshots = self.snapshots(id).into_iter();
-                let partition = |snapshot| -> Arc<dyn PartitionStream> {
-                    let without = own.map(|own| Arc::clone(&own.removed));
-                    Arc::new(SnapshotStream { schema: schema.clone(), snapshot, without, _hold: Arc::clone(&hold) })
-                };
-                let added = own.filter(|own| !own.added.is_empty()).map(added);
-                snapshots.map(partition).chain(added).collect()
-            }
-        };
-        Ok(Arc::new(StreamingTable::try_new(schema.clone(), partitions).map_err(from_datafusion)?))
+        if let Body::Source { source, .. } = &live.body {
+            let (source, offsets) = (Arc::clone(source), 0..live.position(self.epoch));
+            let rows = Arc::new(SourceStream { schema: schema.clone(), source, offsets });
+            return Ok(Arc::new(StreamingTable::try_new(schema.clone(), vec![rows]).map_err(from_datafusion)?));
+        }
+        let own = self.own.get(&id);
+        Ok(Arc::new(SnapshotTable {
+            schema: schema.clone(),
+            snapshots: self.snapshots(id),
+            removed: own.map(|own| Arc::clone(&own.removed)),
+            added: own.map(|own| own.added.clone()).unwrap_or_default(),
+            holds: Arc::new(self.holds.clone()),
+        }))
     }
 }
 
@@ -246,7 +238,7 @@ async fn find_by_key(engine: &Arc<EngineState>, plan: &LogicalPlan, point: &Read
     Ok(found)
 }
 
-fn external(error: Error) -> DataFusionError {
+pub(crate) fn external(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
@@ -433,42 +425,10 @@ fn with_tables(
     plan.map(|t| t.data).map_err(from_datafusion)
 }
 
-/// A worker's part of a stored relation or view.
-struct SnapshotStream {
-    schema: SchemaRef,
-    snapshot: Snapshot,
-    /// Rows that a transaction has taken away.
-    without: Option<Arc<KeyedRows>>,
-    _hold: Arc<Vec<Hold>>,
-}
-
-impl fmt::Debug for SnapshotStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SnapshotStream")
-    }
-}
-
 /// A batch's first columns under a scan's schema, which lacks hidden columns at its end.
 fn under(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
     let columns = batch.columns()[..schema.fields().len()].to_vec();
     millstream_expr::scalar::batch_of(schema.clone(), columns, batch.num_rows())
-}
-
-impl PartitionStream for SnapshotStream {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (schema, snapshot, removed) = (self.schema.clone(), self.snapshot.clone(), self.without.clone());
-        let batches = (0..snapshot.n_chunks()).filter_map(move |i| {
-            let batch = snapshot.chunk(i, None).transpose()?;
-            let batch = batch.and_then(|b| removed.as_ref().map_or(Ok(b.clone()), |removed| without(&b, removed)));
-            let batch = batch.and_then(|b| under(&schema, &b));
-            Some(batch.map_err(|e| DataFusionError::External(Box::new(e))))
-        });
-        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
-    }
 }
 
 /// Rows at hand.

@@ -12,7 +12,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use millstream_planner::catalog::{CatalogChange, Kind, Relation};
 use millstream_planner::{Catalog, RelationId};
-use millstream_runtime::{Command, Events, LoadRows, Workers};
+use millstream_runtime::{Command, Events, LoadRows, RowsToLoad, Workers};
 use millstream_state::codec::decode_rows;
 use millstream_storage::log::Log;
 use millstream_types::hash::partitions_of;
@@ -135,7 +135,25 @@ fn restore(
             (0..n_workers).for_each(|worker| engine.clock.completed(id, worker, header.epoch));
             continue;
         }
-        let rows = Box::new(move |worker| restored.rows(id.0, &partitions_of(worker, n_workers)));
+        let (floor, is_indexed) = (restored.floor(id), catalog.indexed_columns(id).next().is_some());
+        coordinator.note_floor(id, floor);
+        restored.stream_objects(id).for_each(|(epoch, now_us, n)| coordinator.note_stored(id, epoch, now_us, n));
+        let is_stream = catalog.get(id).is_some_and(|relation| relation.kind == Kind::Stream);
+        let rows = Box::new(move |worker| {
+            let partitions = partitions_of(worker, n_workers);
+            if !restored.is_in_objects(id) {
+                // The next checkpoint has those of a stream in objects.
+                let rows = restored.rows(id.0, &partitions)?;
+                return Ok(RowsToLoad { rows, are_new: is_stream, ..RowsToLoad::default() });
+            }
+            let stored = restored.stream_blocks(id, &partitions)?;
+            if !is_indexed {
+                return Ok(RowsToLoad { stored, floor, ..RowsToLoad::default() });
+            }
+            // An index is over rows in memory.
+            let rows = stored.iter().map(|block| block.rows_after(floor)).collect::<Result<_>>()?;
+            Ok(RowsToLoad { rows, ..RowsToLoad::default() })
+        });
         let loaded = Box::new(move |outcome| {
             // Whoever waited may have given up.
             let _ = send.send((id, outcome));
@@ -207,7 +225,8 @@ fn replay_epoch(
             }
         }
     }
-    coordinator.replay(&record.header, deltas, offsets);
+    let floors = record.floors.into_iter().filter(|(id, _)| coordinator.base_relation(*id).is_some()).collect();
+    coordinator.replay(&record.header, deltas, offsets, floors);
     Ok(())
 }
 

@@ -102,6 +102,8 @@ const RELATIONS: [(&str, &[(&str, ColumnType)]); 10] = [
             ("holds", BigInt),
             ("bytes_in_memory", BigInt),
             ("bytes_spilled", BigInt),
+            ("rows_stored", BigInt),
+            ("bytes_stored", BigInt),
             ("users", BigInt),
         ],
     ),
@@ -351,6 +353,7 @@ fn arrangements(engine: &EngineState, live: &LiveRelation) -> Vec<Row> {
         let sealed = reader.sealed();
         let (since, n_holds) = (live.shared.holds.since(), live.shared.holds.n_holds());
         let (in_memory, spilled) = live.shared.n_bytes(worker);
+        let (rows_stored, bytes_stored) = live.shared.stored(worker);
         vec![
             int(live.id.0),
             text(&live.relation.name),
@@ -361,6 +364,8 @@ fn arrangements(engine: &EngineState, live: &LiveRelation) -> Vec<Row> {
             int(n_holds),
             int(in_memory),
             int(spilled),
+            int(rows_stored),
+            int(bytes_stored),
             int(n_users),
         ]
     };

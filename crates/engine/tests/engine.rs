@@ -11,6 +11,7 @@ mod engine {
     mod serializability;
     mod slice;
     mod spilling;
+    mod streams;
     mod transactions;
     mod upgrade;
 }

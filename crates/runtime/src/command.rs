@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use millstream_operators::materialize::MaterializeSpec;
 use millstream_operators::{Dataflow, RelationId};
-use millstream_state::ArrangementSpec;
+use millstream_state::{ArrangementSpec, StoredBlock};
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 
 use crate::memory::Account;
@@ -58,6 +58,8 @@ pub enum Command {
     Load(Arc<LoadRows>),
     /// Hands over what has changed since the last checkpoint.
     Save(Arc<SaveRequest>),
+    /// Blocks take the place of rows of a stream.
+    Store(Arc<StoreRows>),
     /// Forgets what nobody can ask for any more: this epoch is closed, and nothing has been sent after it.
     Forget(Epoch),
     /// Runs a closure on the worker's thread, between quanta; for tests.
@@ -161,6 +163,8 @@ pub enum RelationInput {
     Deltas(Vec<Delta>),
     /// Offsets of a source, this worker's share.
     Offsets(Range<u64>),
+    /// Rows of a stream that were born at or before this epoch are forgotten. Nothing that is built on it is told.
+    Floor(Epoch),
 }
 
 /// The rows that a stored relation has to begin with.
@@ -170,9 +174,34 @@ pub struct LoadRows {
     /// As of which epoch they are.
     pub epoch: Epoch,
     /// Gives a worker those that it is to keep; called on its thread.
-    pub rows: RowsOfWorker,
+    pub rows: Box<dyn Fn(usize) -> Result<RowsToLoad> + Send + Sync>,
     /// Told by each worker when it has them.
     pub loaded: Box<dyn Fn(Result<()>) + Send + Sync>,
+}
+
+/// What a worker has to begin with of a stored relation.
+#[derive(Default)]
+pub struct RowsToLoad {
+    /// Rows that go to memory, all columns.
+    pub rows: Vec<RecordBatch>,
+    /// The next checkpoint is to have the rows, as if they had just come.
+    pub are_new: bool,
+    /// Rows that are read where they lie.
+    pub stored: Vec<StoredBlock>,
+    /// Rows that were born at or before it are forgotten.
+    pub floor: Epoch,
+}
+
+/// Rows of a stream that lie elsewhere from now on.
+pub struct StoreRows {
+    /// The stream.
+    pub relation: RelationId,
+    /// No row of them was born later.
+    pub up_to: Epoch,
+    /// The objects whose blocks they take the place of; if there are none, that of the rows that were handed over.
+    pub replaced: Vec<u64>,
+    /// Those of each worker.
+    pub blocks: Vec<Vec<StoredBlock>>,
 }
 
 /// Gives the rows of a worker, all columns.

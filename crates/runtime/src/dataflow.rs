@@ -220,9 +220,7 @@ pub(crate) fn fill(arrangement: &mut Arrangement, rows: Vec<RecordBatch>, epoch:
     for rows in rows {
         arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: rows.num_rows() })?;
     }
-    arrangement.seal(epoch, since)?;
-    arrangement.note_saved();
-    Ok(())
+    arrangement.seal(epoch, since)
 }
 
 /// Builds all operators of a dataflow.
@@ -297,7 +295,12 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
             let arrangement = Rc::new(RefCell::new(arrangement));
             if let Some(restored) = &install.restored {
                 let since = shared.holds.advance(start);
-                let fill = || fill(&mut arrangement.borrow_mut(), (restored.rows)(context.worker)?, start, since);
+                let fill = || {
+                    let mut arrangement = arrangement.borrow_mut();
+                    fill(&mut arrangement, (restored.rows)(context.worker)?, start, since)?;
+                    arrangement.note_saved();
+                    Ok(())
+                };
                 context.failure.guard(start, fill);
             }
             shared.set_reader(build_context.worker, arrangement.borrow().reader());

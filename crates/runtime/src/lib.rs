@@ -23,7 +23,7 @@ mod worker;
 
 pub use command::{
     Command, EpochWork, Events, Follow, InstallDataflow, LoadRows, Lookup, LookupReply, OperatorHook, RelationInput,
-    RelationSpec, Root, Round, RowsOfWorker, Tap,
+    RelationSpec, Root, Round, RowsOfWorker, RowsToLoad, StoreRows, Tap,
 };
 pub use memory::{Account, Charge};
 pub use metrics::{DataflowMetrics, Intake, NodeMetrics};

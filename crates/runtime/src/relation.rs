@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use millstream_operators::RelationId;
-use millstream_state::{Arrangement, ArrangementReader, Changes, Holds, Snapshot};
-use millstream_types::{Delta, Epoch};
+use millstream_state::{Arrangement, ArrangementReader, Changes, Holds, Snapshot, UnsavedRows};
+use millstream_types::{Delta, Epoch, Result};
 use parking_lot::Mutex;
 
 use crate::command::Tap;
@@ -60,6 +60,18 @@ impl RelationShared {
         size.spilled.store(spilled as u64, Relaxed);
     }
 
+    /// Rows and bytes that a worker's part has in objects of checkpoints, as they were measured last.
+    pub fn stored(&self, worker: usize) -> (u64, u64) {
+        let size = &self.sizes[worker];
+        (size.stored_rows.load(Relaxed), size.stored.load(Relaxed))
+    }
+
+    pub(crate) fn note_stored(&self, worker: usize, n_rows: usize, n_bytes: usize) {
+        let size = &self.sizes[worker];
+        size.stored_rows.store(n_rows as u64, Relaxed);
+        size.stored.store(n_bytes as u64, Relaxed);
+    }
+
     /// Lets go of the rows: nobody may read them any more.
     pub fn forget_readers(&self) {
         self.readers.lock().fill(None);
@@ -85,6 +97,8 @@ impl RelationShared {
 struct PartSize {
     in_memory: AtomicU64,
     spilled: AtomicU64,
+    stored_rows: AtomicU64,
+    stored: AtomicU64,
 }
 
 /// Where the rows of a worker's part come from.
@@ -116,7 +130,37 @@ impl Relation {
         let (in_memory, spilled) = (arrangement.n_bytes(), arrangement.n_bytes_spilled());
         charge.set_all(in_memory, arrangement.n_bytes_spillable(), spilled);
         self.shared.note_size(worker, in_memory, spilled);
+        self.shared.note_stored(worker, arrangement.n_rows_stored(), arrangement.n_bytes_stored());
         self.n_uncharged = 0;
+    }
+
+    /// What no checkpoint has yet.
+    pub(crate) fn take_unsaved(&self) -> Option<UnsavedRows> {
+        match &self.part {
+            Part::Stored(rows) if rows.borrow().can_be_stored() => {
+                let mut rows = rows.borrow_mut();
+                // What is forgotten leaves the disk with the checkpoint that does not have it any more.
+                let since = self.shared.holds.advance(rows.reader().sealed());
+                if let Err(error) = rows.forget(since) {
+                    tracing::error!(%error, "rows of a stream stay where they are");
+                }
+                Some(rows.take_to_store())
+            }
+            Part::Stored(rows) | Part::View(rows) => Some(rows.borrow_mut().take_unsaved()),
+            Part::Source(_) => None,
+        }
+    }
+
+    /// From an epoch on, rows that were born at or before another are forgotten.
+    ///
+    /// # Errors
+    /// If rows are not in memory and cannot be read.
+    pub(crate) fn set_floor(&mut self, worker: usize, epoch: Epoch, floor: Epoch) -> Result<()> {
+        let Part::Stored(arrangement) = &self.part else { return Ok(()) };
+        arrangement.borrow_mut().set_floor(epoch, floor);
+        arrangement.borrow_mut().seal(epoch, self.shared.holds.advance(epoch))?;
+        self.measure(worker);
+        Ok(())
     }
 
     pub(crate) fn arrangement(&self) -> Option<&Rc<RefCell<Arrangement>>> {

@@ -24,6 +24,7 @@
 mod equal_rows;
 mod saving;
 mod spilling;
+mod storing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use millstream_types::{Delta, Epoch, Error, Result};
 use parking_lot::Mutex;
 
 use self::equal_rows::{RowEquality, cancel};
+use self::storing::Stored;
 use crate::chunked_rows::ChunkedRows;
 use crate::cold::ColdStore;
 use crate::column::{CHUNK_ROWS, Equality, Rows, chunk_of, offset_of, row_id};
@@ -249,6 +251,7 @@ pub struct Arrangement {
     store: Option<Arc<dyn ColdStore>>,
     /// Epochs sealed since that was done last.
     n_calm: u32,
+    stored: Stored,
     published: Arc<Mutex<Published>>,
 }
 
@@ -289,6 +292,7 @@ impl Arrangement {
             cannot_spill: false,
             store: None,
             n_calm: CALM_EPOCHS,
+            stored: Stored::default(),
             published: Arc::new(Mutex::new(Published::default())),
         })
     }
@@ -314,11 +318,15 @@ impl Arrangement {
             + self.indexes.iter().map(|i| i.index.n_bytes()).sum::<usize>()
             + self.chunks.len() * size_of::<Chunk>()
             + self.death_epochs.capacity() * size_of::<(u32, Epoch)>()
+            + self.stored.n_bytes_in_memory()
             + self.forgotten_saved.iter().map(RecordBatch::get_array_memory_size).sum::<usize>()
     }
 
     /// The number of the index over exactly these columns, in this order, if all rows are in it.
     pub fn index_on(&self, columns: &[usize]) -> Option<usize> {
+        if !self.stored.is_indexable() {
+            return None;
+        }
         self.indexes.iter().position(|i| i.columns == columns && i.built_to.is_none() && !i.finds_identical)
     }
 
@@ -667,7 +675,7 @@ impl Arrangement {
         self.forget_deaths(since)?;
         let dropped = self.merge_chunks(since, MERGED_ROWS_MIN + 4 * n_deaths)?;
         self.publish(epoch, &dropped);
-        Ok(())
+        self.forget_stored(since)
     }
 
     /// Forgets what died at or before `since`, between epochs; nothing if one has begun.
@@ -675,6 +683,7 @@ impl Arrangement {
     /// # Errors
     /// As for [`Arrangement::seal`].
     pub fn forget(&mut self, since: Epoch) -> Result<()> {
+        self.forget_stored(since)?;
         let has_begun = |(i, chunk): (usize, &Chunk)| chunk.touched && self.rows.len_of(i) > chunk.n_sealed;
         let is_due = self.deaths.front().is_some_and(|(epoch, _)| *epoch <= since);
         if !is_due || !self.new_deaths.is_empty() || self.chunks.iter().enumerate().any(has_begun) {

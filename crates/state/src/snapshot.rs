@@ -1,6 +1,7 @@
 //! The readers' end of an arrangement: its rows at an epoch, and the difference between two.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::cold::ColdChunk;
 use crate::column::{CHUNK_ROWS, ColumnImage, chunk_of, offset_of};
+use crate::stored::{Statistics, StoredBlock};
 
 /// A set of rows of a chunk; copies share memory until one changes.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +96,12 @@ impl RowBits {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Births(Vec<(u32, Epoch)>);
 
+impl From<&[(u32, Epoch)]> for Births {
+    fn from(runs: &[(u32, Epoch)]) -> Self {
+        Births(runs.to_vec())
+    }
+}
+
 impl Births {
     pub(crate) fn push(&mut self, first_row: usize, epoch: Epoch) {
         debug_assert!(self.0.last().is_none_or(|l| l.1 <= epoch));
@@ -114,6 +122,12 @@ impl Births {
         self.0.last().map_or(Epoch::ZERO, |r| r.1)
     }
 
+    /// The runs of the rows from one on, as if it were the first.
+    pub(crate) fn runs_from(&self, row: usize) -> Vec<(u32, Epoch)> {
+        let before = self.0.partition_point(|run| run.0 as usize <= row).saturating_sub(1);
+        self.0[before..].iter().map(|&(first, epoch)| (first.saturating_sub(row as u32), epoch)).collect()
+    }
+
     /// How many of the first `len` rows were born at or before an epoch.
     #[inline]
     pub(crate) fn n_born_by(&self, epoch: Epoch, len: usize) -> usize {
@@ -131,6 +145,7 @@ impl Births {
 pub(crate) enum ChunkColumns {
     Here(Vec<ColumnImage>),
     Away(Arc<dyn ColdChunk>),
+    Stored(StoredBlock),
 }
 
 /// A chunk as readers hold it.
@@ -142,12 +157,61 @@ pub(crate) struct ChunkImage {
     pub(crate) reclaimed: RowBits,
 }
 
+impl ChunkImage {
+    /// Of the rows, those that were born after one epoch, if it matters, and up to another.
+    fn born(&self, after: Option<Epoch>, up_to: Epoch) -> Range<usize> {
+        let end = self.births.n_born_by(up_to, self.len);
+        after.map_or(0, |after| self.births.n_born_by(after, self.len).min(end))..end
+    }
+}
+
 /// What the owner has published; exchanged at each seal.
 #[derive(Default)]
 pub(crate) struct Published {
+    /// Rows that lie elsewhere for good, which come before the chunks. Only where no row ever dies by itself.
+    pub(crate) stored: Arc<Vec<Arc<ChunkImage>>>,
+    /// From the first epoch on, rows that were born at or before the second are forgotten. Both ascend.
+    pub(crate) floors: Vec<(Epoch, Epoch)>,
     pub(crate) chunks: Vec<Option<Arc<ChunkImage>>>,
     pub(crate) deaths: VecDeque<(Epoch, Arc<[u32]>)>,
     pub(crate) sealed: Epoch,
+}
+
+impl Published {
+    fn all_chunks(&self) -> Chunks {
+        Chunks { stored: Arc::clone(&self.stored), chunks: self.chunks.clone() }
+    }
+}
+
+/// Chunks as a reader has taken them: those that are stored, and then the others.
+#[derive(Clone)]
+struct Chunks {
+    stored: Arc<Vec<Arc<ChunkImage>>>,
+    chunks: Vec<Option<Arc<ChunkImage>>>,
+}
+
+impl Chunks {
+    fn len(&self) -> usize {
+        self.stored.len() + self.chunks.len()
+    }
+
+    fn get(&self, idx: usize) -> Option<&Arc<ChunkImage>> {
+        match idx.checked_sub(self.stored.len()) {
+            None => self.stored.get(idx),
+            Some(idx) => self.chunks[idx].as_ref(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<ChunkImage>> {
+        self.stored.iter().chain(self.chunks.iter().flatten())
+    }
+
+    /// Of rows that have died, in order, those of a chunk.
+    fn of_chunk<'a>(&self, died: &'a [u32], idx: usize) -> &'a [u32] {
+        let Some(idx) = idx.checked_sub(self.stored.len()) else { return &[] };
+        let from = died.partition_point(|&row| chunk_of(row) < idx);
+        &died[from..died.partition_point(|&row| chunk_of(row) <= idx)]
+    }
 }
 
 /// Reads an arrangement from any thread.
@@ -175,16 +239,17 @@ impl ArrangementReader {
     /// The rows as of an epoch. The caller holds the relation at that epoch, or an earlier one, and nothing that it
     /// wants to see is still to be sealed.
     pub fn snapshot(&self, epoch: Epoch) -> Snapshot {
-        let (chunks, deaths) = {
+        let (chunks, deaths, floor) = {
             let published = self.published.lock();
-            (published.chunks.clone(), published.deaths.clone())
+            let floor = published.floors.iter().rev().find(|(from, _)| *from <= epoch);
+            (published.all_chunks(), published.deaths.clone(), floor.map(|(_, floor)| *floor))
         };
         let mut dead: Vec<u32> = Vec::new();
         for (_, rows) in deaths.iter().filter(|d| d.0 <= epoch) {
             dead.extend_from_slice(rows);
         }
         dead.sort_unstable();
-        Snapshot { schema: self.schema.clone(), epoch, chunks, dead }
+        Snapshot { schema: self.schema.clone(), epoch, floor, chunks, dead }
     }
 
     /// What changed after epoch `from` up to epoch `to`. The caller holds the relation at `from` or earlier, and nothing
@@ -192,7 +257,7 @@ impl ArrangementReader {
     pub fn changes(&self, from: Epoch, to: Epoch) -> Changes {
         let (chunks, deaths) = {
             let published = self.published.lock();
-            (published.chunks.clone(), published.deaths.clone())
+            (published.all_chunks(), published.deaths.clone())
         };
         let mut died: Vec<u32> = Vec::new();
         for (_, rows) in deaths.iter().filter(|d| from < d.0 && d.0 <= to) {
@@ -210,7 +275,7 @@ pub struct Changes {
     schema: SchemaRef,
     from: Epoch,
     to: Epoch,
-    chunks: Vec<Option<Arc<ChunkImage>>>,
+    chunks: Chunks,
     /// Rows that died in between, ascending.
     died: Vec<u32>,
 }
@@ -223,10 +288,8 @@ impl Changes {
 
     /// At most so many rows come; those that are born and die in between are counted twice, and do not come.
     pub fn n_rows_max(&self) -> usize {
-        let born = |chunk: &Arc<ChunkImage>| {
-            chunk.births.n_born_by(self.to, chunk.len) - chunk.births.n_born_by(self.from, chunk.len)
-        };
-        self.died.len() + self.chunks.iter().flatten().map(born).sum::<usize>()
+        let born = |chunk: &Arc<ChunkImage>| chunk.born(Some(self.from), self.to).len();
+        self.died.len() + self.chunks.iter().map(born).sum::<usize>()
     }
 
     /// What changed in one chunk, restricted to some columns; `None` if nothing did.
@@ -234,20 +297,18 @@ impl Changes {
     /// # Errors
     /// If a column's type has no filter kernel, or a chunk that is not in memory cannot be read.
     pub fn chunk(&self, chunk_idx: usize, projection: Option<&[usize]>) -> Result<Option<Delta>> {
-        let Some(chunk) = &self.chunks[chunk_idx] else { return Ok(None) };
-        let born_from = chunk.births.n_born_by(self.from, chunk.len);
-        let born_to = chunk.births.n_born_by(self.to, chunk.len);
-        let first = self.died.partition_point(|&row| chunk_of(row) < chunk_idx);
-        let died = &self.died[first..self.died.partition_point(|&row| chunk_of(row) <= chunk_idx)];
-        if died.is_empty() && born_from == born_to {
+        let Some(chunk) = self.chunks.get(chunk_idx) else { return Ok(None) };
+        let born = chunk.born(Some(self.from), self.to);
+        let died = self.chunks.of_chunk(&self.died, chunk_idx);
+        if died.is_empty() && born.is_empty() {
             return Ok(None);
         }
         let batch = image_batch(&self.schema, chunk, projection)?;
         if died.is_empty() {
-            return Ok(Some(Delta::inserts(batch.slice(born_from, born_to - born_from))));
+            return Ok(Some(Delta::inserts(batch.slice(born.start, born.len()))));
         }
         let mut change = vec![0i64; chunk.len];
-        change[born_from..born_to].fill(1);
+        change[born].fill(1);
         died.iter().for_each(|&row| change[offset_of(row)] -= 1);
         let mask = BooleanArray::new(BooleanBuffer::collect_bool(chunk.len, |i| change[i] != 0), None);
         let weights = change.iter().copied().filter(|&w| w != 0).collect();
@@ -269,7 +330,9 @@ impl Changes {
 pub struct Snapshot {
     schema: SchemaRef,
     epoch: Epoch,
-    chunks: Vec<Option<Arc<ChunkImage>>>,
+    /// Rows that were born at or before it are forgotten, if there is one.
+    floor: Option<Epoch>,
+    chunks: Chunks,
     /// Rows that had died by the epoch and are not yet reclaimed, ascending.
     dead: Vec<u32>,
 }
@@ -287,8 +350,27 @@ impl Snapshot {
 
     /// The number of rows.
     pub fn n_rows(&self) -> usize {
-        let born = |c: &Arc<ChunkImage>| c.births.n_born_by(self.epoch, c.len).saturating_sub(c.reclaimed.count());
-        self.chunks.iter().flatten().map(born).sum::<usize>().saturating_sub(self.dead.len())
+        let born = |c: &Arc<ChunkImage>| c.born(self.floor, self.epoch).len().saturating_sub(c.reclaimed.count());
+        self.chunks.iter().map(born).sum::<usize>().saturating_sub(self.dead.len())
+    }
+
+    /// Whether there is a chunk of this number: some are empty places.
+    pub fn has_chunk(&self, chunk_idx: usize) -> bool {
+        self.chunks.get(chunk_idx).is_some()
+    }
+
+    /// The rows of a chunk, if it is a stored block, seen or not.
+    pub fn n_rows_stored(&self, chunk_idx: usize) -> Option<usize> {
+        let chunk = self.chunks.get(chunk_idx)?;
+        matches!(chunk.columns, ChunkColumns::Stored(_)).then_some(chunk.len)
+    }
+
+    /// What is known of the rows of a chunk, if it is a stored block, and its place in that.
+    pub fn statistics(&self, chunk_idx: usize) -> Option<(&Statistics, usize)> {
+        match &self.chunks.get(chunk_idx)?.columns {
+            ChunkColumns::Stored(block) => Some((&block.statistics, block.place)),
+            _ => None,
+        }
     }
 
     /// The rows of one chunk, restricted to some columns; `None` if it has none. Chunks without dead rows are not copied.
@@ -296,22 +378,22 @@ impl Snapshot {
     /// # Errors
     /// If a column's type has no filter kernel, or a chunk that is not in memory cannot be read.
     pub fn chunk(&self, chunk_idx: usize, projection: Option<&[usize]>) -> Result<Option<RecordBatch>> {
-        let Some(chunk) = &self.chunks[chunk_idx] else { return Ok(None) };
-        let n_born = chunk.births.n_born_by(self.epoch, chunk.len);
-        let first = self.dead.partition_point(|&row| chunk_of(row) < chunk_idx);
-        let dead = self.dead[first..].iter().take_while(|&&row| chunk_of(row) == chunk_idx);
-        let mut n_visible = n_born;
-        let batch = image_batch(&self.schema, chunk, projection)?.slice(0, n_born);
+        let Some(chunk) = self.chunks.get(chunk_idx) else { return Ok(None) };
+        let born = chunk.born(self.floor, self.epoch);
+        if born.is_empty() {
+            return Ok(None);
+        }
+        let batch = image_batch(&self.schema, chunk, projection)?.slice(born.start, born.len());
         let mut gone = chunk.reclaimed.clone();
-        dead.for_each(|&row| gone.set(offset_of(row)));
+        self.chunks.of_chunk(&self.dead, chunk_idx).iter().for_each(|&row| gone.set(offset_of(row)));
         if gone.count() > 0 {
-            let visible = BooleanBuffer::collect_bool(n_born, |i| !gone.get(i));
-            n_visible = visible.count_set_bits();
-            if n_visible < n_born {
+            let visible = BooleanBuffer::collect_bool(born.len(), |i| !gone.get(born.start + i));
+            let n_visible = visible.count_set_bits();
+            if n_visible < born.len() {
                 return Ok((n_visible > 0).then_some(filter_record_batch(&batch, &BooleanArray::new(visible, None))?));
             }
         }
-        Ok((n_visible > 0).then_some(batch))
+        Ok(Some(batch))
     }
 
     /// All batches.
@@ -326,6 +408,7 @@ impl Snapshot {
 pub(crate) fn image_batch(schema: &SchemaRef, chunk: &ChunkImage, projection: Option<&[usize]>) -> Result<RecordBatch> {
     let columns = match &chunk.columns {
         ChunkColumns::Away(away) => return Ok(away.read(projection)?.slice(0, chunk.len)),
+        ChunkColumns::Stored(block) => return block.rows.read(projection),
         ChunkColumns::Here(columns) => columns,
     };
     let options = RecordBatchOptions::new().with_row_count(Some(chunk.len));

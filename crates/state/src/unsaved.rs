@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt32Array};
 use millstream_types::delta::take_batch;
 use millstream_types::hash::{hash_columns, mix};
-use millstream_types::{Error, Result};
+use millstream_types::{Epoch, Error, Result};
 
 use crate::changes::{HashedRows, TableShape};
 use crate::snapshot::{ChunkImage, RowBits, image_batch};
@@ -16,6 +16,8 @@ use crate::snapshot::{ChunkImage, RowBits, image_batch};
 pub struct UnsavedRows {
     shape: TableShape,
     pub(crate) chunks: Vec<UnsavedChunk>,
+    /// Which chunks of the arrangement they are.
+    pub(crate) chunk_idxs: Vec<usize>,
     /// Identities of rows that were saved and are forgotten.
     pub(crate) forgotten: Vec<RecordBatch>,
 }
@@ -29,7 +31,7 @@ pub(crate) struct UnsavedChunk {
 
 impl UnsavedRows {
     pub(crate) fn new(shape: TableShape) -> Self {
-        UnsavedRows { shape, chunks: Vec::new(), forgotten: Vec::new() }
+        UnsavedRows { shape, chunks: Vec::new(), chunk_idxs: Vec::new(), forgotten: Vec::new() }
     }
 
     /// What the rows are.
@@ -77,6 +79,20 @@ impl UnsavedRows {
             return Err(Error::internal("rows that may be anywhere are gone"));
         }
         Ok((gone, came))
+    }
+
+    /// The rows that came, of which none is gone, in their order, with their births: runs `(first row, epoch)`.
+    ///
+    /// # Errors
+    /// If rows that were put away cannot be read; internal, if some are gone.
+    pub fn in_order(&self) -> impl Iterator<Item = Result<(RecordBatch, Vec<(u32, Epoch)>)>> {
+        self.chunks.iter().map(|UnsavedChunk { image, came, gone }| {
+            let first = came.offsets().next().unwrap_or(0);
+            if gone.count() > 0 || came.offsets().last() != Some(first + came.count() - 1) {
+                return Err(Error::internal("rows of a stream are gone"));
+            }
+            Ok((selected(&self.shape, image, came, None)?, image.births.runs_from(first)))
+        })
     }
 
     fn places_in_identity(&self, by: &[usize]) -> Result<Vec<usize>> {

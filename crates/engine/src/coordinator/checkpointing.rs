@@ -1,16 +1,17 @@
 //! When checkpoints are written, and of what.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millstream_planner::{Catalog, RelationId};
+use millstream_runtime::{Command, StoreRows};
 use millstream_types::{Epoch, Error, ErrorKind, Result, SqlState};
 use tokio::sync::oneshot;
 
 use super::Coordinator;
-use crate::checkpoints::{BaseImage, Checkpointer, DataflowImage, Image};
+use crate::checkpoints::{BaseImage, Checkpointed, Checkpointer, DataflowImage, Image};
 use crate::journal::Journal;
+use crate::retention::Kept;
 
 /// A start that finds more segments of the log has a checkpoint written at once: each start leaves one.
 const SEGMENTS_MAX: usize = 16;
@@ -133,6 +134,7 @@ impl Coordinator {
             live: Arc::clone(&base.live),
             next_row_id: base.next_row_id,
             position: base.source.as_ref().map(super::sources::SourceState::position),
+            floor: base.kept.as_ref().map_or(Epoch::ZERO, Kept::floor),
         });
         let mut bases: Vec<BaseImage> = bases.collect();
         bases.sort_by_key(|base| base.live.id);
@@ -166,7 +168,13 @@ impl Coordinator {
     }
 
     /// A checkpoint is written, or could not be.
-    pub(super) fn checkpointed(&mut self, epoch: Epoch, outcome: &Result<()>, behind: &HashSet<u64>) {
+    pub(super) fn checkpointed(&mut self, checkpointed: Checkpointed) {
+        let Checkpointed { header, outcome, behind, stored } = checkpointed;
+        let epoch = header.epoch;
+        for (rows, n_bytes) in stored {
+            self.note_stored(rows.relation, epoch, header.now_us, n_bytes);
+            self.store(&Arc::new(rows));
+        }
         let Some(checkpointing) = &mut self.checkpointing else { return };
         checkpointing.is_writing = false;
         if outcome.is_ok() {
@@ -175,6 +183,11 @@ impl Coordinator {
         let waiting = std::mem::take(&mut checkpointing.waiting);
         waiting.into_iter().for_each(|reply| drop(reply.send(outcome.clone())));
         self.flows.iter_mut().for_each(|flow| flow.is_being_saved = behind.contains(&flow.owner));
+    }
+
+    /// Has workers read rows of a stream from where they lie now.
+    pub(super) fn store(&self, rows: &Arc<StoreRows>) {
+        self.workers.send_all(|_| Command::Store(Arc::clone(rows)));
     }
 
     /// What was restored of a table or stream is as of an epoch.

@@ -14,10 +14,12 @@ use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use tokio::sync::oneshot;
 
 use super::resolve::{Publication, Resolver};
+use super::retention::Floors;
 use super::{Base, Commit, Coordinator, WriteOp, Written, sources};
 use crate::epoch_history::{Brought, EpochEntry};
 use crate::journal::{EPOCHS_LEFT_OUT, EnteredEpoch};
 use crate::live::{Body, Failed, LiveRelation};
+use crate::retention::{Kept, Retention};
 
 /// Rows of a stream from which on a batch is spread over the workers.
 const SPREAD_ROWS_MIN: usize = 1 << 10;
@@ -86,7 +88,7 @@ impl Coordinator {
             return;
         }
         let header = self.next_header();
-        let record = match self.record(&header, &catalog, &deltas, &offsets) {
+        let record = match self.record(&header, &catalog, &deltas, &offsets, &[]) {
             Ok(record) => record,
             // Nothing was written, and everybody is told so.
             Err(error) => {
@@ -105,6 +107,7 @@ impl Coordinator {
         let entry = self.clock.epochs.add(&header, brought);
         self.note_touched(&header, &deltas, &offsets, Some(&entry));
         entry.note_complete();
+        self.note_kept(&header, &deltas);
         self.note_catalog(catalog);
         self.enter(EnteredEpoch { epoch: header.epoch, is_asynchronous, answers, entry: Some(entry) }, record);
         self.send_changes(&header, deltas, offsets);
@@ -284,11 +287,13 @@ impl Coordinator {
     }
 
     /// Does an epoch again.
-    pub(crate) fn replay(&mut self, header: &EpochHeader, deltas: Changes, offsets: Offsets) {
+    pub(crate) fn replay(&mut self, header: &EpochHeader, deltas: Changes, offsets: Offsets, floors: Floors) {
         self.make(header);
         self.note_touched(header, &deltas, &offsets, None);
+        self.note_floors(header, &floors);
         self.clock.close(header.epoch);
         self.send_changes(header, deltas, offsets);
+        self.send_floors(header, floors);
     }
 
     /// Nothing is left to be done again: sources go on from where they are.
@@ -334,7 +339,10 @@ impl Coordinator {
             _ => None,
         };
         let last_written = Instant::now();
-        self.bases.insert(id, Base { live, next_row_id: 1, source, next_worker: 0, last_written });
+        // It was looked at when the stream was made.
+        let retention = Retention::of_stream(&live.relation).ok().flatten();
+        let kept = retention.map(Kept::new);
+        self.bases.insert(id, Base { live, next_row_id: 1, source, next_worker: 0, last_written, kept });
         let spec = Arc::new(spec);
         self.workers.send_all(|_| Command::CreateRelation(id, Arc::clone(&spec)));
     }

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use millstream_planner::RelationId;
@@ -186,10 +186,16 @@ impl Coordinator {
         let header = checkpoint.header();
         let epoch = header.epoch;
         let n_workers = self.workers.len();
-        let (of_state, of_rows) = (Arc::clone(checkpoint), Arc::clone(checkpoint));
+        // What a dataflow was installed with is there as long as it is, and must not keep the checkpoint's files.
+        let upgrade = |checkpoint: &Weak<Restored>| {
+            checkpoint.upgrade().ok_or_else(|| Error::internal("a dataflow is restored after the start"))
+        };
+        let (of_state, of_rows) = (Arc::downgrade(checkpoint), Arc::downgrade(checkpoint));
         let restored = RestoredDataflow {
-            state: Box::new(move |worker, node| of_state.state(owner, node, &partitions_of(worker, n_workers))),
-            rows: Box::new(move |worker| of_rows.rows(owner, &partitions_of(worker, n_workers))),
+            state: Box::new(move |worker, node| {
+                upgrade(&of_state)?.state(owner, node, &partitions_of(worker, n_workers))
+            }),
+            rows: Box::new(move |worker| upgrade(&of_rows)?.rows(owner, &partitions_of(worker, n_workers))),
         };
         let offsets = imports.iter().map(|_| None).collect();
         let install = Arc::new(build(Start { header, offsets, restored: Some(restored) }));

@@ -19,6 +19,7 @@ use crate::coordinator::{Coordinator, Publication, Request};
 use crate::engine::EngineState;
 use crate::live::LiveRelation;
 use crate::publish::CatalogLock;
+use crate::retention::Retention;
 use crate::transaction::SharedTransaction;
 
 /// What a transaction block has done to the catalog.
@@ -100,7 +101,8 @@ impl Session {
                 let created = catalog.create_table(create)?;
                 self.made(created)
             }
-            Statement::CreateStream(create) if create.options.is_empty() => {
+            Statement::CreateStream(create) if !create.options.iter().any(|(name, _)| name == "connector") => {
+                Retention::of(&create.options)?;
                 let created = catalog.create_stream(create, None)?;
                 self.made(created)
             }

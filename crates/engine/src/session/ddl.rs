@@ -15,6 +15,7 @@ use crate::api::Response;
 use crate::bases::source_of;
 use crate::live::LiveRelation;
 use crate::publish::CatalogLock;
+use crate::retention::Retention;
 
 impl Session {
     pub(super) async fn create_table(&mut self, create: &CreateRelation) -> Result<Response> {
@@ -36,9 +37,7 @@ impl Session {
         if create.options.iter().any(|(name, _)| name == "connector") {
             return self.create_source(create, lock.as_ref()).await;
         }
-        if let Some((name, _)) = create.options.first() {
-            return Err(Error::not_supported(format!("option \"{name}\" of a stream is not supported yet")));
-        }
+        Retention::of(&create.options)?;
         let mut catalog = self.catalog();
         let mut create = create.clone();
         settle_defaults(&catalog, &mut create)?;

@@ -25,6 +25,7 @@ use super::planned::ParsedStatement;
 use super::{Session, rows_of};
 use crate::api::{Response, ResultColumn, RowsTag};
 use crate::live::Body;
+use crate::scan::{CHUNKS_PRUNED, CHUNKS_READ};
 
 impl Session {
     pub(super) async fn explain(&mut self, explain: &Explain, text: &str) -> Result<Response> {
@@ -141,7 +142,7 @@ fn reads(plan: &LogicalPlan) -> Result<Vec<String>> {
 fn read(scan: &TableScan) -> Result<Option<String>> {
     let Some(relation) = RelationSource::of(&scan.source).map(RelationSource::relation) else { return Ok(None) };
     let how = match KeyLookup::of_scan(scan)? {
-        None => "as a whole".to_owned(),
+        None => "by a scan".to_owned(),
         Some(lookup) => {
             let columns: Vec<&str> = lookup.columns.iter().map(|&c| relation.columns[c].name.as_str()).collect();
             let by = if lookup.is_unique { "key" } else { "index" };
@@ -163,7 +164,9 @@ fn node_lines(node: &dyn ExecutionPlan, depth: usize, lines: &mut Vec<String>) {
         let figures = node.metrics().map(|metrics| {
             let rows = metrics.output_rows().map(|n| format!("rows={n}"));
             let time = metrics.elapsed_compute().map(|ns| format!("time={:.3} ms", ns as f64 / 1e6));
-            rows.into_iter().chain(time).collect::<Vec<_>>().join(" ")
+            let count = |name: &str| metrics.sum_by_name(name).map(|n| format!("{name}={}", n.as_usize()));
+            let chunks = [CHUNKS_READ, CHUNKS_PRUNED].into_iter().filter_map(count);
+            rows.into_iter().chain(time).chain(chunks).collect::<Vec<_>>().join(" ")
         });
         let figures = figures.filter(|f| !f.is_empty()).map_or_else(String::new, |f| format!(" (actual {f})"));
         lines.push(format!("{arrow}{}{figures}", about.trim_end()));

@@ -20,6 +20,7 @@ use super::relief::ReliefState;
 use crate::adapter::SMALL_STATE;
 use crate::command::{
     Command, EpochWork, Events, InstallDataflow, LoadRows, Lookup, RelationInput, RelationSpec, Root, Round,
+    RowsToLoad, StoreRows,
 };
 use crate::dataflow::{Awaited, Built, Outbox, Site, build, fill};
 use crate::failure::Failure;
@@ -183,6 +184,7 @@ impl WorkerState {
             Command::Lookup(lookup) => self.lookup(lookup),
             Command::Load(load) => (load.loaded)(self.load(&load)),
             Command::Save(request) => self.save(&request),
+            Command::Store(store) => self.store(&store),
             Command::Forget(epoch) => self.forget(epoch),
             Command::Tap(id, tap) => {
                 if let Some(relation) = self.relations.get_mut(&id) {
@@ -272,8 +274,7 @@ impl WorkerState {
                 installed.built.context.save(installed.last_ticked, owner, request);
                 continue;
             }
-            let arrangement = self.relations.get(&id).and_then(Relation::arrangement);
-            let rows = arrangement.map(|arrangement| SavedPart::Rows(arrangement.borrow_mut().take_unsaved()));
+            let rows = self.relations.get(&id).and_then(Relation::take_unsaved).map(SavedPart::Rows);
             (request.take)(HandedOver { owner, worker: self.index, parts: Some(rows.into_iter().collect()) });
         }
     }
@@ -391,9 +392,12 @@ impl WorkerState {
         let mut touched: HashMap<RelationId, RelationInput> = HashMap::new();
         for (id, input) in work.inputs {
             let Some(relation) = self.relations.get_mut(&id) else { continue };
-            if let RelationInput::Deltas(deltas) = &input
-                && let Err(error) = apply(relation, self.index, epoch, deltas)
-            {
+            let applied = match &input {
+                RelationInput::Deltas(deltas) => apply(relation, self.index, epoch, deltas),
+                RelationInput::Floor(floor) => relation.set_floor(self.index, epoch, *floor),
+                RelationInput::Offsets(_) => Ok(()),
+            };
+            if let Err(error) = applied {
                 self.events.failed(id, epoch, error);
             }
             touched.insert(id, input);
@@ -412,7 +416,7 @@ impl WorkerState {
                     Some(RelationInput::Deltas(deltas)) => Arriving::Ready(deltas.clone()),
                     Some(RelationInput::Offsets(offsets)) => Arriving::Offsets(offsets.clone()),
                     None if affected.contains(&import.relation) => Arriving::Awaited,
-                    None => Arriving::Ready(vec![]),
+                    Some(RelationInput::Floor(_)) | None => Arriving::Ready(vec![]),
                 };
                 import.arrivals.push_back((epoch, arriving));
             }
@@ -458,11 +462,33 @@ impl WorkerState {
         };
         let mut arrangement = arrangement.borrow_mut();
         let since = relation.shared.holds.advance(load.epoch);
-        fill(&mut arrangement, (load.rows)(self.index)?, load.epoch, since)?;
+        let RowsToLoad { rows, are_new, stored, floor } = (load.rows)(self.index)?;
+        arrangement.begin_stored(load.epoch, floor, stored);
+        fill(&mut arrangement, rows, load.epoch, since)?;
+        if !are_new {
+            arrangement.note_saved();
+        }
         drop(arrangement);
         relation.measure(self.index);
         self.events.completed(load.relation, self.index, load.epoch);
         Ok(())
+    }
+
+    fn store(&mut self, store: &StoreRows) {
+        // It may have been dropped.
+        let Some(relation) = self.relations.get_mut(&store.relation) else { return };
+        let Some(arrangement) = relation.arrangement() else { return };
+        let blocks = store.blocks[self.index].clone();
+        let stored = if store.replaced.is_empty() {
+            arrangement.borrow_mut().store(store.up_to, blocks)
+        } else {
+            let since = relation.shared.holds.since();
+            arrangement.borrow_mut().replace_stored(&store.replaced, store.up_to, blocks, since)
+        };
+        if let Err(error) = stored {
+            tracing::error!(relation = %store.relation, %error, "rows of a stream stay where they are");
+        }
+        relation.measure(self.index);
     }
 
     fn forget(&mut self, epoch: Epoch) {

@@ -31,6 +31,7 @@ impl Arrangement {
             }
             chunk.saved = living;
             let image = published.chunks[chunk_idx].as_ref().expect("rows that are sealed are published");
+            unsaved.chunk_idxs.push(chunk_idx);
             unsaved.chunks.push(UnsavedChunk { image: Arc::clone(image), came, gone });
         }
         unsaved
