@@ -518,9 +518,9 @@ async fn a_view_is_explained_with_what_it_has_done() {
     assert!(shown.contains("Aggregate") && shown.contains("Materialize [rows in 7,"), "{shown}");
     for (statement, read) in [
         ("SELECT n FROM g WHERE v IN (1, 2)", "Read g by key (v), 2 values"),
-        ("SELECT now(), n FROM g", "Read g as a whole"),
+        ("SELECT now(), n FROM g", "Read g by a scan"),
         ("UPDATE t SET v = 0 WHERE k = 1 + 1", "Read t by key (k), 1 value"),
-        ("DELETE FROM t WHERE k > 2", "Read t as a whole"),
+        ("DELETE FROM t WHERE k > 2", "Read t by a scan"),
     ] {
         let shown = rows(&mut s, &format!("EXPLAIN {statement}")).await;
         assert!(shown.contains(read), "{statement}: {shown}");

@@ -1,6 +1,7 @@
 //! Data directories that releases have left: every later one opens them and goes on from what is in them.
 //!
-//! `crates/engine/tests/data-directories/1` was written by the first release that keeps data, with
+//! Under `crates/engine/tests/data-directories` 1 is of the first release that keeps data, and has the rows of streams among the
+//! state; in 2 they are in objects of their own. Each was written with
 //! `MILLSTREAM_DATA_DIRECTORY=crates/engine/tests/data-directories/1 cargo test -p millstream-engine -- --ignored`.
 //! A release that changes a format adds another one, and reads all that there are.
 
