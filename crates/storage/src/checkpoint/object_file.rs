@@ -137,18 +137,18 @@ impl ObjectFile {
         Ok(offset)
     }
 
-    /// Makes the object durable, with its index.
+    /// Makes the object durable, with its index; it has blocks.
     ///
     /// # Errors
     /// 53100 and 58030 if it cannot be written; the object is not there then.
     pub(super) fn finish(mut self, index: &[u8]) -> Result<FinishedFile> {
-        let offset = self.write(index)?;
-        let footer = Footer { offset, len: index.len() as u64, checksum: checksum(index) };
-        self.write(&footer.encode())?;
-        let Some(sink) = self.sink.take() else { return Err(Error::internal("an object without a header")) };
+        let Some(mut sink) = self.sink.take() else { return Err(Error::internal("an object without blocks")) };
+        let footer = Footer { offset: self.len, len: index.len() as u64, checksum: checksum(index) };
+        let end = [index, &footer.encode()].concat();
+        sink.write(&end)?;
         sink.finish()?;
         let file = UnnamedFile { store: self.store, path: self.path, is_kept: false };
-        Ok(FinishedFile { file, len: self.len, index_checksum: footer.checksum })
+        Ok(FinishedFile { file, len: self.len + end.len() as u64, index_checksum: footer.checksum })
     }
 }
 

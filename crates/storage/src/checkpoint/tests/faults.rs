@@ -74,8 +74,10 @@ impl Run {
                     store.merge_once(&AtomicBool::new(false))
                 };
                 self.note(merged);
-                let merged = merge_any_of_streams(&store, &mut self.random);
-                self.note(merged);
+                if step == 1 {
+                    let merged = merge_any_of_streams(&store, &mut self.random);
+                    self.note(merged);
+                }
                 if (step + part) % 2 == 0 {
                     let collected = store.collect();
                     self.note(collected);

@@ -7,6 +7,7 @@ use millstream_types::SqlState;
 
 use super::super::*;
 use super::model::{Model, open, open_on, options};
+use super::streams::model::schema;
 use crate::disk::sim::SimDisk;
 use crate::disk::{Disk, OsDisk};
 use crate::encoding::checksum;
@@ -107,6 +108,7 @@ fn objects_are_written_and_read_by_many_threads() {
     is_sync(&store.hold());
     is_sync(&store.begin());
     is_send(&store.begin().object(0).expect("it begins"));
+    is_send(&store.begin().stream_object(1, &schema()).expect("it begins"));
     let mut model = Model::default();
     model.change(&mut Bits(1));
     model.commit(&store, &Model::default(), 1, 2).expect("there is room");

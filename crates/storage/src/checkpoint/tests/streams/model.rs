@@ -19,7 +19,7 @@ pub(in crate::checkpoint::tests) type StreamRow = (u64, i64, Option<String>);
 pub(in crate::checkpoint::tests) type Slots = BTreeMap<u8, Vec<StreamRow>>;
 
 /// The slots that have rows.
-const SLOTS: [u8; 3] = [0, 128, 255];
+const SLOTS: [u8; 2] = [0, 255];
 
 /// All streams, and all rows that ever came to them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,11 +50,13 @@ impl StreamModel {
     /// Lets rows come, and some be forgotten; sometimes drops a stream and has a new one.
     pub(in crate::checkpoint::tests) fn change(&mut self, random: &mut Bits) {
         self.clock += 1;
-        if self.floors.len() < 2 {
+        // Where everything fails in turn, runs are short, and one is enough.
+        let n_streams = if self.clock > 5 { 2 } else { 1 };
+        if self.floors.len() < n_streams {
             self.n_streams += 1;
             self.floors.insert(self.n_streams, 0);
         } else if random.below(12) == 0 {
-            let stream = *self.floors.first_key_value().expect("there are two").0;
+            let stream = *self.floors.first_key_value().expect("there is one").0;
             self.floors.remove(&stream);
             self.rows.remove(&stream);
         }
