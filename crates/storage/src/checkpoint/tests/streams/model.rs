@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use millstream_state::StoredBlock;
 use millstream_types::delta::schema_of;
@@ -129,6 +129,11 @@ pub(in crate::checkpoint::tests) fn read(blocks: &[(u8, StoredBlock)], floor: u6
         assert_eq!(rows.schema(), schema());
         assert!(block.births[0].0 == 0 && block.births.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1));
         let (numbers, texts) = (rows.column(0).as_primitive::<Int64Type>(), rows.column(1).as_string_view());
+        // Numbers ascend, so this is what is known of them.
+        let (min, max) = block.statistics.columns[0].bounds.as_ref().expect("numbers have bounds");
+        let known = [min, max].map(|bound| bound.as_primitive::<Int64Type>().value(block.place));
+        assert_eq!(known, [numbers.value(0), numbers.value(numbers.len() - 1)]);
+        assert_eq!(block.statistics.columns[1].n_nulls.value(block.place), texts.null_count() as u64);
         for (i, (&n, text)) in numbers.values().iter().zip(texts).enumerate() {
             let birth = block.births.iter().rev().find(|(row, _)| *row as usize <= i).expect("the first is row 0").1.0;
             if birth > floor {
