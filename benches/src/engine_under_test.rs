@@ -11,7 +11,7 @@ use millstream_planner::catalog::{Catalog, Column, Created, Kind, NewRelation, R
 use millstream_planner::streaming::StreamingPlan;
 use millstream_planner::{Purpose, bind_query, optimize, parser, streaming};
 use millstream_runtime::{
-    Account, Command, DataflowMetrics, EpochWork, Events, InstallDataflow, Intake, Pressure, RelationInput,
+    Account, Command, DataflowMetrics, EpochWork, Events, InFlight, InstallDataflow, Intake, Pressure, RelationInput,
     RelationShared, RelationSpec, Root, RowErrorLog, Sink, SinkWriter, Source, Workers,
 };
 use millstream_state::Holds;
@@ -189,7 +189,7 @@ pub fn start(job: Job) -> Result<EngineUnderTest> {
         id: query,
         name: "q".to_owned(),
         offsets: plan.dataflow.imports().map(|_| Some(0..0)).collect(),
-        pressure: Arc::new(Pressure::new(&plan.dataflow, job.n_workers)),
+        pressure: Arc::new(Pressure::new(&plan.dataflow, job.n_workers, &InFlight::new(usize::MAX, job.n_workers))),
         intake: Arc::new(Intake::default()),
         account: memory.part(None),
         hook: None,

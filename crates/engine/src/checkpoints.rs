@@ -123,13 +123,15 @@ pub(crate) type History = Arc<Mutex<VecDeque<Written>>>;
 #[derive(Clone)]
 pub(crate) struct Checkpoints {
     store: Arc<CheckpointStore>,
+    /// Rows that are not in memory are read about so many bytes at a time.
+    piece_bytes: usize,
 }
 
 impl Checkpoints {
     /// # Errors
     /// XX001 if the newest manifest is damaged; 53100 and 58030 if the disk or the bucket fails.
-    pub(crate) fn open(directory: &DataDirectory, log: &Log) -> Result<Self> {
-        Ok(Checkpoints { store: Arc::new(directory.open_checkpoints(log)?) })
+    pub(crate) fn open(directory: &DataDirectory, log: &Log, piece_bytes: usize) -> Result<Self> {
+        Ok(Checkpoints { store: Arc::new(directory.open_checkpoints(log)?), piece_bytes })
     }
 
     /// What recovery begins with.
@@ -182,6 +184,7 @@ impl Checkpoints {
             committed,
             limits,
             n_workers,
+            piece_bytes: self.piece_bytes,
             n_written: 0,
             unwritten: HashMap::new(),
         };

@@ -304,8 +304,9 @@ pub(crate) struct Coordinator {
     memory: Arc<Account>,
     /// How long a dataflow may keep an epoch open after all others have completed it.
     max_stall: Duration,
-    /// Offsets that a followed source may advance in one epoch.
+    /// Offsets that a followed source may advance in one epoch, and about how many bytes.
     pub(crate) epoch_offsets_max: u64,
+    epoch_bytes_max: u64,
     /// Rows of a batch sent to workers, at most; for tests of splitting.
     pub(crate) batch_rows_max: usize,
     /// What transactions have read is looked at again.
@@ -342,6 +343,7 @@ impl Coordinator {
             memory,
             max_stall: config.max_stall,
             epoch_offsets_max: config.epoch_offsets_max,
+            epoch_bytes_max: (config.memory.in_flight / flows::IN_FLIGHT_MAX) as u64,
             batch_rows_max: config.batch_rows_max,
             validates: config.sabotage != Some(crate::engine::Sabotage::NoValidation),
             is_ending: false,

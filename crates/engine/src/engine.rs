@@ -9,7 +9,7 @@ use std::time::Duration;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use millstream_planner::Catalog;
-use millstream_runtime::{Account, Events, OperatorHook, Workers};
+use millstream_runtime::{Account, Events, InFlight, OperatorHook, Workers};
 use millstream_state::ColdStore;
 use millstream_storage::data_directory::DataDirectory;
 use millstream_storage::disk::Disk;
@@ -25,6 +25,7 @@ use crate::coordinator::{CheckpointWhen, Clock, Coordinator, Request};
 use crate::journal::{Journal, JournalObserver, Waiting};
 use crate::memory::MemoryLimits;
 use crate::pg_catalog::Activity;
+use crate::process_memory::ProcessMemory;
 use crate::recovery::{self, Recovered};
 use crate::session::Session;
 use crate::start_progress::StartProgress;
@@ -51,6 +52,8 @@ pub struct EngineConfig {
     pub batch_rows_max: usize,
     /// Bytes that state and queries may take.
     pub memory: MemoryLimits,
+    /// Bytes that the process may take in all beside what it takes with nothing to do; if it is known, it is seen to.
+    pub process_memory: Option<usize>,
     /// How long a dataflow may keep an epoch open after all others have completed it, before it is set aside.
     pub max_stall: Duration,
     /// Called with a dataflow's name and an operator's before each call of the operator; for tests, which may let it
@@ -88,7 +91,8 @@ impl Default for EngineConfig {
             query_threads: cores,
             epoch_offsets_max: 40_000,
             batch_rows_max: 1 << 16,
-            memory: MemoryLimits::of_machine(),
+            memory: MemoryLimits::of_process(MemoryLimits::of_machine()),
+            process_memory: None,
             max_stall: Duration::from_secs(10),
             operator_hook: None,
             disk: None,
@@ -115,6 +119,10 @@ pub(crate) struct EngineState {
     pub(crate) query_memory: Arc<RuntimeEnv>,
     /// What all state is charged to.
     pub(crate) memory: Arc<Account>,
+    /// What is on its way in all dataflows.
+    pub(crate) in_flight: Arc<InFlight>,
+    /// Sees to it that the process takes no more than it may.
+    _process_memory: Option<ProcessMemory>,
     /// Queries that were sent as texts.
     pub(crate) statements: StatementCache,
     /// What statements have in common that look up rows by different constants.
@@ -160,6 +168,9 @@ impl Engine {
         let events = Arc::clone(&clock) as Arc<dyn Events>;
         let workers: Arc<Workers> = Arc::new(millstream_runtime::start(config.workers, events, spill.state)?);
         let memory = Account::root(config.memory.state, config.memory.spill_from);
+        let in_flight = InFlight::new(config.memory.in_flight, config.workers);
+        let watch = |limit| ProcessMemory::watch(limit, config.workers, Arc::clone(&memory));
+        let process_memory = config.process_memory.map(watch).transpose()?;
         let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
         let query_memory = RuntimeEnvBuilder::new()
             .with_memory_limit(config.memory.queries, 1.0)
@@ -189,6 +200,8 @@ impl Engine {
             queries: Some(queries),
             query_memory,
             memory,
+            in_flight,
+            _process_memory: process_memory,
             statements: StatementCache::default(),
             templates: StatementCache::default(),
             activity: Activity::default(),
@@ -278,7 +291,7 @@ impl OpenLog {
         let mut directory = DataDirectory::open(at)?;
         config.disk.iter().for_each(|hook| directory.put_disk(&**hook));
         let log = Arc::new(directory.open_log(LogOptions::default(), events)?);
-        let checkpoints = Checkpoints::open(&directory, &log)?;
+        let checkpoints = Checkpoints::open(&directory, &log, config.memory.in_flight)?;
         waiting.note_found(log.last_found());
         Ok(OpenLog { log, directory, waiting, checkpoints })
     }

@@ -15,6 +15,7 @@ mod lookup;
 mod memory;
 mod pg_catalog;
 mod plans;
+mod process_memory;
 mod publish;
 mod read;
 mod reads;

@@ -27,26 +27,30 @@ pub struct MemoryLimits {
     pub view: usize,
     /// By all queries that run.
     pub queries: usize,
+    /// By rows that are on their way within dataflows.
+    pub in_flight: usize,
     /// On disk, by state that memory has no room for and by queries, each; nothing is spilled if it is 0.
     pub spilled: u64,
 }
 
 impl MemoryLimits {
-    /// Shares of what the process may use: the rest is for rows on their way, connections and the allocator.
-    pub fn of_total(total: usize) -> Self {
-        let share = |percent: usize| total / 100 * percent;
+    /// Shares of what the process may use, beside what it needs with nothing to do. The rest is for what operators and
+    /// the allocator have in use for a moment.
+    pub fn of_process(limit: usize) -> Self {
+        let share = |percent: usize| limit / 100 * percent;
         MemoryLimits {
-            state: share(56),
-            spill_from: share(34),
+            state: share(60),
+            spill_from: share(36),
             view: share(50),
-            queries: share(14),
-            spilled: total as u64 * SPILLED_MAX,
+            queries: share(15),
+            in_flight: share(10),
+            spilled: limit as u64 * SPILLED_MAX,
         }
     }
 
-    /// Shares of the machine, or of the control group that the process runs in.
-    pub fn of_machine() -> Self {
-        Self::of_total(machine_memory())
+    /// What a process may take that is told nothing: 70 % of the machine, or of the control group that it runs in.
+    pub fn of_machine() -> usize {
+        machine_memory() / 10 * 7
     }
 }
 
@@ -138,8 +142,8 @@ mod tests {
 
     #[test]
     fn shares_leave_something() {
-        let limits = MemoryLimits::of_total(1 << 30);
-        assert!(limits.state + limits.queries < 1 << 30 && limits.view < limits.state);
-        assert!(MemoryLimits::of_machine().state > 0);
+        let limits = MemoryLimits::of_process(1 << 30);
+        assert!(limits.state + limits.queries + limits.in_flight < 1 << 30 && limits.view < limits.state);
+        assert!(MemoryLimits::of_machine() > 0);
     }
 }

@@ -10,6 +10,7 @@ use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, TableProvider, provider_as_source};
 use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
@@ -348,8 +349,15 @@ async fn start(
     Ok((physical, stream.map_err(from_datafusion)?))
 }
 
+/// What a sort keeps free for when it has to merge what it has spilled: one part in so many of what all queries may take.
+const SORT_RESERVATION_SHARE: usize = 16;
+
 /// What a plan runs under. It has the functions that it calls, so none need to be known by name.
-fn task_context(config: SessionConfig, memory: Arc<RuntimeEnv>) -> TaskContext {
+fn task_context(mut config: SessionConfig, memory: Arc<RuntimeEnv>) -> TaskContext {
+    if let MemoryLimit::Finite(n_bytes) = memory.memory_pool.memory_limit() {
+        let reserved = &mut config.options_mut().execution.sort_spill_reservation_bytes;
+        *reserved = (*reserved).min(n_bytes / SORT_RESERVATION_SHARE);
+    }
     let (scalars, higher_order, aggregates, windows) = Default::default();
     TaskContext::new(None, String::new(), config, scalars, higher_order, aggregates, windows, memory)
 }

@@ -24,6 +24,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use millstream_state::{Hold, Snapshot};
 use millstream_types::Result;
+use millstream_types::delta::values_bytes;
 
 use crate::read::external;
 use crate::staged::{KeyedRows, without};
@@ -92,6 +93,17 @@ impl TableProvider for SnapshotTable {
             metrics: ExecutionPlanMetricsSet::new(),
         }))
     }
+}
+
+/// Bytes of rows that a query takes from a table at once: what expressions make of them comes to as much again.
+const SCANNED_BYTES: usize = 1 << 20;
+
+/// Rows in pieces of no more than [`SCANNED_BYTES`].
+fn slices(rows: &RecordBatch) -> Vec<RecordBatch> {
+    let n_rows = rows.num_rows();
+    let n_pieces = values_bytes(rows).div_ceil(SCANNED_BYTES).clamp(1, n_rows.max(1));
+    let n_rows_max = n_rows.div_ceil(n_pieces).max(1);
+    (0..n_rows).step_by(n_rows_max).map(|from| rows.slice(from, n_rows_max.min(n_rows - from))).collect()
 }
 
 /// The chunks of a snapshot that may have rows that satisfy all filters.
@@ -287,6 +299,10 @@ impl ExecutionPlan for SnapshotExec {
                 }))
             }
         };
+        let batches = batches.flat_map(|rows| match rows {
+            Ok(rows) => slices(&rows).into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        });
         let mut left = self.scan.limit.unwrap_or(usize::MAX);
         let batches = batches.map_while(move |rows| {
             if left == 0 {

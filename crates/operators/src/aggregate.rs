@@ -454,7 +454,7 @@ impl Operator for Aggregate {
         }
     }
 
-    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+    fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
         self.restore_groups(saved)
     }
 

@@ -84,7 +84,7 @@ impl Operator for Constant {
     }
 
     /// What is restored has ended an epoch, and the rows came in its first.
-    fn restore(&mut self, _: &SavedState) -> Result<()> {
+    fn restore(&mut self, _: &mut SavedState) -> Result<()> {
         self.rows = None;
         Ok(())
     }

@@ -155,7 +155,7 @@ impl Operator for FlatMap {
         Ok(())
     }
 
-    fn restore(&mut self, _: &SavedState) -> Result<()> {
+    fn restore(&mut self, _: &mut SavedState) -> Result<()> {
         Ok(())
     }
 }

@@ -656,7 +656,7 @@ impl Operator for HashJoin {
         totals.save(std::mem::replace(&mut self.saved_totals, totals), TOTALS_TABLE, changes)
     }
 
-    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+    fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
         let right = Totals::restored(TOTALS_TABLE, saved)?;
         self.saved_totals = right;
         for side in [Side::Left, Side::Right] {

@@ -104,7 +104,7 @@ impl Operator for Map {
         Ok(())
     }
 
-    fn restore(&mut self, _: &SavedState) -> Result<()> {
+    fn restore(&mut self, _: &mut SavedState) -> Result<()> {
         Ok(())
     }
 }

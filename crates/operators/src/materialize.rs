@@ -2,14 +2,18 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::not;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
-use millstream_state::{Arrangement, ArrangementSpec, UnsavedRows};
+use millstream_state::{Arrangement, ArrangementSpec, ColdStore, UnsavedRows};
 use millstream_types::{Delta, Epoch, Error, Result};
+
+use crate::spilling::MemoryWatch;
+use crate::spilling::queue::Queue;
 
 /// What a view's rows are kept as.
 #[derive(Clone, Debug)]
@@ -54,20 +58,40 @@ impl MaterializeSpec {
     }
 }
 
+/// Rows that are taken back are so many bytes at a time: each call may have to read all rows that were put away.
+const TAKEN_BACK_BYTES: usize = if cfg!(test) { 32 } else { 1 << 22 };
+
+/// Where rows go that wait for the end of an epoch while memory is short.
+struct PutAway {
+    store: Arc<dyn ColdStore>,
+    watch: Rc<dyn MemoryWatch>,
+}
+
 /// Applies an epoch's deltas to the arrangement: what only adds rows as it comes, the rest at the end of the epoch.
 ///
 /// If somebody wants to know what changed, all deltas of the epoch are kept until its end; otherwise only the rows that
-/// are taken back are.
+/// are taken back are, and not in memory if that is short.
 pub struct Materialize {
     spec: MaterializeSpec,
     arrangement: Rc<RefCell<Arrangement>>,
     collected: Vec<Delta>,
+    /// Rows that are taken back, in epochs that nobody wants to know of.
+    taken_back: Queue,
+    put_away: Option<PutAway>,
 }
 
 impl Materialize {
     /// A materialization into an arrangement made of `spec.arrangement()`.
     pub fn new(spec: MaterializeSpec, arrangement: Rc<RefCell<Arrangement>>) -> Self {
-        Materialize { spec, arrangement, collected: Vec::new() }
+        let (collected, taken_back) = (Vec::new(), Queue::default());
+        Materialize { spec, arrangement, collected, taken_back, put_away: None }
+    }
+
+    /// Where rows that wait for the end of an epoch go while memory is short.
+    #[must_use]
+    pub fn putting_away(mut self, store: Arc<dyn ColdStore>, watch: Rc<dyn MemoryWatch>) -> Self {
+        self.put_away = Some(PutAway { store, watch });
+        self
     }
 
     /// Takes a delta of the current epoch. With `keep`, it is among the changes that the end of the epoch gives.
@@ -84,9 +108,19 @@ impl Materialize {
         // A row that is taken back may come later in the epoch, so deletions wait for its end.
         let taken_back = delta.filter(&not(&added)?)?;
         if !taken_back.is_empty() {
-            self.collected.push(taken_back);
+            self.taken_back.push(0, taken_back);
+            self.put_away_taken_back()?;
         }
         self.arrangement.borrow_mut().apply(&delta.filter(&added)?)
+    }
+
+    fn put_away_taken_back(&mut self) -> Result<()> {
+        match &self.put_away {
+            Some(PutAway { store, watch }) if self.taken_back.n_bytes() >= TAKEN_BACK_BYTES && watch.excess() > 0 => {
+                self.taken_back.put_away(store)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Applies the epoch, makes it visible, and returns what of it was kept.
@@ -94,6 +128,10 @@ impl Materialize {
     /// # Errors
     /// Internal, if the deltas do not add up.
     pub fn end_epoch(&mut self, epoch: Epoch, since: Epoch) -> Result<Vec<Delta>> {
+        // All rows that come are there: each that is taken back finds its own.
+        while let Some((_, delta)) = self.taken_back.pop(TAKEN_BACK_BYTES)? {
+            self.arrangement.borrow_mut().apply(&delta)?;
+        }
         let mut deltas = std::mem::take(&mut self.collected);
         if !self.spec.append_only && !self.spec.consolidated && deltas.iter().any(|d| d.weights().is_some()) {
             let all = Delta::concat(&self.spec.schema, &deltas)?;
@@ -119,13 +157,14 @@ impl Materialize {
 
     /// Bytes of the arrangement and of what waits for the end of the epoch.
     pub fn n_bytes(&self) -> usize {
-        self.arrangement.borrow().n_bytes() + self.collected.iter().map(Delta::values_bytes).sum::<usize>()
+        let waiting = self.collected.iter().map(Delta::values_bytes).sum::<usize>() + self.taken_back.n_bytes();
+        self.arrangement.borrow().n_bytes() + waiting
     }
 
     /// Bytes in memory that can be spilled, and bytes that are.
     pub fn n_bytes_spillable(&self) -> (usize, usize) {
         let arrangement = self.arrangement.borrow();
-        (arrangement.n_bytes_spillable(), arrangement.n_bytes_spilled())
+        (arrangement.n_bytes_spillable(), arrangement.n_bytes_spilled() + self.taken_back.n_bytes_away())
     }
 
     /// Rows of the arrangement.

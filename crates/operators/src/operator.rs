@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
 
 use arrow::datatypes::SchemaRef;
@@ -19,6 +20,8 @@ pub type Port = usize;
 /// Output rows after which an operator should put off what it still has to do. Few in tests of this crate, so that they
 /// see operators put work off.
 pub const OUTPUT_ROWS_MAX: usize = if cfg!(test) { 7 } else { 1 << 16 };
+/// Bytes after which it should as well, if nothing else is said.
+const OUTPUT_BYTES_MAX: usize = 1 << 22;
 /// Rows in an output delta, where the operator can choose.
 pub const OUTPUT_BATCH_ROWS: usize = if cfg!(test) { 3 } else { 1 << 13 };
 
@@ -32,31 +35,45 @@ pub enum Progress {
 }
 
 /// Where an operator puts its results.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Output {
     deltas: Vec<Delta>,
     n_rows: usize,
+    n_bytes: usize,
+    n_bytes_max: usize,
     /// Rows on which an expression failed.
     pub errors: RowErrors,
 }
 
+impl Default for Output {
+    fn default() -> Self {
+        Output::of_bytes(OUTPUT_BYTES_MAX)
+    }
+}
+
 impl Output {
+    /// Output that is full with so many bytes, if it is not before.
+    pub fn of_bytes(n_bytes_max: usize) -> Self {
+        Output { deltas: Vec::new(), n_rows: 0, n_bytes: 0, n_bytes_max, errors: RowErrors::default() }
+    }
+
     /// Emits a delta; one without rows is dropped.
     pub fn emit(&mut self, delta: Delta) {
         if !delta.is_empty() {
             self.n_rows += delta.n_rows();
+            self.n_bytes += delta.values_bytes();
             self.deltas.push(delta);
         }
     }
 
     /// Whether the operator should return [`Progress::More`] as soon as it can.
     pub fn is_full(&self) -> bool {
-        self.n_rows >= OUTPUT_ROWS_MAX
+        self.n_rows >= OUTPUT_ROWS_MAX || self.n_bytes >= self.n_bytes_max
     }
 
     /// Takes what was emitted.
     pub fn take(&mut self) -> Vec<Delta> {
-        self.n_rows = 0;
+        (self.n_rows, self.n_bytes) = (0, 0);
         std::mem::take(&mut self.deltas)
     }
 }
@@ -115,11 +132,25 @@ pub trait Operator {
     fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()>;
 
     /// Takes over saved state of the partitions that this worker owns, whichever workers have saved it. The operator has
-    /// been built and not been called; it emits nothing, and goes on as if it had seen all that led to that state.
+    /// been built and not been called; it emits nothing, and goes on as if it had seen all that led to that state. It
+    /// takes tables out one by one, so that they are gone from memory as soon as it has their rows.
     ///
     /// # Errors
     /// Internal, if the state is not that of such an operator.
-    fn restore(&mut self, saved: &SavedState) -> Result<()>;
+    fn restore(&mut self, saved: &mut SavedState) -> Result<()>;
+
+    /// Does [`Operator::restore`] with what `read` gives of ranges of partitions, which are this worker's together. What can
+    /// have its state in parts takes it so, and puts parts away while memory is short.
+    ///
+    /// # Errors
+    /// As [`Operator::restore`]; what `read` gives; 53200 if the state does not fit and there is no other place for it.
+    fn restore_from(
+        &mut self,
+        partitions: &Range<usize>,
+        read: &dyn Fn(&Range<usize>) -> Result<SavedState>,
+    ) -> Result<()> {
+        self.restore(&mut read(partitions)?)
+    }
 
     /// Puts state away, if it can and memory is short. It is called between epochs.
     ///

@@ -196,7 +196,7 @@ impl Operator for Recompute {
         results.save(&mut table, |groups| Ok(self.results_by_key(groups)))
     }
 
-    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+    fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
         let groups = match saved_rows(saved, 0, &self.spec.input)? {
             Some(rows) => self.rows.restore(&rows)?.1,
             None => vec![],

@@ -12,7 +12,7 @@ use millstream_types::hash::hash_columns;
 use millstream_types::{Error, Result};
 
 /// Rows that are gathered and saved at once.
-pub(crate) const SAVED_ROWS: usize = 1 << 16;
+pub(crate) const SAVED_ROWS: usize = 1 << 13;
 
 /// A table that is being saved.
 pub(crate) struct SavedTable<'a> {
@@ -248,13 +248,13 @@ impl Identities {
     }
 }
 
-/// The columns of a table and how many rows it has; nothing if it has none.
+/// Takes a table out: its columns, and how many rows it has; nothing if it has none.
 pub(crate) fn saved_columns(
-    saved: &SavedState,
+    saved: &mut SavedState,
     table: u32,
     n_columns: usize,
 ) -> Result<Option<(Vec<ArrayRef>, usize)>> {
-    let Some(rows) = saved.rows(table)? else { return Ok(None) };
+    let Some(rows) = saved.take(table)? else { return Ok(None) };
     if rows.num_columns() != n_columns {
         let n_found = rows.num_columns();
         return Err(Error::internal(format!("a saved table has {n_found} columns instead of {n_columns}")));
@@ -263,7 +263,7 @@ pub(crate) fn saved_columns(
 }
 
 /// The same for tables that have rows of a schema.
-pub(crate) fn saved_rows(saved: &SavedState, table: u32, schema: &SchemaRef) -> Result<Option<RecordBatch>> {
+pub(crate) fn saved_rows(saved: &mut SavedState, table: u32, schema: &SchemaRef) -> Result<Option<RecordBatch>> {
     let columns = saved_columns(saved, table, schema.fields().len())?;
     columns.map(|(columns, n_rows)| batch_of(schema.clone(), columns, n_rows)).transpose()
 }

@@ -18,11 +18,13 @@
 //! away too.
 
 mod part;
+pub(crate) mod queue;
 #[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -35,12 +37,16 @@ use crate::dataflow::{Edge, RelationId};
 use crate::operator::{Arrangements, BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 use part::{Part, Saver};
 
-/// Parts of an operator on a worker at most.
-const N_PARTS_MAX: usize = 32;
+/// Parts of an operator on a worker at most. A part is read as a whole, and each costs some time where an epoch brings few
+/// rows.
+const N_PARTS_MAX: usize = if cfg!(test) { 32 } else { 64 };
 /// State of no more bytes is not worth to be put away.
 const SPILLED_BYTES_MIN: usize = if cfg!(test) { 0 } else { 1 << 14 };
 /// Where memory is short, rows that wait are put away when those of all parts take so much.
 const QUEUED_BYTES_MAX: usize = if cfg!(test) { 0 } else { 1 << 20 };
+
+/// Rows that waited are pushed so many bytes at a time, or what was put away together: each call costs something.
+const PUSHED_BYTES: usize = 1 << 18;
 
 /// Knows how much memory there is.
 pub trait MemoryWatch {
@@ -122,7 +128,7 @@ struct Plan {
 
 impl Plan {
     /// A part is to the operator what a worker is, of so many times as many.
-    fn partitions(&self, part: usize) -> std::ops::Range<usize> {
+    fn partitions(&self, part: usize) -> Range<usize> {
         partitions_of(self.worker * self.n_parts + part, self.n_workers * self.n_parts)
     }
 
@@ -267,7 +273,7 @@ impl Spilling {
                 return Ok(Progress::Done);
             };
             match step {
-                Step::TakeQueued => match parts_of(&mut self.state)?[part].queue.pop()? {
+                Step::TakeQueued => match parts_of(&mut self.state)?[part].queue.pop(PUSHED_BYTES)? {
                     Some((port, delta)) => self.push_to(part, port, delta, out)?,
                     None => ending.current = Some((part, Step::End)),
                 },
@@ -436,7 +442,9 @@ impl Operator for Spilling {
         }
         match &mut self.state {
             State::Whole(whole) => whole.track_changes(),
-            State::Parts(parts) => parts.iter_mut().for_each(Part::track_changes),
+            State::Parts(parts) if self.is_all_unsaved => parts.iter_mut().for_each(Part::track_changes),
+            // What was restored is saved, and parts note their changes in any case.
+            State::Parts(_) => {}
         }
     }
 
@@ -446,12 +454,12 @@ impl Operator for Spilling {
             State::Whole(whole) => whole.save_changes(partitioned_by, changes),
             State::Parts(parts) => {
                 let saver = self.plan.saver();
-                parts.iter_mut().try_for_each(|part| changes.merge(part.take_changes(&saver)?))
+                parts.iter_mut().try_for_each(|part| part.take_changes(&saver, changes))
             }
         }
     }
 
-    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+    fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
         self.is_all_unsaved = false;
         if let State::Parts(_) = &self.state {
             let (worker, n_workers) = (self.plan.worker, self.plan.n_workers);
@@ -467,6 +475,25 @@ impl Operator for Spilling {
             State::Whole(whole) => whole.restore(saved),
             State::Parts(_) => Ok(()),
         }
+    }
+
+    fn restore_from(
+        &mut self,
+        partitions: &Range<usize>,
+        read: &dyn Fn(&Range<usize>) -> Result<SavedState>,
+    ) -> Result<()> {
+        if let State::Whole(_) = &self.state {
+            return self.restore(&mut read(partitions)?);
+        }
+        self.is_all_unsaved = false;
+        for part in 0..self.plan.n_parts {
+            let mut saved = read(&self.plan.partitions(part))?;
+            let operator = self.plan.build(part, self.ended)?;
+            self.n_uses += 1;
+            parts_of(&mut self.state)?[part].restore(operator, &mut saved, self.n_uses)?;
+            self.make_room()?;
+        }
+        Ok(())
     }
 
     fn relieve(&mut self) -> Result<()> {

@@ -109,7 +109,7 @@ impl StepDriver {
         for (worker, operators) in self.workers.iter_mut().enumerate() {
             for (operator, saved) in operators.iter_mut().zip(saved) {
                 if let Some(operator) = operator {
-                    operator.restore(&SavedState::decode(saved, &partitions_of(worker, n_workers))?)?;
+                    operator.restore(&mut SavedState::decode(saved, &partitions_of(worker, n_workers))?)?;
                 }
             }
         }

@@ -85,7 +85,7 @@ impl Operator for Union {
         Ok(())
     }
 
-    fn restore(&mut self, _: &SavedState) -> Result<()> {
+    fn restore(&mut self, _: &mut SavedState) -> Result<()> {
         Ok(())
     }
 }

@@ -231,7 +231,7 @@ impl Operator for Window {
         self.save_rows(ids, by, changes)
     }
 
-    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+    fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
         let n_input = self.spec.input.fields().len();
         if let Some((columns, n_rows)) = saved_columns(saved, 0, self.spec.schema.fields().len())? {
             let rows = batch_of(self.spec.input.clone(), columns[..n_input].to_vec(), n_rows)?;

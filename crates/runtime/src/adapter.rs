@@ -29,17 +29,20 @@ use crate::chunk::{Chunk, HashSplit};
 use crate::dataflow::{Awaited, Context};
 use crate::memory::HeldMemory;
 use crate::metrics::NodeMetrics;
+use crate::pressure::Load;
 use crate::quanta::QUANTUM;
 use crate::saving::SavedPart;
 
 /// Rows that an operator is given before others get a turn.
 const QUANTUM_ROWS: usize = 1 << 16;
-/// Rows in one message.
+/// Rows in one message, at most and, however large they are, at least.
 const SENT_ROWS_MAX: usize = 1 << 15;
+const SENT_ROWS_MIN: usize = 16;
 /// After which an operator looks again whether its consumer can take more.
 const BACKED_UP_FOR: Duration = Duration::from_micros(100);
-/// Rows after which an operator's state is measured again, however short the time.
-pub(crate) const MEASURE_ROWS: usize = 1 << 12;
+/// Rows after which an operator's state is measured again, however short the time, and their bytes.
+pub(crate) const MEASURE_ROWS: i64 = 1 << 12;
+pub(crate) const MEASURE_BYTES: i64 = 1 << 20;
 /// Time after which it is measured again, however few the rows. Measuring takes time that grows with the state.
 pub(crate) const MEASURE_EVERY: Duration = Duration::from_millis(20);
 /// Bytes up to which measuring costs next to nothing.
@@ -62,7 +65,7 @@ pub(crate) struct Placed {
 }
 
 /// Takes what has arrived on an input, whatever its pact.
-pub(crate) type Receive = Box<dyn FnMut(&mut dyn FnMut(InputCapability<u64>, Delta))>;
+pub(crate) type Receive = Box<dyn FnMut(&mut dyn FnMut(InputCapability<u64>, Delta, Load))>;
 
 pub(crate) fn new_input<'scope>(
     builder: &mut OperatorBuilder<'scope, u64>,
@@ -73,10 +76,10 @@ pub(crate) fn new_input<'scope>(
     macro_rules! receive {
         ($pact:expr) => {{
             let mut input = builder.new_input(stream, $pact);
-            Box::new(move |take: &mut dyn FnMut(InputCapability<u64>, Delta)| {
+            Box::new(move |take: &mut dyn FnMut(InputCapability<u64>, Delta, Load)| {
                 input.for_each(|capability, chunk| {
-                    if let Some(delta) = std::mem::take(chunk).0 {
-                        take(capability, delta);
+                    if let Chunk { delta: Some(delta), load } = std::mem::take(chunk) {
+                        take(capability, delta, load);
                     }
                 });
             })
@@ -113,14 +116,14 @@ pub(crate) fn add_operator<'scope>(
         let mut adapter = Adapter {
             receive,
             output: OutputBuilder::from(output),
-            out: Output::default(),
+            out: Output::of_bytes(context.pressure.piece_bytes()),
             waiting: BTreeMap::new(),
-            n_parked: 0,
+            parked: Load::default(),
             phase: Phase::Idle,
             activator,
             relieved: 0,
             measured_at: Instant::now(),
-            n_rows_unmeasured: 0,
+            unmeasured: Load::default(),
             n_saves: 0,
             placed,
             context,
@@ -128,7 +131,7 @@ pub(crate) fn add_operator<'scope>(
         if !adapter.placed.is_stateless && !adapter.context.is_restored {
             // Every stateful operator is called at the end of the first epoch, whatever arrives.
             let start = adapter.context.start.0;
-            let waiting = Waiting { capability: capabilities[0].delayed(&start), deltas: VecDeque::new(), n_rows: 0 };
+            let waiting = Waiting::new(capabilities[0].delayed(&start));
             adapter.waiting.insert(Epoch(start), waiting);
         }
         move |frontiers: &[MutableAntichain<u64>]| {
@@ -139,17 +142,35 @@ pub(crate) fn add_operator<'scope>(
     stream
 }
 
-/// A delta in pieces that each take little of a turn.
-fn pieces(delta: Delta) -> impl Iterator<Item = Delta> {
+/// A delta in pieces that each take little of a turn, and of memory where they are taken in.
+fn pieces(delta: Delta, n_bytes_max: usize) -> impl Iterator<Item = Chunk> {
+    let mut load = Load::of(&delta);
     let n_rows = delta.n_rows();
-    (0..n_rows).step_by(SENT_ROWS_MAX).map(move |from| delta.slice(from, SENT_ROWS_MAX.min(n_rows - from)))
+    let n_rows_max = SENT_ROWS_MAX.min(rows_of_bytes(load, n_bytes_max));
+    (0..n_rows).step_by(n_rows_max).map(move |from| {
+        let delta = delta.slice(from, n_rows_max.min(n_rows - from));
+        Chunk { load: load.take_part(delta.n_rows()), delta: Some(delta) }
+    })
+}
+
+/// How many rows like these have so many bytes; at least some, so that they are worth a call.
+fn rows_of_bytes(load: Load, n_bytes: usize) -> usize {
+    let row_bytes = (load.bytes / load.rows.max(1)).max(1) as usize;
+    (n_bytes / row_bytes).max(SENT_ROWS_MIN)
 }
 
 /// What an epoch has still to bring to the operator.
 struct Waiting {
     capability: Capability<u64>,
-    deltas: VecDeque<(Port, Delta)>,
-    n_rows: usize,
+    deltas: VecDeque<(Port, Delta, Load)>,
+    /// Of all deltas.
+    load: Load,
+}
+
+impl Waiting {
+    fn new(capability: Capability<u64>) -> Self {
+        Waiting { capability, deltas: VecDeque::new(), load: Load::default() }
+    }
 }
 
 /// What the operator was doing when it last put off work.
@@ -179,7 +200,7 @@ struct Adapter {
     out: Output,
     waiting: BTreeMap<Epoch, Waiting>,
     /// Rows among those that wait whose turn has not come.
-    n_parked: usize,
+    parked: Load,
     phase: Phase,
     activator: Activator,
     /// How often it has handed over what has changed.
@@ -188,7 +209,7 @@ struct Adapter {
     relieved: u64,
     // metrics
     measured_at: Instant,
-    n_rows_unmeasured: usize,
+    unmeasured: Load,
 }
 
 impl Adapter {
@@ -196,6 +217,7 @@ impl Adapter {
         self.receive_all();
         if self.context.failure.has_failed() {
             self.waiting.values_mut().for_each(|w| w.deltas.clear());
+            self.context.pressure.close();
             return;
         }
         self.relieve();
@@ -230,17 +252,14 @@ impl Adapter {
 
     fn receive_all(&mut self) {
         for (port, receive) in self.receive.iter_mut().enumerate() {
-            receive(&mut |capability, delta| {
+            receive(&mut |capability, delta, load| {
                 let epoch = *capability.least().expect("every chunk is sent at an epoch");
                 NodeMetrics::add(&self.placed.metrics.rows_in, delta.n_rows());
                 NodeMetrics::add(&self.placed.metrics.batches_in, 1);
-                let waiting = self.waiting.entry(Epoch(epoch)).or_insert_with(|| Waiting {
-                    capability: capability.retain_least(0).expect("every chunk is sent at an epoch"),
-                    deltas: VecDeque::new(),
-                    n_rows: 0,
-                });
-                waiting.n_rows += delta.n_rows();
-                waiting.deltas.push_back((port, delta));
+                let retain = || capability.retain_least(0).expect("every chunk is sent at an epoch");
+                let waiting = self.waiting.entry(Epoch(epoch)).or_insert_with(|| Waiting::new(retain()));
+                waiting.load += load;
+                waiting.deltas.push_back((port, delta, load));
             });
         }
     }
@@ -313,11 +332,11 @@ impl Adapter {
             match self.phase {
                 Phase::Idle if has_deltas => {
                     let waiting = self.waiting.get_mut(&epoch).expect("just seen");
-                    let (port, delta) = waiting.deltas.pop_front().expect("just seen");
-                    waiting.n_rows -= delta.n_rows();
-                    context.pressure.change(context.worker, placed.node, -(delta.n_rows() as i64));
+                    let (port, delta, load) = waiting.deltas.pop_front().expect("just seen");
+                    waiting.load += -load;
+                    context.pressure.change(context.worker, placed.node, -load);
                     *n_rows += delta.n_rows();
-                    self.n_rows_unmeasured += delta.n_rows();
+                    self.unmeasured += load;
                     self.phase = Phase::Pushing;
                     placed.operator.push(port, delta, &mut self.out)
                 }
@@ -343,36 +362,42 @@ impl Adapter {
         let capability = &self.waiting[&epoch].capability;
         let mut output = self.output.activate();
         let mut session = output.session_with_builder(capability);
-        for delta in deltas.into_iter().flat_map(pieces) {
-            NodeMetrics::add(&self.placed.metrics.rows_out, delta.n_rows());
+        let piece_bytes = self.context.pressure.piece_bytes();
+        let is_tight = self.context.pressure.is_tight();
+        let compact = |delta: Delta| if is_tight { delta.compact() } else { delta };
+        for mut chunk in deltas.into_iter().flat_map(|delta| pieces(compact(delta), piece_bytes)) {
+            NodeMetrics::add(&self.placed.metrics.rows_out, chunk.load.rows as usize);
             NodeMetrics::add(&self.placed.metrics.batches_out, 1);
-            self.context.pressure.sent(self.context.worker, self.placed.node, delta.n_rows());
-            session.give_container(&mut Chunk(Some(delta)));
+            self.context.pressure.sent(self.context.worker, self.placed.node, chunk.load);
+            session.give_container(&mut chunk);
         }
     }
 
     /// Takes rows whose turn has not come out of the count of those that wait to be worked on, and puts back the others.
     fn park(&mut self, next: Next) {
-        let rows = self.waiting.values().map(|w| w.n_rows);
-        let n_parked: usize = if next == Next::Rest { rows.sum() } else { rows.skip(1).sum() };
-        let by = self.n_parked as i64 - n_parked as i64;
-        if by != 0 {
+        let mut parked = Load::default();
+        let n_counted = usize::from(next != Next::Rest);
+        self.waiting.values().skip(n_counted).for_each(|waiting| parked += waiting.load);
+        let mut by = self.parked;
+        by += -parked;
+        if by != Load::default() {
             self.context.pressure.change(self.context.worker, self.placed.node, by);
-            self.n_parked = n_parked;
+            self.parked = parked;
         }
     }
 
     /// Reports the state's size if it may have changed much; fails the dataflow if that is too much.
     fn measure(&mut self) {
         let is_small = self.placed.memory.bytes() < SMALL_STATE;
-        if !is_small && self.n_rows_unmeasured < MEASURE_ROWS && self.measured_at.elapsed() < MEASURE_EVERY {
+        let is_little = self.unmeasured.rows < MEASURE_ROWS && self.unmeasured.bytes < MEASURE_BYTES;
+        if !is_small && is_little && self.measured_at.elapsed() < MEASURE_EVERY {
             return;
         }
         self.report();
     }
 
     fn report(&mut self) {
-        self.n_rows_unmeasured = 0;
+        self.unmeasured = Load::default();
         self.measured_at = Instant::now();
         let (operator, metrics) = (&self.placed.operator, &self.placed.metrics);
         let n_bytes = operator.n_bytes();

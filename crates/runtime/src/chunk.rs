@@ -12,13 +12,25 @@ use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message};
 use timely::progress::Stamp;
 
+use crate::pressure::Load;
+
 /// A message on an edge. Its record count is its delta's number of rows, which an exchange preserves.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Chunk(pub(crate) Option<Delta>);
+pub(crate) struct Chunk {
+    pub(crate) delta: Option<Delta>,
+    /// What its rows were said to take when they were sent; an exchange preserves the sum.
+    pub(crate) load: Load,
+}
+
+impl From<Delta> for Chunk {
+    fn from(delta: Delta) -> Self {
+        Chunk { load: Load::of(&delta), delta: Some(delta) }
+    }
+}
 
 impl Accountable for Chunk {
     fn record_count(&self) -> i64 {
-        self.0.as_ref().map_or(0, |d| d.n_rows() as i64)
+        self.delta.as_ref().map_or(0, |d| d.n_rows() as i64)
     }
 }
 
@@ -28,9 +40,9 @@ impl ContainerBytes for Chunk {
         let (len, rest) = bytes.split_at(8);
         let len = u64::from_le_bytes(len.try_into().expect("eight bytes")) as usize;
         if len == 0 {
-            return Chunk(None);
+            return Chunk::default();
         }
-        Chunk(Some(codec::decode(&rest[..len]).expect("a peer of the same version encoded it")))
+        codec::decode(&rest[..len]).expect("a peer of the same version encoded it").into()
     }
 
     fn length_in_bytes(&self) -> usize {
@@ -47,7 +59,7 @@ impl ContainerBytes for Chunk {
 
 impl Chunk {
     fn encoded(&self) -> Vec<u8> {
-        self.0.as_ref().map_or(Vec::new(), |d| codec::encode(d).expect("columns of relations have an IPC encoding"))
+        self.delta.as_ref().map_or(Vec::new(), |d| codec::encode(d).expect("columns of relations have an IPC encoding"))
     }
 }
 
@@ -63,10 +75,11 @@ impl Distributor<Chunk> for HashSplit {
         stamp: &Stamp<T>,
         pushers: &mut [P],
     ) {
-        let Some(delta) = chunk.0.take() else { return };
+        let Chunk { delta: Some(delta), mut load } = std::mem::take(chunk) else { return };
         let pieces = split_by_hash(&delta, &self.columns, pushers.len()).expect("columns of relations can be taken");
         for (piece, pusher) in pieces.into_iter().zip(pushers).filter(|(p, _)| !p.is_empty()) {
-            Message::push_at(&mut Chunk(Some(piece)), stamp.clone(), pusher);
+            let load = load.take_part(piece.n_rows());
+            Message::push_at(&mut Chunk { delta: Some(piece), load }, stamp.clone(), pusher);
         }
     }
 

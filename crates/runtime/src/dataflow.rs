@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use millstream_operators::operator::Arrangements;
 use millstream_operators::spilling::{self, MemoryWatch, SpillTo};
 use millstream_operators::{BuildContext, Exchange, Node, RelationId};
 use millstream_state::{Arrangement, ColdStore, Rows};
+use millstream_types::hash::partitions_of;
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use timely::container::NoopBuilder;
 use timely::dataflow::InputHandle;
@@ -27,10 +29,10 @@ use crate::pressure::Pressure;
 use crate::quanta::Quanta;
 use crate::root::{RootEnd, RootState, add_root};
 use crate::row_errors::RowErrorLog;
-use crate::saving::{SaveRequest, SavedPart, Saving};
+use crate::saving::{RestoredDataflow, SaveRequest, SavedPart, Saving};
 
-/// What a row of an input takes in an operator, more or less.
-const START_ROW_BYTES: usize = 64;
+/// Rows of a view that are likely not to fit are read in so many pieces.
+const RESTORED_PIECES: usize = 16;
 
 /// What the operators of a dataflow share on a worker.
 pub(crate) struct Context {
@@ -198,8 +200,8 @@ pub(crate) struct Site<'a> {
     pub(crate) awaited: HashMap<RelationId, Awaited>,
     /// Where state goes that memory has no room for, if it may go anywhere.
     pub(crate) spill: Option<&'a Arc<dyn ColdStore>>,
-    /// Rows that its inputs have at the start, on this worker.
-    pub(crate) n_rows: usize,
+    /// About what the rows take that its inputs have at the start, on this worker.
+    pub(crate) n_bytes: usize,
 }
 
 /// A dataflow that is to complete an epoch.
@@ -217,10 +219,33 @@ impl Awaited {
 
 /// Puts what was saved into an arrangement that has nothing yet.
 pub(crate) fn fill(arrangement: &mut Arrangement, rows: Vec<RecordBatch>, epoch: Epoch, since: Epoch) -> Result<()> {
-    for rows in rows {
-        arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: rows.num_rows() })?;
-    }
+    insert(arrangement, rows)?;
     arrangement.seal(epoch, since)
+}
+
+fn insert(arrangement: &mut Arrangement, rows: Vec<RecordBatch>) -> Result<()> {
+    rows.into_iter().try_for_each(|rows| {
+        let n_rows = rows.num_rows();
+        arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: n_rows })
+    })
+}
+
+/// Inserts the rows that were saved of a view, piece by piece, and puts some away where there is too little memory.
+fn insert_restored(
+    arrangement: &mut Arrangement,
+    restored: &RestoredDataflow,
+    pieces: impl Iterator<Item = Range<usize>>,
+    memory: &HeldMemory,
+) -> Result<()> {
+    for partitions in pieces {
+        insert(arrangement, (restored.rows)(&partitions)?)?;
+        memory.report(arrangement.n_bytes(), arrangement.n_bytes_spillable());
+        let excess = memory.excess();
+        if excess > 0 {
+            arrangement.spill(excess)?;
+        }
+    }
+    Ok(())
 }
 
 /// Builds all operators of a dataflow.
@@ -228,7 +253,7 @@ pub(crate) fn fill(arrangement: &mut Arrangement, rows: Vec<RecordBatch>, epoch:
 /// # Errors
 /// If an operator cannot be built; then nothing was installed on this worker.
 pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'_>) -> Result<Built> {
-    let Site { failure, quanta, outbox, arrangements, awaited, spill, n_rows } = site;
+    let Site { failure, quanta, outbox, arrangements, awaited, spill, n_bytes } = site;
     let start = install.start.epoch;
     let build_context = BuildContext { worker: worker.index(), n_workers: worker.peers(), start, arrangements };
     let context = Rc::new(Context {
@@ -257,7 +282,8 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
     }
     // All that the inputs have is one epoch, in which nothing that has taken rows can be spilled.
     let n_workers = build_context.n_workers;
-    let starts_in_parts = install.account.is_small_for(n_rows.saturating_mul(START_ROW_BYTES * n_workers));
+    let n_bytes = install.restored.as_ref().map_or(n_bytes.saturating_mul(n_workers), |restored| restored.n_bytes);
+    let starts_in_parts = install.account.is_small_for(n_bytes);
     let mut operators = Vec::new();
     for (node_idx, node) in install.dataflow.nodes.iter().enumerate() {
         let Node::Operator { spec, inputs } = node else {
@@ -275,14 +301,16 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
         };
         if let Some(restored) = install.restored.as_ref().filter(|_| !spec.is_stateless()) {
             // All workers build the same dataflows: on one where something is damaged it is there, and has failed.
-            let state = || operator.restore(&(restored.state)(context.worker, node_idx as u32)?);
-            context.failure.guard(start, state);
+            let partitions = partitions_of(context.worker, n_workers);
+            let read = |partitions: &Range<usize>| (restored.state)(partitions, node_idx as u32);
+            context.failure.guard(start, || operator.restore_from(&partitions, &read));
         }
         if install.keeps {
             operator.track_changes();
         }
         operators.push(Some((operator, memory)));
     }
+    let root_memory = Rc::new(HeldMemory::new(&install.account));
     let (root, arrangement) = match &install.root {
         Root::Materialize { spec, shared } => {
             let mut arrangement = Arrangement::new(&spec.arrangement())?;
@@ -295,21 +323,27 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
             let arrangement = Rc::new(RefCell::new(arrangement));
             if let Some(restored) = &install.restored {
                 let since = shared.holds.advance(start);
-                let fill = || {
+                let n_pieces = if starts_in_parts { RESTORED_PIECES } else { 1 };
+                let piece = |piece| partitions_of(context.worker * n_pieces + piece, n_workers * n_pieces);
+                let restore = || {
                     let mut arrangement = arrangement.borrow_mut();
-                    fill(&mut arrangement, (restored.rows)(context.worker)?, start, since)?;
+                    insert_restored(&mut arrangement, restored, (0..n_pieces).map(piece), &root_memory)?;
+                    arrangement.seal(start, since)?;
                     arrangement.note_saved();
                     Ok(())
                 };
-                context.failure.guard(start, fill);
+                context.failure.guard(start, restore);
             }
             shared.set_reader(build_context.worker, arrangement.borrow().reader());
-            let materialize = Materialize::new(spec.clone(), Rc::clone(&arrangement));
+            let mut materialize = Materialize::new(spec.clone(), Rc::clone(&arrangement));
+            if let Some(store) = spill {
+                materialize =
+                    materialize.putting_away(Arc::clone(store), Rc::clone(&root_memory) as Rc<dyn MemoryWatch>);
+            }
             (RootState::Materialize(materialize, Arc::clone(shared)), Some(arrangement))
         }
         Root::Sink(sink) => (RootState::Sink(sink.open(build_context.worker)?, Vec::new()), None),
     };
-    let root_memory = Rc::new(HeldMemory::new(&install.account));
     let timely_index = worker.next_dataflow_index();
     let inputs = worker.dataflow_named::<u64, _, _>(&install.name, |scope| {
         let metrics = &install.metrics.workers[scope.index()];

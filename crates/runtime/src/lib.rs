@@ -27,10 +27,10 @@ pub use command::{
 };
 pub use memory::{Account, Charge};
 pub use metrics::{DataflowMetrics, Intake, NodeMetrics};
-pub use pressure::Pressure;
+pub use pressure::{InFlight, Load, Pressure};
 pub use relation::RelationShared;
 pub use row_errors::{RowErrorEntry, RowErrorLog, SavedRowErrors};
-pub use saving::{HandedOver, RestoredDataflow, SaveRequest, SavedPart, StateOfWorker};
+pub use saving::{HandedOver, RestoredDataflow, RowsOfPartitions, SaveRequest, SavedPart, StateOfNode};
 pub use sink::{Sink, SinkWriter};
 pub use source::Source;
 pub use worker::{Workers, start};

@@ -28,6 +28,8 @@ pub struct Account {
     limit: i64,
     /// Bytes in use from which on state is spilled.
     spilled_from: i64,
+    /// Bytes that the process has too many, whatever is accounted for.
+    unaccounted_excess: AtomicI64,
     parent: Option<Arc<Account>>,
 }
 
@@ -45,7 +47,16 @@ impl Account {
 
     fn with_limits(limit: i64, spilled_from: i64, parent: Option<Arc<Account>>) -> Arc<Self> {
         let zero = || AtomicI64::new(0);
-        Arc::new(Account { used: zero(), spillable: zero(), spilled: zero(), limit, spilled_from, parent })
+        let unaccounted_excess = zero();
+        Arc::new(Account {
+            used: zero(),
+            spillable: zero(),
+            spilled: zero(),
+            limit,
+            spilled_from,
+            unaccounted_excess,
+            parent,
+        })
     }
 
     /// Bytes in use.
@@ -63,9 +74,15 @@ impl Account {
         usize::try_from(self.spilled.load(Relaxed)).unwrap_or(0)
     }
 
+    /// Bytes are in use that are in no account, and more than may be: as many are spilled for them.
+    pub fn set_unaccounted_excess(&self, n_bytes: usize) {
+        self.unaccounted_excess.store(to_i64(n_bytes), Relaxed);
+    }
+
     /// Bytes in use beyond those from which on state is spilled, here or in an account that this one is part of.
     pub fn excess(&self) -> usize {
-        let own = usize::try_from(self.used.load(Relaxed).saturating_sub(self.spilled_from)).unwrap_or(0);
+        let own = self.used.load(Relaxed).saturating_sub(self.spilled_from);
+        let own = usize::try_from(own.max(self.unaccounted_excess.load(Relaxed))).unwrap_or(0);
         own.max(self.parent.as_ref().map_or(0, |parent| parent.excess()))
     }
 

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::command::Tap;
 use crate::memory::{Account, Charge};
+use crate::pressure::Load;
 use crate::source::Source;
 
 /// What all threads may know of a relation.
@@ -28,14 +29,20 @@ pub struct RelationShared {
     sizes: Vec<PartSize>,
     /// What its rows are charged to.
     pub account: Arc<Account>,
+    /// What a row of a source took when some were last read.
+    offset_bytes: AtomicU64,
 }
+
+/// What a row of a source is taken to need before one was read.
+const UNKNOWN_OFFSET_BYTES: u64 = 1 << 10;
 
 impl RelationShared {
     /// For a relation that no worker has made yet.
     pub fn new(n_workers: usize, account: Arc<Account>, holds: Holds) -> Self {
         let readers = Mutex::new(vec![None; n_workers]);
         let sizes = (0..n_workers).map(|_| PartSize::default()).collect();
-        RelationShared { unstored: false.into(), holds, readers, sizes, account }
+        let offset_bytes = AtomicU64::new(UNKNOWN_OFFSET_BYTES);
+        RelationShared { unstored: false.into(), holds, readers, sizes, account, offset_bytes }
     }
 
     pub(crate) fn set_reader(&self, worker: usize, reader: ArrangementReader) {
@@ -70,6 +77,19 @@ impl RelationShared {
         let size = &self.sizes[worker];
         size.stored_rows.store(n_rows as u64, Relaxed);
         size.stored.store(n_bytes as u64, Relaxed);
+    }
+
+    /// What a row of a source takes, or is likely to.
+    pub fn offset_bytes(&self) -> u64 {
+        self.offset_bytes.load(Relaxed)
+    }
+
+    /// Notes what rows of a source took that were read. Some read fewer columns than others, so that it falls slowly.
+    pub(crate) fn note_offsets(&self, load: Load) {
+        if load.rows > 0 {
+            let n_bytes = (load.bytes / load.rows).max(1) as u64;
+            self.offset_bytes.store(n_bytes.max(self.offset_bytes() / 8 * 7), Relaxed);
+        }
     }
 
     /// Lets go of the rows: nobody may read them any more.

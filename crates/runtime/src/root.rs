@@ -18,10 +18,11 @@ use timely::progress::frontier::MutableAntichain;
 use timely::progress::operate::FrontierInterest;
 use timely::scheduling::Activator;
 
-use crate::adapter::{Edges, MEASURE_EVERY, MEASURE_ROWS, Receive, SMALL_STATE, new_input};
+use crate::adapter::{Edges, MEASURE_BYTES, MEASURE_EVERY, MEASURE_ROWS, Receive, SMALL_STATE, new_input};
 use crate::dataflow::{Context, Outbox, Sealed};
 use crate::memory::HeldMemory;
 use crate::metrics::NodeMetrics;
+use crate::pressure::Load;
 use crate::quanta::QUANTUM;
 use crate::relation::RelationShared;
 use crate::saving::SavedPart;
@@ -97,7 +98,7 @@ struct RootAdapter {
     relation: RelationId,
     state: RootState,
     receive: Receive,
-    waiting: BTreeMap<Epoch, VecDeque<Delta>>,
+    waiting: BTreeMap<Epoch, VecDeque<(Delta, Load)>>,
     sealed: Epoch,
     context: Rc<Context>,
     outbox: Outbox,
@@ -107,7 +108,7 @@ struct RootAdapter {
     // metrics
     metrics: Arc<NodeMetrics>,
     memory: Rc<HeldMemory>,
-    n_rows_unmeasured: usize,
+    unmeasured: Load,
     measured_at: Instant,
 }
 
@@ -138,7 +139,7 @@ pub(crate) fn add_root<'scope>(
         outbox,
         activator,
         metrics,
-        n_rows_unmeasured: 0,
+        unmeasured: Load::default(),
         measured_at: Instant::now(),
     };
     builder.build_reschedule(move |_| {
@@ -157,6 +158,7 @@ impl RootAdapter {
         let open = Epoch(open);
         if self.context.failure.has_failed() {
             self.waiting.clear();
+            self.context.pressure.close();
             return;
         }
         if self.waiting.is_empty() && open.prev() <= self.sealed {
@@ -174,13 +176,13 @@ impl RootAdapter {
 
     fn receive_all(&mut self) {
         let (worker, root) = (self.context.worker, self.context.pressure.root());
-        (self.receive)(&mut |capability, delta| {
+        (self.receive)(&mut |capability, delta, load| {
             let epoch = *capability.least().expect("every chunk is sent at an epoch");
             NodeMetrics::add(&self.metrics.rows_in, delta.n_rows());
             NodeMetrics::add(&self.metrics.batches_in, 1);
             // Nobody has to wait for the root: it takes in what there is.
-            self.context.pressure.change(worker, root, -(delta.n_rows() as i64));
-            self.waiting.entry(Epoch(epoch)).or_default().push_back(delta);
+            self.context.pressure.change(worker, root, -load);
+            self.waiting.entry(Epoch(epoch)).or_default().push_back((delta, load));
         });
     }
 
@@ -248,8 +250,7 @@ impl RootAdapter {
     /// Takes in the rows of an epoch that are there; returns whether that is all of them.
     fn take_in(&mut self, epoch: Epoch, start: Instant) -> bool {
         let is_followed = self.context.is_followed.get();
-        while let Some(delta) = self.waiting.get_mut(&epoch).and_then(VecDeque::pop_front) {
-            let n_rows = delta.n_rows();
+        while let Some((delta, load)) = self.waiting.get_mut(&epoch).and_then(VecDeque::pop_front) {
             let taken = self.context.failure.guard(epoch, || {
                 self.context.call_hook("Root");
                 self.state.push(delta, is_followed)
@@ -257,7 +258,7 @@ impl RootAdapter {
             if taken.is_none() {
                 return false;
             }
-            self.n_rows_unmeasured += n_rows;
+            self.unmeasured += load;
             let now = Instant::now();
             if now.duration_since(start) >= QUANTUM || self.context.quanta.turn(now) {
                 return false;
@@ -268,13 +269,14 @@ impl RootAdapter {
 
     fn measure(&mut self, epoch: Epoch) {
         let is_small = self.memory.bytes() < SMALL_STATE;
-        if !is_small && self.n_rows_unmeasured < MEASURE_ROWS && self.measured_at.elapsed() < MEASURE_EVERY {
+        let is_little = self.unmeasured.rows < MEASURE_ROWS && self.unmeasured.bytes < MEASURE_BYTES;
+        if !is_small && is_little && self.measured_at.elapsed() < MEASURE_EVERY {
             return;
         }
-        self.n_rows_unmeasured = 0;
+        self.unmeasured = Load::default();
         self.measured_at = Instant::now();
-        let waiting: usize = self.waiting.values().flatten().map(Delta::values_bytes).sum();
-        let n_bytes = self.state.n_bytes() + waiting;
+        let waiting: i64 = self.waiting.values().flatten().map(|(_, load)| load.bytes).sum();
+        let n_bytes = self.state.n_bytes() + waiting as usize;
         self.metrics.state_bytes.store(n_bytes as u64, Relaxed);
         self.metrics.state_entries.store(self.state.n_entries() as u64, Relaxed);
         let (spillable, spilled) = self.state.n_bytes_spillable();

@@ -4,13 +4,13 @@
 //! it was sent before: each of its operators hands over its changes when it has completed that, before it begins with
 //! anything later.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use millstream_operators::RelationId;
 use millstream_state::{SavedState, StateChanges, UnsavedRows};
 use millstream_types::{Epoch, Result};
-
-use crate::command::RowsOfWorker;
 
 /// Asks for what has changed in some relations and dataflows since it was last asked for; the first time, for all.
 pub struct SaveRequest {
@@ -40,14 +40,19 @@ pub enum SavedPart {
 
 /// What a dataflow goes on from, instead of its inputs as of the start.
 pub struct RestoredDataflow {
-    /// Gives the state of a worker's operator at a node; called on its thread.
-    pub state: StateOfWorker,
-    /// Gives the rows of a worker's part of the view.
-    pub rows: RowsOfWorker,
+    /// Gives the state of the operator at a node; called on workers' threads.
+    pub state: StateOfNode,
+    /// Gives the rows of the view, of a range of partitions.
+    pub rows: RowsOfPartitions,
+    /// About what all that takes in memory.
+    pub n_bytes: usize,
 }
 
-/// Gives the state of a worker's operator at a node.
-pub type StateOfWorker = Box<dyn Fn(usize, u32) -> Result<SavedState> + Send + Sync>;
+/// Gives rows of a range of partitions.
+pub type RowsOfPartitions = Box<dyn Fn(&Range<usize>) -> Result<Vec<RecordBatch>> + Send + Sync>;
+
+/// Gives the state of the operator at a node, of a range of partitions.
+pub type StateOfNode = Box<dyn Fn(&Range<usize>, u32) -> Result<SavedState> + Send + Sync>;
 
 /// A dataflow on this worker that is handing over what has changed in it.
 pub(crate) struct Saving {

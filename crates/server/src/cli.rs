@@ -53,7 +53,8 @@ pub struct ServeArgs {
     /// Worker threads [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
-    /// Memory for all state and queries together, such as 8GB [default: 70 % of the machine or control group]
+    /// Memory that the process may take beside what it takes with nothing to do, such as 8GB [default: 70 % of the machine
+    /// or control group]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory_limit: Option<usize>,
     /// Keep all data in memory, where it is gone when the process ends; the demo always does
@@ -115,16 +116,17 @@ impl ServeArgs {
         Ok(())
     }
 
-    /// What state and queries may take.
-    pub fn memory(&self) -> MemoryLimits {
-        self.memory_limit.map_or_else(MemoryLimits::of_machine, |limit| MemoryLimits::of_total(limit / 7 * 10))
+    /// What the process may take, beside what it takes with nothing to do.
+    pub fn process_memory(&self) -> usize {
+        self.memory_limit.unwrap_or_else(MemoryLimits::of_machine)
     }
 
     /// How the engine runs.
     pub fn engine_config(&self) -> EngineConfig {
         EngineConfig {
             workers: self.n_workers(),
-            memory: self.memory(),
+            memory: MemoryLimits::of_process(self.process_memory()),
+            process_memory: Some(self.process_memory()),
             data_dir: self.data_dir.clone(),
             checkpoints: CheckpointWhen { interval: self.checkpoint_interval, ..CheckpointWhen::default() },
             ..EngineConfig::default()
@@ -183,8 +185,7 @@ mod tests {
         assert_eq!(serve(&["millstream", "serve", "--listen", "127.0.0.1:1"]).listen.port(), 1);
         assert!(serve(&["millstream", "demo", "--seconds", "5", "--in-memory"]).in_memory);
         assert!(Cli::try_parse_from(["millstream", "--workers", "0"]).is_err());
-        let memory = serve(&["millstream", "--memory-limit", "3GB"]).memory();
-        assert!(memory.state + memory.queries <= 3 << 30 && memory.view < memory.state);
+        assert_eq!(serve(&["millstream", "--memory-limit", "3GB"]).process_memory(), 3 << 30);
         assert!(Cli::try_parse_from(["millstream", "--memory-limit", "much"]).is_err());
         let every = serve(&["millstream", "--data-dir", "d", "--checkpoint-interval", "0.5"]).checkpoint_interval;
         assert_eq!(every, Duration::from_millis(500));

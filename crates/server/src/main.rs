@@ -13,7 +13,6 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    millstream_state::allocator::keep_freed_memory();
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,6 +36,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Demo(args) => &args.serve,
         Command::Restore(args) => return restore(args),
     };
+    // Before threads have taken any.
+    millstream_state::allocator::keep_freed_memory_within(args.process_memory());
     start_logging(args)?;
     runtime()?.block_on(async {
         match &command {

@@ -5,6 +5,7 @@
 //! are added. Two identities are the same if their values have the same bits, and rows of one identity are of one hash
 //! partition, so any range of partitions can be taken by itself.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use millstream_types::{Error, Result};
 use parking_lot::Mutex;
 
 use crate::saved::SavedState;
+use crate::spilled::SpilledChanges;
 
 /// What the rows of a table of state are, and what tells them apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +99,9 @@ pub trait ChangeSink: fmt::Debug + Send {
 #[derive(Clone, Debug, Default)]
 pub struct StateChanges {
     tables: BTreeMap<u32, TableChange>,
+    /// Changes of partitions in which the tables have none, where there was no memory for them: of each part of the
+    /// operator what it has put away, the oldest first.
+    away: Vec<Vec<SpilledChanges>>,
     /// Who gets what is added, instead of the tables.
     sink: Option<Arc<Mutex<dyn ChangeSink>>>,
 }
@@ -104,7 +109,7 @@ pub struct StateChanges {
 impl StateChanges {
     /// Hands on all that is added, and keeps nothing.
     pub fn handed_to(sink: Arc<Mutex<dyn ChangeSink>>) -> Self {
-        StateChanges { tables: BTreeMap::new(), sink: Some(sink) }
+        StateChanges { sink: Some(sink), ..StateChanges::default() }
     }
 
     /// Adds rows that came.
@@ -147,11 +152,33 @@ impl StateChanges {
         Ok(())
     }
 
+    /// Adds changes that were put away, the oldest first, of partitions in which nothing else is added.
+    ///
+    /// # Errors
+    /// If somebody gets what is added, and they cannot be read.
+    pub fn add_away(&mut self, part: Vec<SpilledChanges>) -> Result<()> {
+        if self.sink.is_some() {
+            return self.merge(sum_of_spilled(&part)?);
+        }
+        self.away.push(part);
+        Ok(())
+    }
+
+    /// All that has changed, of some partitions at a time: what is in memory, then what each part has put away.
+    ///
+    /// # Errors
+    /// Each, if it cannot be read.
+    pub fn pieces(&self) -> impl Iterator<Item = Result<Cow<'_, StateChanges>>> {
+        let away = self.away.iter().map(|part| sum_of_spilled(part).map(Cow::Owned));
+        std::iter::once(Ok(Cow::Borrowed(self))).chain(away)
+    }
+
     /// Adds what has changed of the same operator on another worker.
     ///
     /// # Errors
-    /// Internal, if a table has another shape there.
+    /// Internal, if a table has another shape there; as [`StateChanges::add_away`].
     pub fn merge(&mut self, other: StateChanges) -> Result<()> {
+        other.away.into_iter().try_for_each(|part| self.add_away(part))?;
         for (table, TableChange { shape, gone, rows }) in other.tables {
             gone.into_iter().try_for_each(|gone| self.add_gone(table, &shape, gone))?;
             rows.into_iter().try_for_each(|rows| self.add_rows(table, &shape, rows))?;
@@ -159,20 +186,16 @@ impl StateChanges {
         Ok(())
     }
 
-    /// The tables that have changed, by number.
+    /// The tables that have changed, by number, without what was put away ([`StateChanges::pieces`]).
     pub fn tables(&self) -> impl Iterator<Item = (u32, &TableChange)> {
         self.tables.iter().map(|(&table, change)| (table, change))
-    }
-
-    /// The tables that have changed, by number.
-    pub fn into_tables(self) -> BTreeMap<u32, TableChange> {
-        self.tables
     }
 
     /// Rows that came and rows that went.
     pub fn n_rows(&self) -> usize {
         let changes = self.tables.values().flat_map(|change| change.gone.iter().chain(&change.rows));
-        changes.map(|rows| rows.hashes.len()).sum()
+        let away = self.away.iter().flatten().map(SpilledChanges::n_rows).sum::<usize>();
+        changes.map(|rows| rows.hashes.len()).sum::<usize>() + away
     }
 }
 
@@ -183,7 +206,8 @@ impl StateChanges {
 /// same key.
 pub fn net(changes: &[StateChanges]) -> Result<SavedState> {
     let mut by_table: BTreeMap<u32, Vec<&TableChange>> = BTreeMap::new();
-    for (table, change) in changes.iter().flat_map(StateChanges::tables) {
+    let pieces: Vec<Cow<'_, StateChanges>> = changes.iter().flat_map(StateChanges::pieces).collect::<Result<_>>()?;
+    for (table, change) in pieces.iter().flat_map(|piece| piece.tables()) {
         by_table.entry(table).or_default().push(change);
     }
     let mut saved = SavedState::default();
@@ -237,8 +261,11 @@ fn left_of(table: u32, changes: &[&TableChange], batches: &[&HashedRows]) -> Res
 /// Makes one change of several, the oldest first: what came and went in between is in neither part.
 ///
 /// # Errors
-/// Internal, if a table has two shapes.
+/// Internal, if a table has two shapes, or something was put away.
 pub fn sum(changes: Vec<StateChanges>) -> Result<StateChanges> {
+    if changes.iter().any(|changes| !changes.away.is_empty()) {
+        return Err(Error::internal("changes that were put away are summed up in memory"));
+    }
     let mut by_table: BTreeMap<u32, Vec<TableChange>> = BTreeMap::new();
     for (table, change) in changes.into_iter().flat_map(|changes| changes.tables) {
         by_table.entry(table).or_default().push(change);
@@ -262,6 +289,10 @@ pub fn sum(changes: Vec<StateChanges>) -> Result<StateChanges> {
         left.into_iter().rev().try_for_each(|rows| summed.add_rows(table, &shape, rows))?;
     }
     Ok(summed)
+}
+
+fn sum_of_spilled(changes: &[SpilledChanges]) -> Result<StateChanges> {
+    sum(changes.iter().map(SpilledChanges::read).collect::<Result<_>>()?)
 }
 
 impl HashedRows {

@@ -510,8 +510,11 @@ fn interval_span(bits: u128) -> i128 {
 /// The values of a fixed-width array as unsigned integers of that width.
 fn raw<T: ArrowNativeType>(array: &ArrayRef) -> RawValues<T> {
     let data = array.to_data();
+    let buffer = &data.buffers()[0];
+    // Intervals have 16 bytes, and may lie at any 8 of them, as what was read from a disk does.
+    let is_aligned = buffer.as_ptr().align_offset(align_of::<T>()) == 0;
     RawValues {
-        buffer: data.buffers()[0].clone(),
+        buffer: if is_aligned { buffer.clone() } else { Buffer::from_slice_ref(buffer.as_slice()) },
         offset: data.offset(),
         len: data.len(),
         values: std::marker::PhantomData,

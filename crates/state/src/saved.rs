@@ -79,6 +79,19 @@ impl SavedState {
         Ok(Some(concat_batches(&first.schema(), table.pieces.iter().map(|(_, rows)| rows))?))
     }
 
+    /// Takes a table out; `None` if it has no rows.
+    ///
+    /// # Errors
+    /// Internal, if rows of several schemas were added.
+    pub fn take(&mut self, table: u32) -> Result<Option<RecordBatch>> {
+        let mut pieces = self.tables.remove(&table).unwrap_or_default().pieces;
+        if pieces.len() == 1 {
+            return Ok(pieces.pop().map(|(_, rows)| rows));
+        }
+        let Some((_, first)) = pieces.first() else { return Ok(None) };
+        Ok(Some(concat_batches(&first.schema(), pieces.iter().map(|(_, rows)| rows))?))
+    }
+
     /// The state as bytes.
     ///
     /// # Errors
@@ -200,6 +213,16 @@ mod tests {
             assert_eq!(parts.iter().flat_map(|p| keys(p, 9)).collect::<Vec<_>>(), [5]);
             assert!(parts.iter().all(|p| p.rows(4).expect("nothing").is_none()));
         }
+    }
+
+    #[test]
+    fn a_table_is_taken_once() {
+        let mut state = SavedState::default();
+        for (from, to) in [(0, 10), (10, 11)] {
+            state.add_own(7, batch(from, to).0);
+        }
+        assert_eq!(state.take(7).expect("one schema"), Some(batch(0, 11).0));
+        assert!(state.take(7).expect("nothing").is_none() && state.rows(7).expect("nothing").is_none());
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl SpilledChanges {
     }
 }
 
-/// The state that changes come to, the oldest first, which are known to add up.
+/// The state that changes come to, the oldest first, which are known to add up. All of it is for who restores it.
 ///
 /// Memory is that of the state, and of what has gone and come again in the meantime.
 ///
@@ -83,14 +83,11 @@ pub fn state_of(changes: &[SpilledChanges]) -> Result<SavedState> {
         let tables: Vec<&SpilledTable> = changes.iter().filter_map(|changes| changes.tables.get(&number)).collect();
         if tables.iter().all(|table| table.gone.is_empty()) {
             for chunk in tables.iter().flat_map(|table| &table.rows) {
-                let HashedRows { batch, hashes } = read(&**chunk)?;
-                saved.add(number, &batch, &hashes)?;
+                saved.add_own(number, read(&**chunk)?.batch);
             }
             continue;
         }
-        for HashedRows { batch, hashes } in left(&tables)? {
-            saved.add(number, &batch, &hashes)?;
-        }
+        left(&tables)?.into_iter().for_each(|rows| saved.add_own(number, rows.batch));
     }
     Ok(saved)
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
-use millstream_types::delta::take_batch;
+use millstream_types::delta::{take_batch, values_bytes};
 use millstream_types::hash::{hash_columns, mix};
 use millstream_types::{Epoch, Error, Result};
 
@@ -45,14 +45,21 @@ impl UnsavedRows {
         of_chunks.chain(self.forgotten.iter().map(RecordBatch::num_rows)).sum()
     }
 
-    /// The identities of rows that are gone, and the rows that came, with hashes: of the columns `by`, which are among
-    /// those of the identity, or of nothing in particular if rows may be anywhere and none ever goes.
+    /// Hands the identities of rows that are gone, and the rows that came, with hashes, to `take`: of the columns `by`,
+    /// which are among those of the identity, or of nothing in particular if rows may be anywhere and none ever goes. All
+    /// that is gone comes first, with some of the rows; the others follow, about so many bytes at a time.
     ///
     /// # Errors
-    /// If a column's type has no take kernel; internal, if rows are partitioned by more than their identity.
-    pub fn parts(&self, by: Option<&[usize]>) -> Result<(Vec<HashedRows>, Vec<HashedRows>)> {
+    /// If rows cannot be read, or a column's type has no take kernel; internal, if rows are partitioned by more than their
+    /// identity; what `take` gives.
+    pub fn hand_out(
+        &self,
+        by: Option<&[usize]>,
+        n_bytes: usize,
+        mut take: impl FnMut(&[HashedRows], &[HashedRows]) -> Result<()>,
+    ) -> Result<()> {
         let places = by.map(|by| self.places_in_identity(by)).transpose()?;
-        let (mut gone, mut came) = (Vec::new(), Vec::new());
+        let (mut gone, mut came, mut n_bytes_came) = (Vec::new(), Vec::new(), 0);
         let mut n_rows = 0;
         let mut add = |rows: &mut Vec<HashedRows>, batch: RecordBatch, by: Option<&[usize]>| -> Result<()> {
             let hashes = match by {
@@ -71,14 +78,20 @@ impl UnsavedRows {
                 let identities = selected(&self.shape, &chunk.image, &chunk.gone, Some(&self.shape.identity))?;
                 add(&mut gone, identities, places.as_deref())?;
             }
-            if chunk.came.count() > 0 {
-                add(&mut came, selected(&self.shape, &chunk.image, &chunk.came, None)?, by)?;
-            }
         }
         if places.is_none() && !gone.is_empty() {
             return Err(Error::internal("rows that may be anywhere are gone"));
         }
-        Ok((gone, came))
+        for chunk in self.chunks.iter().filter(|chunk| chunk.came.count() > 0) {
+            let batch = selected(&self.shape, &chunk.image, &chunk.came, None)?;
+            n_bytes_came += values_bytes(&batch);
+            add(&mut came, batch, by)?;
+            if n_bytes_came >= n_bytes {
+                take(&std::mem::take(&mut gone), &std::mem::take(&mut came))?;
+                n_bytes_came = 0;
+            }
+        }
+        take(&gone, &came)
     }
 
     /// The rows that came, of which none is gone, in their order, with their births: runs `(first row, epoch)`.

@@ -136,6 +136,27 @@ impl Delta {
         Delta { batch: self.batch.slice(offset, len), weights: self.weights.as_ref().map(|w| w.slice(offset, len)) }
     }
 
+    /// The same rows, without what else lies in the buffers of their views, where that is more than they have and more
+    /// than a few kilobytes: it would live for as long as they do.
+    ///
+    /// The cost is that of looking at each view, and of copying texts from buffers that are mostly of others.
+    #[must_use]
+    pub fn compact(self) -> Self {
+        if !self.columns().iter().any(is_sparse) {
+            return self;
+        }
+        let compact = |column: &ArrayRef| -> ArrayRef {
+            match column.data_type() {
+                DataType::Utf8View if is_sparse(column) => Arc::new(column.as_string_view().gc()),
+                DataType::BinaryView if is_sparse(column) => Arc::new(column.as_binary_view().gc()),
+                _ => Arc::clone(column),
+            }
+        };
+        let columns = self.columns().iter().map(compact).collect();
+        let batch = RecordBatch::try_new(self.schema(), columns).expect("the columns are of the same types and length");
+        Delta { batch, weights: self.weights }
+    }
+
     /// All rows of several deltas of one schema.
     ///
     /// # Errors
@@ -177,6 +198,22 @@ pub fn values_bytes(batch: &RecordBatch) -> usize {
         _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
     };
     batch.columns().iter().map(of_column).sum()
+}
+
+/// Bytes of a buffer of views that may be of others.
+const SPARSE_BYTES_MIN: usize = 1 << 16;
+
+/// Whether the buffers of views have more of others than of this column.
+fn is_sparse(column: &ArrayRef) -> bool {
+    fn of_views<T: ByteViewType>(array: &GenericByteViewArray<T>) -> bool {
+        let n_bytes: usize = array.data_buffers().iter().map(|buffer| buffer.len()).sum();
+        n_bytes > SPARSE_BYTES_MIN && array.total_buffer_bytes_used() < n_bytes / 2
+    }
+    match column.data_type() {
+        DataType::Utf8View => of_views(column.as_string_view()),
+        DataType::BinaryView => of_views(column.as_binary_view()),
+        _ => false,
+    }
 }
 
 fn views_bytes<T: ByteViewType>(array: &GenericByteViewArray<T>) -> usize {

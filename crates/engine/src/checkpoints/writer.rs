@@ -16,7 +16,7 @@ use millstream_storage::checkpoint::{
 };
 use millstream_storage::log::Log;
 use millstream_types::hash::partitions_of;
-use millstream_types::{Error, Result};
+use millstream_types::{Epoch, Error, Result, SqlState};
 
 use super::{
     Checkpointed, DataflowImage, EPOCH, History, IN_OBJECTS, Image, Limits, NEXT_ROW_ID, PLAN, POSITION, RELATION,
@@ -47,6 +47,7 @@ pub(super) struct CheckpointWriter {
     pub(super) committed: Sender<()>,
     pub(super) limits: Limits,
     pub(super) n_workers: usize,
+    pub(super) piece_bytes: usize,
     /// How many checkpoints were begun.
     pub(super) n_written: usize,
     /// What was handed over and is in no checkpoint yet, by owner.
@@ -165,7 +166,10 @@ impl CheckpointWriter {
                     if self.stop.load(Ordering::Acquire) {
                         return Err(stopped());
                     }
-                    add(&mut object, owner, live, part)?;
+                    if let Err(error) = add(&mut object, owner, live, part, self.piece_bytes) {
+                        self.fail_damaged(live, epoch, &error);
+                        return Err(error);
+                    }
                 }
             }
             objects.extend(object.finish()?);
@@ -231,6 +235,14 @@ impl CheckpointWriter {
         object.map_or(Ok(None), StreamObjectWriter::finish)
     }
 
+    /// A dataflow whose spilled state is damaged is in no checkpoint any more.
+    fn fail_damaged(&self, live: &LiveRelation, epoch: Epoch, error: &Error) {
+        if error.state() == SqlState::DATA_CORRUPTED && matches!(live.body, Body::Dataflow { .. }) {
+            // The coordinator may have ended.
+            let _ = self.clock.request(Request::Failed(live.id, epoch, error.clone()));
+        }
+    }
+
     fn commit_of(&self, image: &Image) -> Result<Commit> {
         let epoch = image.header.epoch;
         let mut commit = Commit {
@@ -293,14 +305,16 @@ fn stopped() -> Error {
 }
 
 /// Adds a part of what an owner has handed over to an object.
-fn add(object: &mut ObjectWriter, owner: u64, live: &LiveRelation, part: &SavedPart) -> Result<()> {
+fn add(object: &mut ObjectWriter, owner: u64, live: &LiveRelation, part: &SavedPart, piece_bytes: usize) -> Result<()> {
     match part {
         SavedPart::Rows(unsaved) => {
-            let (gone, rows) = unsaved.parts(place_of_rows(live))?;
-            object.add(table_of_rows(owner), unsaved.shape(), &gone, &rows)
+            let add = |gone: &[_], rows: &[_]| object.add(table_of_rows(owner), unsaved.shape(), gone, rows);
+            unsaved.hand_out(place_of_rows(live), piece_bytes, add)
         }
-        SavedPart::State(node, changes) => changes.tables().try_for_each(|(table, change)| {
-            object.add(TableId { owner, node: *node, table }, &change.shape, &change.gone, &change.rows)
+        SavedPart::State(node, changes) => changes.pieces().try_for_each(|piece| {
+            piece?.tables().try_for_each(|(table, change)| {
+                object.add(TableId { owner, node: *node, table }, &change.shape, &change.gone, &change.rows)
+            })
         }),
     }
 }

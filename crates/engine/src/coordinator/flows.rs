@@ -14,7 +14,6 @@ use millstream_planner::RelationId;
 use millstream_planner::catalog::Kind;
 use millstream_runtime::{Command, InstallDataflow, RestoredDataflow, Round};
 use millstream_state::Hold;
-use millstream_types::hash::partitions_of;
 use millstream_types::{Epoch, EpochHeader, Error, Result, SqlState};
 
 use super::{Coordinator, Request};
@@ -28,9 +27,10 @@ pub(super) const IN_FLIGHT_MAX: usize = 3;
 const SHORT_ROUND: Duration = Duration::from_millis(100);
 /// How often it is looked whether dataflows have less in flight, while nobody is told.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
-/// What an epoch may bring to a dataflow that spills: one part in so many of its memory limit, at so many bytes a row.
-const EPOCH_SHARE: usize = 10;
-const ROW_BYTES: usize = 256;
+/// What an epoch may bring to a dataflow that spills: one part in so many of its memory limit.
+const EPOCH_SHARE: usize = 3;
+/// What a byte of a checkpoint takes in memory, more or less.
+const SAVED_BYTES: usize = 3;
 /// How much its sources are slowed at most: by this power of two.
 const PACE_MAX: u32 = 7;
 
@@ -117,6 +117,12 @@ impl Flow {
         !matches!(self.live.relation.kind, Kind::Sink(_)) && !crate::subscribe::is_hidden(self.live.id)
     }
 
+    /// Epochs that it may have in flight before its sources and writers wait. Those that wait their turn are in memory, so
+    /// that it is one alone where that is short, and epochs are large.
+    fn in_flight_max(&self) -> usize {
+        if self.live.shared.account.spilled() > 0 { 1 } else { IN_FLIGHT_MAX }
+    }
+
     fn note_completed(&mut self) {
         let sealed = self.live.sealed();
         while self.in_flight.front().is_some_and(|e| *e <= sealed) {
@@ -185,17 +191,15 @@ impl Coordinator {
     ) {
         let header = checkpoint.header();
         let epoch = header.epoch;
-        let n_workers = self.workers.len();
         // What a dataflow was installed with is there as long as it is, and must not keep the checkpoint's files.
         let upgrade = |checkpoint: &Weak<Restored>| {
             checkpoint.upgrade().ok_or_else(|| Error::internal("a dataflow is restored after the start"))
         };
         let (of_state, of_rows) = (Arc::downgrade(checkpoint), Arc::downgrade(checkpoint));
         let restored = RestoredDataflow {
-            state: Box::new(move |worker, node| {
-                upgrade(&of_state)?.state(owner, node, &partitions_of(worker, n_workers))
-            }),
-            rows: Box::new(move |worker| upgrade(&of_rows)?.rows(owner, &partitions_of(worker, n_workers))),
+            state: Box::new(move |partitions, node| upgrade(&of_state)?.state(owner, node, partitions)),
+            rows: Box::new(move |partitions| upgrade(&of_rows)?.rows(owner, partitions)),
+            n_bytes: usize::try_from(checkpoint.n_bytes_of(owner)).unwrap_or(usize::MAX).saturating_mul(SAVED_BYTES),
         };
         let offsets = imports.iter().map(|_| None).collect();
         let install = Arc::new(build(Start { header, offsets, restored: Some(restored) }));
@@ -346,7 +350,7 @@ impl Coordinator {
         // Views come after what they are built on, so back to front a view's followers are known before it.
         for flow in self.flows.iter_mut().rev() {
             flow.note_completed();
-            if flow.follows() && (flow.in_flight.len() >= IN_FLIGHT_MAX || throttled.contains(&flow.live.id)) {
+            if flow.follows() && (flow.in_flight.len() >= flow.in_flight_max() || throttled.contains(&flow.live.id)) {
                 throttled.extend(flow.imports.iter().copied());
             }
         }
@@ -369,19 +373,19 @@ impl Coordinator {
         paces
     }
 
-    /// The relations of which an epoch may bring more than usual, with how many rows: a dataflow that spills reads what it
-    /// has put away once for each epoch. They are as many as are likely to fit beside what it keeps in memory.
+    /// The relations of which an epoch may bring more than usual, with how many bytes: a dataflow that spills reads what
+    /// it has put away once for each epoch. They are as many as are likely to fit beside what it keeps in memory.
     pub(super) fn large_epochs(&self) -> HashMap<RelationId, u64> {
         let mut large: HashMap<RelationId, u64> = HashMap::new();
         for flow in self.flows.iter().rev() {
             let account = &flow.live.shared.account;
             let limit = account.limit().into_iter().chain(self.memory.limit()).min().unwrap_or(usize::MAX);
-            let own = if account.spilled() > 0 { (limit / EPOCH_SHARE / ROW_BYTES) as u64 } else { 0 };
-            let n_rows = own.max(large.get(&flow.live.id).copied().unwrap_or(0));
-            if n_rows > 0 {
+            let own = if account.spilled() > 0 { (limit / EPOCH_SHARE) as u64 } else { 0 };
+            let n_bytes = own.max(large.get(&flow.live.id).copied().unwrap_or(0));
+            if n_bytes > 0 {
                 flow.imports.iter().for_each(|&id| {
                     let of_input = large.entry(id).or_default();
-                    *of_input = n_rows.max(*of_input);
+                    *of_input = n_bytes.max(*of_input);
                 });
             }
         }

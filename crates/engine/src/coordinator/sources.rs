@@ -96,8 +96,10 @@ impl Coordinator {
                 continue;
             }
             let pace = paces.get(&id).copied().unwrap_or(0);
-            let usual = self.epoch_offsets_max;
-            let offsets_max = large.get(&id).copied().unwrap_or(0).clamp(usual, usual.saturating_mul(GROWN_MAX));
+            let offsets_of = |n_bytes: u64| (n_bytes / base.live.shared.offset_bytes().max(1)).max(1);
+            let usual = self.epoch_offsets_max.min(offsets_of(self.epoch_bytes_max));
+            let large = large.get(&id).copied().map_or(0, offsets_of);
+            let offsets_max = large.clamp(usual, usual.saturating_mul(GROWN_MAX));
             let to = state.available((offsets_max >> pace).max(1));
             if to > state.position {
                 due.push((id, state.position..to));

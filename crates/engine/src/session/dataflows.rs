@@ -436,7 +436,7 @@ impl Installation {
         let dataflow = stored.plan.dataflow;
         let metrics = DataflowMetrics::new(n_workers, dataflow.nodes.len());
         let errors = Arc::new(RowErrorLog::default());
-        let pressure = Arc::new(Pressure::new(&dataflow, n_workers));
+        let pressure = Arc::new(Pressure::new(&dataflow, n_workers, &engine.in_flight));
         let intake = Arc::new(Intake::default());
         let account = Arc::clone(&shared.account);
         let body = Body::Dataflow {

@@ -12,7 +12,8 @@ use millstream_types::SqlState;
 use super::common::*;
 
 /// Nothing is spilled.
-const IN_MEMORY: MemoryLimits = MemoryLimits { state: 0, spill_from: usize::MAX, view: 0, queries: 0, spilled: 0 };
+const IN_MEMORY: MemoryLimits =
+    MemoryLimits { state: 0, spill_from: usize::MAX, view: 0, queries: 0, in_flight: 1 << 40, spilled: 0 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_made_during_writes_is_right() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use millstream_engine::{Engine, EngineConfig, MemoryLimits};
-use millstream_types::SqlState;
+use millstream_types::{Error, SqlState};
 
 use super::common::{assert_is_its_query, config, number, run, session, start, until};
 
@@ -14,7 +14,8 @@ const LIMIT: usize = 16 << 20;
 fn limited(workers: usize) -> EngineConfig {
     let mut config = config(workers);
     let (state, spill_from) = (LIMIT, LIMIT / 2);
-    config.memory = MemoryLimits { state, spill_from, view: 1 << 40, queries: 1 << 30, spilled: 1 << 30 };
+    config.memory =
+        MemoryLimits { state, spill_from, view: 1 << 40, queries: 1 << 30, in_flight: LIMIT / 8, spilled: 1 << 30 };
     config.epoch_offsets_max = 3_000;
     config
 }
@@ -185,11 +186,84 @@ async fn a_view_fails_when_the_disk_is_full_as_well() {
             s.query("SELECT * FROM large").await.expect_err("it has failed")
         }
     };
-    let is_memory = |error: &millstream_types::Error| {
-        error.state() == SqlState::OUT_OF_MEMORY
-            || error.fields().detail.as_deref().is_some_and(|detail| detail.contains("53200"))
-    };
-    assert!(is_memory(&error), "{error}");
+    assert!(is_because_of(&error, SqlState::OUT_OF_MEMORY, "53200"), "{error}");
     assert!(number(&mut s, "SELECT n FROM few").await > 0);
     engine.shutdown().await;
+}
+
+/// Whether that is the error, or what a view that has failed says of its cause.
+fn is_because_of(error: &Error, state: SqlState, code: &str) -> bool {
+    error.state() == state || error.fields().detail.as_deref().is_some_and(|detail| detail.contains(code))
+}
+
+/// Spilled state that is damaged fails the view that it is of, when it is read, and `REFRESH` mends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_of_spilled_state_fails_its_view_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = limited(2);
+    config.data_dir = Some(folder.path().join("data").into());
+    let engine = start(config);
+    let mut s = session(&engine);
+    run(&mut s, EVENTS).await;
+    run(&mut s, "CREATE STREAM more (k bigint, t text)").await;
+    let large = "SELECT k, count(*) AS n, min(t) AS t FROM (SELECT k, t FROM events UNION ALL SELECT k, t FROM more) u \
+                 GROUP BY k";
+    let few = "SELECT count(*) AS n FROM more";
+    run(&mut s, &format!("CREATE MATERIALIZED VIEW few AS {few}")).await;
+    run(&mut s, &format!("CREATE MATERIALIZED VIEW large AS {large}")).await;
+    drained(&mut s, "events", "large").await;
+    let spilled = "SELECT sum(spilled_bytes)::bigint FROM millstream.operators";
+    assert!(number(&mut s, spilled).await > 0);
+    for file in std::fs::read_dir(folder.path().join("data/spill")).expect("the folder of spilled state") {
+        let path = file.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "rows") {
+            let n_bytes = std::fs::metadata(&path).expect("a file").len();
+            std::fs::write(&path, vec![0; n_bytes as usize]).expect("it can be damaged");
+        }
+    }
+    run(&mut s, "INSERT INTO more SELECT i, 'a' FROM generate_series(1, 40000) g(i)").await;
+    let error = loop {
+        if let Err(error) = s.query("SELECT count(*) FROM large WHERE t = 'a'").await {
+            break error;
+        }
+    };
+    assert!(is_because_of(&error, SqlState::DATA_CORRUPTED, "XX001"), "{error}: {:?}", error.fields().detail);
+    until(&mut s, "SELECT state FROM millstream.jobs WHERE name = 'large'", |shown| shown.contains("failed")).await;
+    run(&mut s, "INSERT INTO more VALUES (1, 'b')").await;
+    assert_eq!(number(&mut s, "SELECT n FROM few").await, 40_001);
+    run(&mut s, "REFRESH MATERIALIZED VIEW large").await;
+    assert_is_its_query(&mut s, "large", large).await;
+    // Nothing of the damage is left for checkpoints either.
+    run(&mut s, "CHECKPOINT").await;
+    engine.shutdown().await;
+}
+
+/// A sort that needs more memory than it may have goes on on disk, or fails where there is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_spill_as_well() {
+    const N: i64 = 60_000;
+    let mut keys: Vec<(i64, i64)> = (1..=N).map(|i| (i * 7919 % 100_003, i)).collect();
+    keys.sort_unstable();
+    let ranks: i64 = (1..).zip(keys).map(|(rank, (_, i))| rank * i).sum();
+    for spilled in [1 << 30, 0] {
+        let mut config = config(1);
+        config.memory = MemoryLimits { queries: 12 << 20, spilled, ..config.memory };
+        let engine = start(config);
+        let mut s = session(&engine);
+        run(&mut s, "CREATE TABLE t (i bigint PRIMARY KEY, k text)").await;
+        for from in (1..=N).step_by(10_000) {
+            let keys =
+                format!("lpad((i * 7919 % 100003)::text, 400, '0') FROM generate_series({from}, {from} + 9999) g(i)");
+            run(&mut s, &format!("INSERT INTO t SELECT i, {keys}")).await;
+        }
+        let sorted = "SELECT sum(i * n)::bigint FROM (SELECT i, row_number() OVER (ORDER BY k) AS n FROM t) r";
+        if spilled > 0 {
+            assert_eq!(number(&mut s, sorted).await, ranks);
+        } else {
+            let error = s.query(sorted).await.expect_err("there is no memory for it");
+            assert_eq!(error.state(), SqlState::OUT_OF_MEMORY, "{error}");
+        }
+        assert_eq!(number(&mut s, "SELECT count(*) FROM t").await, N);
+        engine.shutdown().await;
+    }
 }

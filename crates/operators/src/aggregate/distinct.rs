@@ -505,7 +505,7 @@ impl Operator for DistinctPartial {
         changed.save(&mut table, |entries| Ok(self.sets.values_behind_keys(entries, &self.groups)))
     }
 
-    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+    fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
         self.tracking = Tracking::Restored;
         let n_keys = self.spec.group_by.len();
         let n_columns = n_keys + self.sets.saved_types().len();

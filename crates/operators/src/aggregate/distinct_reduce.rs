@@ -125,7 +125,7 @@ impl Operator for DistinctReduce {
         Ok(())
     }
 
-    fn restore(&mut self, _: &SavedState) -> Result<()> {
+    fn restore(&mut self, _: &mut SavedState) -> Result<()> {
         Ok(())
     }
 }

@@ -131,7 +131,7 @@ impl Operator for PartialAggregate {
         Ok(())
     }
 
-    fn restore(&mut self, _: &SavedState) -> Result<()> {
+    fn restore(&mut self, _: &mut SavedState) -> Result<()> {
         Ok(())
     }
 }

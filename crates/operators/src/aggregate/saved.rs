@@ -176,7 +176,7 @@ impl Aggregate {
         [self.table.keys(&rows.groups).columns(), &rows.columns].concat()
     }
 
-    pub(super) fn restore_groups(&mut self, saved: &SavedState) -> Result<()> {
+    pub(super) fn restore_groups(&mut self, saved: &mut SavedState) -> Result<()> {
         let n_keys = self.spec.n_keys;
         let in_groups_table = |a: &&mut Box<dyn millstream_expr::GroupAccumulator>| a.partial_groups(&[]).is_none();
         let n_states = |a: &mut Box<dyn millstream_expr::GroupAccumulator>| a.partial_types().len();

@@ -62,7 +62,7 @@ impl Totals {
     }
 
     /// What was saved; nothing if it was not.
-    pub(super) fn restored(table: u32, saved: &SavedState) -> Result<Totals> {
+    pub(super) fn restored(table: u32, saved: &mut SavedState) -> Result<Totals> {
         let Some((columns, _)) = saved_columns(saved, table, 2)? else { return Ok(Totals::default()) };
         let number = |column: usize| columns[column].as_primitive::<Int64Type>().value(0);
         Ok(Totals { n_rows: number(0), n_null_keys: number(1) })

@@ -1,6 +1,7 @@
 //! What a view keeps, and what it tells of its changes: the sum of its input.
 
 use arrow::datatypes::DataType;
+use millstream_state::ColdMemory;
 use millstream_types::delta::schema_of;
 use millstream_types::hash::mix;
 
@@ -14,6 +15,17 @@ fn schema() -> SchemaRef {
         ("b", DataType::Boolean),
         ("i", property::LOOSE),
     ])
+}
+
+/// There is none.
+struct NoMemory;
+
+impl MemoryWatch for NoMemory {
+    fn report(&self, _: usize, _: usize) {}
+
+    fn excess(&self) -> usize {
+        1
+    }
 }
 
 /// What an epoch has changed.
@@ -31,6 +43,9 @@ fn materialize(spec: &MaterializeSpec, told: Told, seed: u64) -> Subject {
     let arrangement = Rc::new(RefCell::new(arrangement));
     let reader = arrangement.borrow().reader();
     let mut materialize = Materialize::new(spec.clone(), arrangement);
+    if seed.is_multiple_of(2) {
+        materialize = materialize.putting_away(Arc::new(ColdMemory::default()), Rc::new(NoMemory));
+    }
     Box::new(move |epoch, input| {
         let keep = told == Told::ByTheEpoch || mix(seed ^ epoch).is_multiple_of(2);
         for (_, delta) in input {

@@ -1,17 +1,15 @@
 //! One part of an operator: in memory, or away.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use millstream_state::changes::sum;
 use millstream_state::spilled::{spill, state_of};
-use millstream_state::{ColdChunk, ColdStore, SpilledChanges, StateChanges};
-use millstream_types::{Delta, Error, Result};
+use millstream_state::{ColdStore, SavedState, SpilledChanges, StateChanges};
+use millstream_types::{Error, Result};
 
-use crate::operator::{Operator, Port};
+use super::queue::Queue;
+use crate::operator::Operator;
 
 /// What has changed is written behind what there was until it takes more than that and so much.
 const REWRITTEN_BYTES_MIN: usize = if cfg!(test) { 200 } else { 1 << 16 };
@@ -110,11 +108,25 @@ impl Part {
     pub(super) fn load(&mut self, build: impl FnOnce() -> Result<Box<dyn Operator>>) -> Result<()> {
         let mut operator = build()?;
         if let Some(image) = &self.image {
-            operator.restore(&state_of(image)?)?;
+            operator.restore(&mut state_of(image)?)?;
         }
         operator.track_changes();
         self.is_new = self.image.is_none();
         self.running = Some(operator);
+        Ok(())
+    }
+
+    /// Takes over saved state.
+    pub(super) fn restore(
+        &mut self,
+        mut operator: Box<dyn Operator>,
+        saved: &mut SavedState,
+        use_number: u64,
+    ) -> Result<()> {
+        operator.restore(saved)?;
+        operator.track_changes();
+        self.running = Some(operator);
+        self.note_ended(use_number);
         Ok(())
     }
 
@@ -162,21 +174,22 @@ impl Part {
         self.unsaved = self.image.iter().flatten().filter(|changes| !changes.is_empty()).cloned().collect();
     }
 
-    /// What has changed since the last call.
-    pub(super) fn take_changes(&mut self, saver: &Saver<'_>) -> Result<StateChanges> {
-        let unsaved = std::mem::take(&mut self.unsaved);
-        let mut changes = unsaved.iter().map(SpilledChanges::read).collect::<Result<Vec<_>>>()?;
+    /// Adds what has changed since the last call. What was put away stays away.
+    pub(super) fn take_changes(&mut self, saver: &Saver<'_>, taken: &mut StateChanges) -> Result<()> {
+        let mut unsaved = std::mem::take(&mut self.unsaved);
         if let Some(running) = &mut self.running {
             self.is_new = false;
-            let mut since = StateChanges::default();
-            saver.changes(&mut **running, &mut since)?;
-            if let Some(image) = &mut self.image {
-                let spilled = saver.put(&self.range, |changes| changes.merge(since.clone()))?.remove(0);
-                image.push(spilled);
+            let Some(image) = &mut self.image else {
+                debug_assert!(unsaved.is_empty(), "a part that was away has an image");
+                return saver.changes(&mut **running, taken);
+            };
+            let since = saver.put(&self.range, |changes| saver.changes(&mut **running, changes))?.remove(0);
+            if !since.is_empty() {
+                image.push(since.clone());
+                unsaved.push(since);
             }
-            changes.push(since);
         }
-        sum(changes)
+        if unsaved.is_empty() { Ok(()) } else { taken.add_away(unsaved) }
     }
 
     /// Adds the whole state.
@@ -190,7 +203,7 @@ impl Part {
 
     /// Bytes in memory.
     pub(super) fn n_bytes_here(&self) -> usize {
-        self.running.as_ref().map_or(0, |running| running.n_bytes()) + self.queue.n_bytes
+        self.running.as_ref().map_or(0, |running| running.n_bytes()) + self.queue.n_bytes()
     }
 
     /// Bytes in memory that can be put away now.
@@ -206,79 +219,5 @@ impl Part {
 
     pub(super) fn n_entries(&self) -> usize {
         self.running.as_ref().map_or(self.n_entries, |running| running.n_entries())
-    }
-}
-
-/// Rows that wait, in no order.
-#[derive(Default)]
-pub(super) struct Queue {
-    here: VecDeque<(Port, Delta)>,
-    away: Vec<QueuedAway>,
-    /// Bytes in memory.
-    n_bytes: usize,
-}
-
-/// Rows that wait somewhere else, with their weight as the last column.
-struct QueuedAway {
-    port: Port,
-    rows: Arc<dyn ColdChunk>,
-}
-
-impl Queue {
-    pub(super) fn is_empty(&self) -> bool {
-        self.here.is_empty() && self.away.is_empty()
-    }
-
-    /// Bytes in memory.
-    pub(super) fn n_bytes(&self) -> usize {
-        self.n_bytes
-    }
-
-    pub(super) fn push(&mut self, port: Port, delta: Delta) {
-        self.n_bytes += delta.values_bytes();
-        self.here.push_back((port, delta));
-    }
-
-    /// Some of the rows.
-    pub(super) fn pop(&mut self) -> Result<Option<(Port, Delta)>> {
-        if let Some((port, delta)) = self.here.pop_front() {
-            self.n_bytes -= delta.values_bytes();
-            return Ok(Some((port, delta)));
-        }
-        let Some(QueuedAway { port, rows }) = self.away.pop() else { return Ok(None) };
-        let rows = rows.read(None)?;
-        let (fields, n_columns) = (rows.schema().fields().clone(), rows.num_columns() - 1);
-        let weights = rows.column(n_columns).as_primitive::<Int64Type>().values().clone();
-        let schema = Arc::new(Schema::new(fields[..n_columns].to_vec()));
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        let batch = RecordBatch::try_new_with_options(schema, rows.columns()[..n_columns].to_vec(), &options)?;
-        let all_once = weights.iter().all(|&weight| weight == 1);
-        Ok(Some((port, Delta::new(batch, (!all_once).then_some(weights)))))
-    }
-
-    /// Puts the rows away.
-    pub(super) fn put_away(&mut self, store: &Arc<dyn ColdStore>) -> Result<()> {
-        let mut by_port: Vec<(Port, Vec<Delta>)> = Vec::new();
-        for (port, delta) in self.here.drain(..) {
-            match by_port.iter_mut().find(|(of, _)| *of == port) {
-                Some((_, deltas)) => deltas.push(delta),
-                None => by_port.push((port, vec![delta])),
-            }
-        }
-        self.n_bytes = 0;
-        for (port, deltas) in by_port {
-            let all = Delta::concat(&deltas[0].schema(), &deltas)?;
-            let mut fields = all.schema().fields().to_vec();
-            fields.push(Arc::new(Field::new("weight", DataType::Int64, false)));
-            let weights: Int64Array = (0..all.n_rows()).map(|i| Some(all.weight(i))).collect();
-            let columns: Vec<ArrayRef> = all.columns().iter().cloned().chain([Arc::new(weights) as ArrayRef]).collect();
-            let rows = store.put(&RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)?;
-            self.away.push(QueuedAway { port, rows });
-        }
-        Ok(())
-    }
-
-    fn n_bytes_away(&self) -> usize {
-        self.away.iter().map(|queued| queued.rows.n_bytes()).sum()
     }
 }

@@ -267,7 +267,7 @@ impl Operator for AppendOnlyTopN {
         rows.save(&mut table, |ids| Ok(self.rows.gather(ids).columns().to_vec()))
     }
 
-    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+    fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
         if let Some(rows) = saved_rows(saved, 0, &self.spec.input)? {
             restore_by_pushing(self, Delta::inserts(rows))?;
         }

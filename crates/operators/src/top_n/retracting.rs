@@ -182,7 +182,7 @@ impl Operator for RetractingTopN {
         rows.save(&mut table, |ids| Ok(self.weighted(ids, ids.iter().map(|id| weights[id]))))
     }
 
-    fn restore(&mut self, saved: &SavedState) -> Result<()> {
+    fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
         let n_columns = self.spec.input.fields().len();
         if let Some((mut columns, n_rows)) = saved_columns(saved, 0, n_columns + 1)? {
             let weights = columns.pop().map(|w| w.as_primitive::<Int64Type>().values().clone());

@@ -14,10 +14,13 @@ use millstream_types::{Delta, Epoch, Result};
 use super::state::{ImportState, Installed, WorkerState};
 use crate::chunk::Chunk;
 use crate::metrics::NodeMetrics;
+use crate::pressure::Load;
 use crate::relation::{Arriving, Part, Relation};
 
-/// Offsets of a source that are read at once, at most.
+/// Offsets of a source that are read at once, at most; fewer if the rows are large.
 const PIECE_OFFSETS: u64 = 1 << 14;
+/// Offsets that are read at once at least, however large the rows.
+const PIECE_OFFSETS_MIN: u64 = 1 << 5;
 /// Chunks of a snapshot or difference that are fed at once.
 const PIECE_CHUNKS: usize = 2;
 /// Feeding after which operators and commands get their turn.
@@ -132,7 +135,7 @@ impl WorkerState {
         let node = installed.imports[i].node;
         let Some((epoch, arriving)) = installed.imports[i].arrivals.pop_front() else { return Ok(Step::Nothing) };
         let is_large = !matches!(arriving, Arriving::Awaited | Arriving::Ready(_));
-        let (step, rest) = if is_large && installed.built.context.pressure.is_backed_up(node) {
+        let (step, rest) = if is_large && installed.built.context.pressure.is_import_backed_up(node) {
             (Step::BackedUp, arriving)
         } else {
             self.feed_piece(installed, i, epoch, arriving)?
@@ -165,11 +168,13 @@ impl WorkerState {
                 (Step::Epoch, Arriving::Ready(vec![]))
             }
             Arriving::Offsets(mut offsets) => {
-                feeder.took((offsets.end - offsets.start).min(PIECE_OFFSETS));
-                if let Some(batch) = read_piece(relation, &mut offsets, &feeder.import().projection)? {
+                let (from, n_offsets_max) = (offsets.start, feeder.piece_offsets(relation));
+                if let Some(batch) = read_piece(relation, &mut offsets, n_offsets_max, &feeder.import().projection)? {
                     let columns = batch.columns().to_vec();
-                    feeder.send(&Delta::inserts(batch), columns)?;
+                    let load = feeder.send(&Delta::inserts(batch), columns)?;
+                    relation.into_iter().for_each(|relation| relation.shared.note_offsets(load));
                 }
+                feeder.took(offsets.start - from);
                 (if offsets.is_empty() { Step::Epoch } else { Step::Piece }, Arriving::Offsets(offsets))
             }
             Arriving::Snapshot { needs, mut snapshot, mut next_chunk } => {
@@ -180,13 +185,10 @@ impl WorkerState {
                         feeder.installed.install.intake.expect(rows.n_rows() as u64);
                         rows
                     });
-                    let to = rows.n_chunks().min(next_chunk + PIECE_CHUNKS);
-                    for chunk in next_chunk..to {
-                        let rows = rows.chunk(chunk, Some(&feeder.import().projection))?;
-                        feeder.send_all(rows.map(Delta::inserts))?;
-                    }
-                    next_chunk = to;
-                    step = if to == rows.n_chunks() { Step::Epoch } else { Step::Piece };
+                    next_chunk = feeder.send_chunks(next_chunk, rows.n_chunks(), |chunk, projection| {
+                        Ok(rows.chunk(chunk, Some(projection))?.map(Delta::inserts))
+                    })?;
+                    step = if next_chunk == rows.n_chunks() { Step::Epoch } else { Step::Piece };
                 }
                 (step, Arriving::Snapshot { needs, snapshot, next_chunk })
             }
@@ -198,12 +200,10 @@ impl WorkerState {
                         feeder.installed.install.intake.expect(rows.n_rows_max() as u64);
                         rows
                     });
-                    let to = rows.n_chunks().min(next_chunk + PIECE_CHUNKS);
-                    for chunk in next_chunk..to {
-                        feeder.send_all(rows.chunk(chunk, Some(&feeder.import().projection))?)?;
-                    }
-                    next_chunk = to;
-                    step = if to == rows.n_chunks() { Step::Epoch } else { Step::Piece };
+                    next_chunk = feeder.send_chunks(next_chunk, rows.n_chunks(), |chunk, projection| {
+                        rows.chunk(chunk, Some(projection))
+                    })?;
+                    step = if next_chunk == rows.n_chunks() { Step::Epoch } else { Step::Piece };
                 }
                 (step, Arriving::Changes { needs, from, changes, next_chunk })
             }
@@ -231,41 +231,64 @@ impl Feeder<'_> {
         }
     }
 
-    /// Sends rows of a round that have the wanted columns already.
-    fn send_all(&mut self, delta: Option<Delta>) -> Result<()> {
-        let Some(delta) = delta else { return Ok(()) };
-        self.took(delta.n_rows() as u64);
-        let columns = delta.columns().to_vec();
-        self.send(&delta, columns)
+    /// How many offsets of a source to read at once.
+    fn piece_offsets(&self, relation: Option<&Relation>) -> u64 {
+        let offset_bytes = relation.map_or(0, |relation| relation.shared.offset_bytes()).max(1);
+        let n_bytes_max = self.installed.built.context.pressure.piece_bytes() as u64;
+        (n_bytes_max / offset_bytes).clamp(PIECE_OFFSETS_MIN, PIECE_OFFSETS)
     }
 
-    /// Sends rows under the import's schema.
-    fn send(&mut self, delta: &Delta, columns: Vec<arrow::array::ArrayRef>) -> Result<()> {
+    /// Sends some chunks of a round, from the given one on; returns which is next.
+    fn send_chunks(
+        &mut self,
+        from: usize,
+        n_chunks: usize,
+        read: impl Fn(usize, &[usize]) -> Result<Option<Delta>>,
+    ) -> Result<usize> {
+        let (to, mut n_bytes) = (n_chunks.min(from + PIECE_CHUNKS), 0);
+        for chunk in from..to {
+            if let Some(delta) = read(chunk, &self.import().projection)? {
+                self.took(delta.n_rows() as u64);
+                let columns = delta.columns().to_vec();
+                n_bytes += self.send(&delta, columns)?.bytes as usize;
+            }
+            if n_bytes >= self.installed.built.context.pressure.piece_bytes() {
+                return Ok(chunk + 1);
+            }
+        }
+        Ok(to)
+    }
+
+    /// Sends rows under the import's schema; returns what they take.
+    fn send(&mut self, delta: &Delta, columns: Vec<arrow::array::ArrayRef>) -> Result<Load> {
         if delta.is_empty() {
-            return Ok(());
+            return Ok(Load::default());
         }
         let delta = delta.with_columns(self.import().schema.clone(), columns)?;
         let node = self.import().node;
         let metrics = &self.installed.install.metrics.workers[self.worker][node];
         NodeMetrics::add(&metrics.rows_out, delta.n_rows());
         NodeMetrics::add(&metrics.batches_out, 1);
-        self.installed.built.context.pressure.sent(self.worker, node, delta.n_rows());
+        let mut chunk = Chunk::from(delta);
+        let load = chunk.load;
+        self.installed.built.context.pressure.sent(self.worker, node, load);
         let input = &mut self.installed.built.inputs[self.i];
         // Each import's input stands at the epoch that it gets next.
         input.advance_to(self.epoch.0);
-        input.send_batch(&mut Chunk(Some(delta)));
-        Ok(())
+        input.send_batch(&mut chunk);
+        Ok(load)
     }
 }
 
 fn read_piece(
     relation: Option<&Relation>,
     offsets: &mut Range<u64>,
+    n_offsets_max: u64,
     projection: &[usize],
 ) -> Result<Option<RecordBatch>> {
     // In even pieces: a small last one would cost as many calls as a large one.
     let len = offsets.end - offsets.start;
-    let n_pieces = len.div_ceil(PIECE_OFFSETS).max(1);
+    let n_pieces = len.div_ceil(n_offsets_max).max(1);
     let piece = offsets.start..offsets.start + len.div_ceil(n_pieces);
     offsets.start = piece.end;
     match relation.map(|r| &r.part) {

@@ -32,6 +32,9 @@ use crate::saving::{HandedOver, SaveRequest, SavedPart};
 /// Rows applied to a store after which its size is looked at.
 const CHARGED_ROWS: usize = 1 << 12;
 
+/// What a row of an input takes in an operator at least, more or less.
+const START_ROW_BYTES: usize = 64;
+
 /// Time for building indexes after which operators and commands get their turn.
 const BUILT_FOR: Duration = Duration::from_micros(500);
 
@@ -222,9 +225,9 @@ impl WorkerState {
         let failure = Failure::new(install.id, start, Arc::clone(&self.events));
         let arrangements = &Kept(&self.relations);
         let awaited = self.awaited(&install);
-        let n_rows = self.rows_at_start(&install);
+        let n_bytes = self.bytes_at_start(&install);
         let (quanta, outbox, spill) = (self.quanta.clone(), &self.outbox, self.spill.as_ref());
-        let site = Site { failure, quanta, outbox, arrangements, awaited, spill, n_rows };
+        let site = Site { failure, quanta, outbox, arrangements, awaited, spill, n_bytes };
         let built = build(timely, &install, site).and_then(|built| Ok((built, self.hold_shared(&install)?)));
         let (built, holds) = match built {
             Ok(built) => built,
@@ -279,17 +282,27 @@ impl WorkerState {
         }
     }
 
-    /// Rows or offsets that a dataflow's inputs have for this worker at its start.
-    fn rows_at_start(&self, install: &InstallDataflow) -> usize {
-        let of_import = |(i, (node, relation, _)): (usize, (NodeId, RelationId, &[usize]))| match &install.offsets[i] {
-            _ if install.dataflow.is_changes_only(node) => 0,
-            Some(offsets) => (offsets.end - offsets.start) as usize / self.n_workers,
-            None => {
-                let arrangement = self.relations.get(&relation).and_then(Relation::arrangement);
-                arrangement.map_or(0, |arrangement| arrangement.borrow().len())
+    /// About what the rows take that a dataflow's inputs have for this worker at its start.
+    fn bytes_at_start(&self, install: &InstallDataflow) -> usize {
+        let of_import = |(i, (node, relation, _)): (usize, (NodeId, RelationId, &[usize]))| {
+            let relation = self.relations.get(&relation)?;
+            if install.dataflow.is_changes_only(node) {
+                return None;
             }
+            let (n_rows, n_bytes) = match (&install.offsets[i], relation.arrangement()) {
+                (Some(offsets), _) => {
+                    let n_rows = (offsets.end - offsets.start) as usize / self.n_workers;
+                    (n_rows, n_rows.saturating_mul(relation.shared.offset_bytes() as usize))
+                }
+                (None, Some(arrangement)) => {
+                    let arrangement = arrangement.borrow();
+                    (arrangement.len(), arrangement.n_bytes() + arrangement.n_bytes_spilled())
+                }
+                (None, None) => (0, 0),
+            };
+            Some(n_bytes.max(n_rows.saturating_mul(START_ROW_BYTES)))
         };
-        install.dataflow.imports().enumerate().map(of_import).sum()
+        install.dataflow.imports().enumerate().filter_map(of_import).sum()
     }
 
     /// The dataflows whose rows operators read themselves, with the epoch that each has to complete first: all that it

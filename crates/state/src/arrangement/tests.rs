@@ -8,6 +8,7 @@ use millstream_types::delta::schema_of;
 use millstream_types::hash::mix;
 
 use super::*;
+use crate::changes::HashedRows;
 use crate::{Changes, ColdMemory, Hold, Holds, Snapshot};
 
 /// `(k, t, v)`.
@@ -340,7 +341,14 @@ impl Pair {
         }
         let unsaved = self.arrangement.take_unsaved();
         let by: Option<&[usize]> = self.case.deletable.then_some(&[1, 0]);
-        let (gone, came) = unsaved.parts(by).expect("it can be read");
+        let (mut gone, mut came) = (Vec::new(), Vec::new());
+        let take = |of_gone: &[HashedRows], of_came: &[HashedRows]| {
+            assert!(of_gone.is_empty() || came.is_empty(), "what is gone comes first");
+            gone.extend_from_slice(of_gone);
+            came.extend_from_slice(of_came);
+            Ok(())
+        };
+        unsaved.hand_out(by, 1, take).expect("it can be read");
         let n_rows: usize = gone.iter().chain(&came).map(|rows| rows.hashes.len()).sum();
         assert_eq!(n_rows, unsaved.n_rows());
         for (rows, weight) in gone.iter().map(|g| (g, -1)).chain(came.iter().map(|c| (c, 1))) {

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait, RecordBatch, StructArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, GenericByteViewArray, GenericListArray, OffsetSizeTrait, RecordBatch, StructArray,
+};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{ByteViewType, DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow_ipc::reader::FileDecoder;
 use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions, write_message};
@@ -103,8 +105,8 @@ pub(super) fn decode_schema(bytes: &[u8]) -> Option<SchemaRef> {
 /// The same values without what else lies in the buffers of their views, which would be written with them.
 fn compact(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     Ok(match column.data_type() {
-        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
-        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+        DataType::Utf8View if has_gaps(column.as_string_view()) => Arc::new(column.as_string_view().gc()),
+        DataType::BinaryView if has_gaps(column.as_binary_view()) => Arc::new(column.as_binary_view().gc()),
         DataType::List(_) => Arc::new(compact_list(column.as_list::<i32>())?),
         DataType::LargeList(_) => Arc::new(compact_list(column.as_list::<i64>())?),
         DataType::Struct(_) => {
@@ -114,6 +116,12 @@ fn compact(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         }
         _ => Arc::clone(column),
     })
+}
+
+/// Whether much in the buffers of views is not theirs, more than is worth a copy of the rest.
+fn has_gaps<T: ByteViewType>(array: &GenericByteViewArray<T>) -> bool {
+    let n_bytes: usize = array.data_buffers().iter().map(|buffer| buffer.len()).sum();
+    n_bytes > array.total_buffer_bytes_used() / 8 * 9
 }
 
 fn compact_list<O: OffsetSizeTrait>(list: &GenericListArray<O>) -> Result<GenericListArray<O>, ArrowError> {

@@ -92,7 +92,7 @@ impl JoinSide {
     }
 
     /// Takes over rows as [`JoinSide::save`] gave them; `right` is what was known of the right side.
-    pub(in super::super) fn restore(&mut self, table: u32, saved: &SavedState, right: Totals) -> Result<()> {
+    pub(in super::super) fn restore(&mut self, table: u32, saved: &mut SavedState, right: Totals) -> Result<()> {
         let n_input = self.rows.schema().fields().len();
         let n_partners = if self.partners.is_some() { Known::TYPES.len() } else { 0 };
         self.tracking = Tracking::Restored;
