@@ -27,6 +27,7 @@ const SCHEMA: &[&str] = &[
     "CREATE TABLE loose (client bigint, seq bigint)",
     "CREATE STREAM events (client bigint, seq bigint, amount numeric(10, 2))",
     "CREATE STREAM quick (client bigint, seq bigint)",
+    "CREATE STREAM recent (seq bigint) WITH (retention = '200 milliseconds')",
     "CREATE STREAM bids WITH (connector = 'nexmark', \"table\" = 'bid', rate = '2000')",
     "CREATE INDEX by_owner ON accounts (owner)",
 ];
@@ -62,11 +63,17 @@ const VIEWS: &[(&str, &str)] = &[
     ("of_view", "SELECT o.owner, o.balance, t.n FROM owners o CROSS JOIN total t"),
 ];
 
+/// A view over a stream that forgets its rows, which is not its query therefore.
+const OF_RECENT: &str = "CREATE MATERIALIZED VIEW of_recent AS SELECT count(*) AS n, max(seq) AS seq FROM recent";
+
 /// What clients know to have happened.
 struct Known {
     /// For each client, the last of its events that was acknowledged, and the last that was tried.
     events: Vec<Counter>,
     loose: Vec<Counter>,
+    /// The rows of a stream that forgets them, and the last that was seen to be forgotten.
+    recent: Counter,
+    forgotten: AtomicI64,
     /// The last version of each client's keys.
     versions: Vec<Counter>,
     /// Of the views that a client makes and drops, how many were made.
@@ -109,6 +116,8 @@ pub async fn run(place: Place, seed: u64, n_rounds: usize) -> Result<(), String>
     let known = Known {
         events: counters(),
         loose: counters(),
+        recent: Counter::default(),
+        forgotten: AtomicI64::new(0),
         versions: counters(),
         ddl: Counter::default(),
         epoch: AtomicI64::new(0),
@@ -125,6 +134,7 @@ pub async fn run(place: Place, seed: u64, n_rounds: usize) -> Result<(), String>
     for (name, query) in VIEWS {
         execute(&mut connection, &format!("CREATE MATERIALIZED VIEW {name} AS {query}")).await?;
     }
+    execute(&mut connection, OF_RECENT).await?;
     connection.close().await;
     for round in 0..n_rounds {
         let after = Duration::from_micros(random.below(400_000));
@@ -144,6 +154,7 @@ async fn run_round(server: &Durable, known: &Known, random: &mut Random, after: 
         clients.push(move_money(server, known, Random::new(random.next())).boxed_local());
     }
     clients.push(write_quickly(server, known).boxed_local());
+    clients.push(write_recent(server, known).boxed_local());
     clients.push(change_catalog(server, known).boxed_local());
     clients.push(subscribe(server, known).boxed_local());
     let kill = async {
@@ -197,6 +208,7 @@ async fn check(connection: &mut WireConnection, known: &Known) -> Result<(), Str
     if n_gaps != 0 {
         return Err(format!("{n_gaps} quick rows are missing before others, or there twice"));
     }
+    check_recent(connection, known).await?;
     let n_made = number(connection, "SELECT count(*) FROM pg_class WHERE relname LIKE 'made\\_%'").await?;
     known.ddl.check("views made", n_made)?;
     known.ddl.settle(n_made);
@@ -210,6 +222,26 @@ async fn check(connection: &mut WireConnection, known: &Known) -> Result<(), Str
         }
     }
     Ok(())
+}
+
+/// What a stream has forgotten does not come back, and what it has not is there; a view has counted all of it.
+async fn check_recent(connection: &mut WireConnection, known: &Known) -> Result<(), String> {
+    let last = number(connection, "SELECT coalesce(max(seq), 0) FROM of_recent").await?;
+    known.recent.check("recent rows", last)?;
+    known.recent.settle(last);
+    let n_counted = number(connection, "SELECT coalesce(sum(n), 0)::bigint FROM of_recent").await?;
+    if n_counted != last {
+        return Err(format!("{n_counted} recent rows were counted, and {last} were written"));
+    }
+    let forgotten = known.forgotten.load(SeqCst);
+    let wrong = format!(
+        "SELECT count(*) FROM (SELECT count(*) AS n, min(seq) AS first, max(seq) AS last FROM recent) q
+         WHERE n > 0 AND (last <> {last} OR n <> last - first + 1 OR first <= {forgotten})"
+    );
+    match number(connection, &wrong).await? {
+        0 => Ok(()),
+        _ => Err(format!("recent rows up to {forgotten} were forgotten, the last is {last}, and others are there")),
+    }
 }
 
 /// Runs statements until the server is gone; `next` gives the next one, and is told what came of it.
@@ -305,6 +337,22 @@ async fn write_quickly(server: &Durable, known: &Known) -> Result<(), String> {
         if last_quick(connection).await? != next {
             let message = format!("quick row {next} is not seen by who wrote it");
             return Err(seen(message));
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Writes to a stream that forgets its rows, and looks which are gone.
+async fn write_recent(server: &Durable, known: &Known) -> Result<(), String> {
+    until_killed(server, known, async |connection| {
+        let seq = known.recent.tried.fetch_add(1, SeqCst) + 1;
+        connection.run(&format!("INSERT INTO recent VALUES ({seq})")).await?;
+        known.recent.acknowledged.store(seq, SeqCst);
+        if let Output::Rows { rows, .. } = connection.run("SELECT min(seq) FROM recent").await?
+            && let Some(first) = number_in(&rows)
+        {
+            known.forgotten.fetch_max(first - 1, SeqCst);
         }
         Ok(())
     })
