@@ -29,13 +29,22 @@ pub struct CheckpointOptions {
     pub fan_in: usize,
     /// How many bytes of rows a block has, at most, unless one row has more.
     pub block_bytes: usize,
+    /// The same of a block of a stream.
+    pub stream_block_bytes: usize,
     /// The state has at least so many bytes before all of it is merged because half of them are garbage.
     pub whole_bytes_min: u64,
 }
 
 impl Default for CheckpointOptions {
     fn default() -> Self {
-        CheckpointOptions { data_id: 0, term: 1, fan_in: 32, block_bytes: 1 << 20, whole_bytes_min: 4 << 20 }
+        CheckpointOptions {
+            data_id: 0,
+            term: 1,
+            fan_in: 32,
+            block_bytes: 256 << 10,
+            stream_block_bytes: 1 << 20,
+            whole_bytes_min: 4 << 20,
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl StreamObjectWriter {
             name,
             stream,
             schema: Arc::clone(schema),
-            block_bytes: shared.options.block_bytes,
+            block_bytes: shared.options.stream_block_bytes,
             store,
             readers: Arc::clone(&shared.readers),
             file,

@@ -36,7 +36,14 @@ pub(super) struct Model {
 
 /// Few layers, small blocks, and no size from which on all are merged.
 pub(super) fn options() -> CheckpointOptions {
-    CheckpointOptions { data_id: DATA_ID, term: 1, fan_in: 3, block_bytes: 300, whole_bytes_min: 0 }
+    CheckpointOptions {
+        data_id: DATA_ID,
+        term: 1,
+        fan_in: 3,
+        block_bytes: 300,
+        stream_block_bytes: 300,
+        whole_bytes_min: 0,
+    }
 }
 
 pub(super) fn open(disk: &SimDisk) -> Result<CheckpointStore> {

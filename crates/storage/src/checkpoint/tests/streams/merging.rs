@@ -40,7 +40,7 @@ fn any_rows_and_any_merges() {
         let mut random = Bits(seed);
         let disk = SimDisk::default();
         // Some blocks are small, some are copied.
-        let options = CheckpointOptions { block_bytes: [300, 1000, 5000][seed as usize % 3], ..options() };
+        let options = CheckpointOptions { stream_block_bytes: [300, 1000, 5000][seed as usize % 3], ..options() };
         let open = || open_on(Arc::new(disk.clone()), options.clone()).expect("it opens");
         let mut store = open();
         let mut model = StreamModel::default();
@@ -103,7 +103,7 @@ fn objects_become_no_larger_than_they_may() {
 #[test]
 fn small_blocks_are_put_together_and_full_ones_copied() {
     let disk = SimDisk::default();
-    let options = CheckpointOptions { block_bytes: 1 << 20, ..options() };
+    let options = CheckpointOptions { stream_block_bytes: 1 << 20, ..options() };
     let store = open_on(Arc::new(disk), options).expect("it opens");
     for n_rows in [100, 100, 10_000, 100, 9_000, 50, 50] {
         commit_rows(&store, &[(1, 0)], 1, n_rows);

@@ -81,7 +81,8 @@ fn rows_of_all_types_also_of_a_backup() {
     let folder = tempfile::tempdir().expect("a folder");
     let (at, copy, restored) = (folder.path().join("data"), folder.path().join("copy"), folder.path().join("restored"));
     let directory = DataDirectory::open(&at.clone().into()).expect("it is made");
-    let options = CheckpointOptions { data_id: directory.id(), block_bytes: 20_000, ..CheckpointOptions::default() };
+    let options =
+        CheckpointOptions { data_id: directory.id(), stream_block_bytes: 20_000, ..CheckpointOptions::default() };
     let open_at = |path: &std::path::Path| open_on(Arc::new(OsDisk::new(path)), options.clone()).expect("it opens");
     let pieces = [rows_of_all_types(0, 700), rows_of_all_types(700, 701), rows_of_all_types(701, 3000)];
     let all = rows_of_all_types(0, 3000);
