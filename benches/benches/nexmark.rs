@@ -4,6 +4,7 @@
 //!
 //!     cargo bench --bench nexmark -- --query q4,q9,q18 --whole-engine
 //!     cargo bench --bench nexmark -- --query q4,q9,q18 --data-dir /var/tmp --checkpoint-interval 1
+//!     cargo bench --bench nexmark -- --query q9,q20 --whole-engine --memory-limit 700MB
 //!
 //! Prints one JSON line a query. `kernel_share` is the part of the CPU time that the kernel took, nearly all of it to
 //! clear memory that state grows into; it is what differs most between machines. Afterwards the query runs again, unmeasured, and its integrated result is compared
@@ -64,6 +65,9 @@ struct Args {
     whole_engine: bool,
     #[command(flatten)]
     data: DataArgs,
+    /// With --whole-engine or --data-dir, what the process is to do with, such as 2GB; what does not fit goes on on disk
+    #[arg(long, value_name = "BYTES", value_parser = millstream_engine::parse_bytes)]
+    memory_limit: Option<usize>,
     /// Print the dataflow, and what each of its operators did, to standard error
     #[arg(long)]
     explain: bool,
@@ -121,6 +125,7 @@ fn run_in_process(args: &Args, query: &str) -> bool {
     let run = std::env::current_exe().and_then(|program| {
         let mut command = Command::new(program);
         options.iter().for_each(|(name, value)| _ = command.arg(name).arg(value));
+        args.memory_limit.iter().for_each(|limit| _ = command.arg("--memory-limit").arg(limit.to_string()));
         args.data.data_dir.iter().for_each(|folder| _ = command.arg("--data-dir").arg(folder));
         flags.iter().filter(|(set, _)| *set).for_each(|(_, name)| _ = command.arg(name));
         command.status()
@@ -189,6 +194,7 @@ fn measure_whole(args: &Args, query: &'static Query) -> Result<Figure> {
         n_workers: args.workers,
         data_dir: folder.as_ref().map(|folder| folder.path().to_owned()),
         checkpoint_interval: interval.map_err(|e| Error::internal(e.to_string()))?,
+        memory_limit: args.memory_limit,
     };
     let process = Process::this();
     let cpu_before = process.cpu_seconds();
@@ -206,7 +212,8 @@ fn measure_whole(args: &Args, query: &'static Query) -> Result<Figure> {
         .with("epoch_p50_ms", percentile_ms(&run.epochs, 50))
         .with("epoch_p99_ms", percentile_ms(&run.epochs, 99))
         .with("checkpoints", run.n_checkpoints)
-        .with("checkpoint_bytes", run.n_checkpoint_bytes))
+        .with("checkpoint_bytes", run.n_checkpoint_bytes)
+        .with("spilled_bytes", run.n_spilled_bytes))
 }
 
 /// The plan, then a line for each node on each worker: rows in and out, time, state.

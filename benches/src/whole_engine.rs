@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Int64Type};
-use millstream_engine::{CheckpointWhen, DATABASE, Engine, EngineConfig, Session};
+use millstream_engine::{CheckpointWhen, DATABASE, Engine, EngineConfig, MemoryLimits, Session};
 use millstream_types::{Error, Result};
 
 use crate::queries::Query;
@@ -30,6 +30,8 @@ pub struct WholeJob {
     pub data_dir: Option<PathBuf>,
     /// The time between two checkpoints.
     pub checkpoint_interval: Duration,
+    /// Bytes that the process is to do with; none for what the machine has.
+    pub memory_limit: Option<usize>,
 }
 
 /// What it took.
@@ -43,6 +45,8 @@ pub struct WholeRun {
     pub n_checkpoints: i64,
     /// Bytes that they have written, the log left out.
     pub n_checkpoint_bytes: i64,
+    /// Bytes of state in the end that lie on disk.
+    pub n_spilled_bytes: i64,
 }
 
 /// Runs a query into a view: checkpoints have the state of views, and not of sinks.
@@ -56,6 +60,7 @@ pub async fn run(job: &WholeJob) -> Result<WholeRun> {
         data_dir: job.data_dir.clone().map(Into::into),
         checkpoints,
         epoch_offsets_max: job.epoch_rows,
+        memory: job.memory_limit.map_or_else(MemoryLimits::of_machine, MemoryLimits::of_total),
         ..EngineConfig::default()
     })?;
     let mut session = engine.session("bench", DATABASE, &[])?;
@@ -74,9 +79,12 @@ pub async fn run(job: &WholeJob) -> Result<WholeRun> {
     let written = "SELECT count(*), coalesce(sum(bytes_written), 0)::bigint FROM millstream.checkpoints";
     let written = numbers(&mut session, written).await?;
     let [n_checkpoints, n_checkpoint_bytes] = written[..] else { return Err(unexpected()) };
+    let spilled = "SELECT (SELECT sum(bytes_spilled) FROM millstream.arrangements)::bigint +
+                   (SELECT sum(spilled_bytes) FROM millstream.operators)::bigint";
+    let n_spilled_bytes = numbers(&mut session, spilled).await?.iter().sum();
     engine.shutdown().await;
     let epochs = epochs.into_iter().map(|us| Duration::from_micros(us.cast_unsigned())).collect();
-    Ok(WholeRun { seconds, epochs, n_checkpoints, n_checkpoint_bytes })
+    Ok(WholeRun { seconds, epochs, n_checkpoints, n_checkpoint_bytes, n_spilled_bytes })
 }
 
 /// Waits until the view has all events.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use millstream_engine::{CheckpointWhen, Engine, EngineConfig, Session};
+use millstream_engine::{CheckpointWhen, Engine, EngineConfig, MemoryLimits, Session};
 use millstream_types::SqlState;
 
 use super::common::{assert_is_its_query, config, number, rows, run, session, until};
@@ -139,6 +139,27 @@ async fn queries_read_the_blocks_that_may_have_rows() {
     }
     let (read, _) = chunks(&mut s, "i < 0 OR t IS NULL").await;
     assert_eq!(read, 0);
+    engine.shutdown().await;
+}
+
+/// What lies in objects is many times the memory that there is for state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_takes_in_more_than_memory_holds() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let checkpoints = CheckpointWhen { interval: NEVER, ..CheckpointWhen::default() };
+    // Nothing can be spilled.
+    let memory = MemoryLimits { state: 8 << 20, spill_from: 8 << 20, view: 8 << 20, queries: 1 << 30, spilled: 0 };
+    let data_dir = Some(folder.path().to_owned().into());
+    let engine = Engine::start(EngineConfig { data_dir, checkpoints, memory, ..config(2) }).expect("it starts");
+    let mut s = session(&engine);
+    run(&mut s, STREAM).await;
+    for round in 0..20 {
+        insert(&mut s, round * 40_000, 40_000).await;
+        checkpoint(&mut s).await;
+    }
+    run(&mut s, "CREATE MATERIALIZED VIEW v AS SELECT i % 10 AS k, count(*) AS n, max(t) AS t FROM s GROUP BY 1").await;
+    assert_eq!(number(&mut s, "SELECT sum(n)::bigint FROM v").await, 800_000);
+    assert_eq!(number(&mut s, "SELECT sum(length(t) + 24)::bigint FROM s").await / (8 << 20), 3, "times the memory");
     engine.shutdown().await;
 }
 
