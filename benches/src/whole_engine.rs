@@ -60,7 +60,7 @@ pub async fn run(job: &WholeJob) -> Result<WholeRun> {
         data_dir: job.data_dir.clone().map(Into::into),
         checkpoints,
         epoch_offsets_max: job.epoch_rows,
-        memory: job.memory_limit.map_or_else(MemoryLimits::of_machine, MemoryLimits::of_total),
+        memory: MemoryLimits::of_process(job.memory_limit.unwrap_or_else(MemoryLimits::of_machine)),
         ..EngineConfig::default()
     })?;
     let mut session = engine.session("bench", DATABASE, &[])?;

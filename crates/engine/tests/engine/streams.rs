@@ -148,7 +148,8 @@ async fn a_view_takes_in_more_than_memory_holds() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let checkpoints = CheckpointWhen { interval: NEVER, ..CheckpointWhen::default() };
     // Nothing can be spilled.
-    let memory = MemoryLimits { state: 8 << 20, spill_from: 8 << 20, view: 8 << 20, queries: 1 << 30, spilled: 0 };
+    let limits = MemoryLimits::of_process(1 << 30);
+    let memory = MemoryLimits { state: 8 << 20, spill_from: 8 << 20, view: 8 << 20, spilled: 0, ..limits };
     let data_dir = Some(folder.path().to_owned().into());
     let engine = Engine::start(EngineConfig { data_dir, checkpoints, memory, ..config(2) }).expect("it starts");
     let mut s = session(&engine);
