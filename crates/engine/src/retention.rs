@@ -2,8 +2,8 @@
 //!
 //! Rows are forgotten by *floors*: from an epoch on, all that were written in or before another one are gone. The epoch in
 //! which that happens is recorded as a write is, so a reader that has seen rows go does not see them come back. Floors are
-//! the ends of *spans*, stretches of what was written; where there is a data directory a span is an object of a checkpoint,
-//! so objects go as a whole.
+//! the ends of *spans*, stretches of what was written; where there is a data directory a span is what one checkpoint or
+//! several have written, so objects go as a whole.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -116,7 +116,7 @@ impl Kept {
         self.floor
     }
 
-    /// Notes what was written in an epoch; what was written shortly before is forgotten with it.
+    /// Notes what was written in an epoch, or up to it; what was written shortly before is forgotten with it.
     pub(crate) fn note_written(&mut self, epoch: Epoch, now_us: i64, n_bytes: u64) {
         let Retention { time_us, n_bytes: kept } = self.retention;
         let is_full = |span: &Span| {
@@ -129,8 +129,8 @@ impl Kept {
         }
     }
 
-    /// Notes a span, all of which was written by an epoch and a time.
-    pub(crate) fn note_span(&mut self, epoch: Epoch, now_us: i64, n_bytes: u64) {
+    /// Notes what was written up to an epoch and a time as a span of its own.
+    fn note_span(&mut self, epoch: Epoch, now_us: i64, n_bytes: u64) {
         self.spans.push_back(Span { from_us: now_us, to_us: now_us, epoch, n_bytes });
     }
 

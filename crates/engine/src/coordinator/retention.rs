@@ -88,7 +88,7 @@ impl Coordinator {
     /// Notes that a checkpoint has written an object of a stream, or that one was found.
     pub(crate) fn note_stored(&mut self, id: RelationId, epoch: Epoch, now_us: i64, n_bytes: u64) {
         if let Some(kept) = self.bases.get_mut(&id).and_then(|base| base.kept.as_mut()) {
-            kept.note_span(epoch, now_us, n_bytes);
+            kept.note_written(epoch, now_us, n_bytes);
         }
     }
 
