@@ -128,10 +128,9 @@ async fn an_engine_that_is_stopped_leaves_nothing_to_do_again() {
     let position = number(&engine, "SELECT position FROM millstream.sources").await;
     assert!(position > 0);
     run(&engine, "INSERT INTO t VALUES (100)").await;
-    // There is no time for a checkpoint.
+    // There may be no time for a checkpoint.
     engine.stop(Duration::ZERO).await;
     let engine = start(folder.path(), 2).expect("it starts");
-    assert!(number(&engine, n_to_do).await > 0);
     assert_eq!(number(&engine, "SELECT count(*) FROM t").await, 5);
     assert!(number(&engine, "SELECT position FROM millstream.sources").await >= position);
     engine.shutdown().await;
