@@ -16,11 +16,11 @@ use millstream_types::{Error, Result};
 pub(crate) const IDLE_BYTES: usize = 32 << 20;
 pub(crate) const IDLE_WORKER_BYTES: usize = 4 << 20;
 /// From this part of what it may take on something is done.
-const NEAR_PERCENT: usize = 85;
+const NEAR_PERCENT: usize = 60;
 /// How often it is looked, for a process that may take little; and for one that may take much.
-const LOOKED_EVERY: std::ops::RangeInclusive<u64> = 20..=500;
+const LOOKED_EVERY: std::ops::RangeInclusive<u64> = 10..=500;
 /// A process may take so many bytes more for each millisecond between two looks.
-const LOOKED_EVERY_MS_FOR: usize = 4 << 20;
+const LOOKED_EVERY_MS_FOR: usize = 32 << 20;
 
 /// Looks after it until it is dropped.
 pub(crate) struct ProcessMemory(#[expect(dead_code, reason = "the thread ends when this is dropped")] Sender<()>);

@@ -10,6 +10,8 @@ mod engine;
 mod fake;
 #[path = "wire/lifetimes.rs"]
 mod lifetimes;
+#[path = "wire/memory.rs"]
+mod memory;
 #[path = "wire/psql.rs"]
 mod psql;
 #[path = "wire/queries.rs"]

@@ -83,8 +83,14 @@ fn data_is_kept_in_the_users_folder_unless_told_otherwise() {
 
 /// Starts the binary on a data directory; gives the port on which it listens, and what it says from then on.
 fn serve(folder: &std::path::Path) -> (Child, u16, BufReader<ChildStderr>) {
+    let folder = folder.to_str().expect("a path that is text");
+    serve_with(&["--workers", "1", "--data-dir", folder])
+}
+
+/// The same, with these arguments.
+pub(crate) fn serve_with(args: &[&str]) -> (Child, u16, BufReader<ChildStderr>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
-    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--log", "warn", "--data-dir"]).arg(folder);
+    command.args(["--listen", "127.0.0.1:0", "--log", "warn"]).args(args);
     let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary runs");
     let mut line = String::new();
     let mut said = BufReader::new(child.stderr.take().expect("it is piped"));
@@ -94,7 +100,7 @@ fn serve(folder: &std::path::Path) -> (Child, u16, BufReader<ChildStderr>) {
 }
 
 /// Connects, once the server lets somebody in.
-async fn connect(port: u16) -> tokio_postgres::Client {
+pub(crate) async fn connect(port: u16) -> tokio_postgres::Client {
     let config = format!("host=127.0.0.1 port={port} user=ann dbname=millstream");
     loop {
         match tokio_postgres::connect(&config, tokio_postgres::NoTls).await {
