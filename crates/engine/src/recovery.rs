@@ -23,6 +23,7 @@ use crate::coordinator::Coordinator;
 use crate::engine::EngineState;
 use crate::journal::{Change, EPOCH, EpochRecord, decode_epoch};
 use crate::live::{Body, Failed, LiveRelation};
+use crate::retention::Retention;
 use crate::session::stored_dataflow;
 
 /// Bytes of records that workers may be behind.
@@ -135,7 +136,10 @@ fn restore(
             (0..n_workers).for_each(|worker| engine.clock.completed(id, worker, header.epoch));
             continue;
         }
-        let (floor, is_indexed) = (restored.floor(id), catalog.indexed_columns(id).next().is_some());
+        // What is in memory was born with the checkpoint, and a floor of the log says which of the rows before it are forgotten.
+        let keeps_all = catalog.get(id).is_some_and(|relation| matches!(Retention::of_stream(relation), Ok(None)));
+        let is_indexed = keeps_all && catalog.indexed_columns(id).next().is_some();
+        let floor = restored.floor(id);
         coordinator.note_floor(id, floor);
         restored.stream_objects(id).for_each(|(epoch, now_us, n)| coordinator.note_stored(id, epoch, now_us, n));
         let is_stream = catalog.get(id).is_some_and(|relation| relation.kind == Kind::Stream);

@@ -19,7 +19,8 @@ pub(crate) type Floors = Vec<(RelationId, Epoch)>;
 impl Coordinator {
     /// Lets streams forget what they need not keep any more, in an epoch of its own.
     pub(super) fn forget_expired(&mut self) {
-        if self.is_ending || self.is_put_off() || self.bases.values().all(|base| base.kept.is_none()) {
+        // What the one transaction that may write has read is to stay as it is.
+        if self.order.is_held() || self.is_put_off() || self.bases.values().all(|base| base.kept.is_none()) {
             return;
         }
         let header = self.next_header();

@@ -256,6 +256,29 @@ async fn what_is_too_much_is_forgotten_oldest_first() {
     engine.shutdown().await;
 }
 
+/// The log forgets rows that the checkpoint before it has, and an index has no births.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_indexed_stream_does_not_remember_what_it_has_forgotten() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engine = start(folder.path(), 2);
+    let mut s = session(&engine);
+    run(&mut s, &format!("{STREAM} WITH (retention_size = '200kB')")).await;
+    run(&mut s, "CREATE INDEX by_i ON s (i)").await;
+    for round in 0..10 {
+        insert(&mut s, round * 10_000, 10_000).await;
+        run(&mut s, "CHECKPOINT").await;
+    }
+    until(&mut s, "SELECT min(i) > 50000 AS fewer FROM s", |shown| shown.contains("true")).await;
+    let (oldest, count) = ("SELECT min(i) FROM s", "SELECT count(*) FROM s");
+    let before = (number(&mut s, oldest).await, number(&mut s, count).await);
+    engine.shutdown().await;
+    let engine = start(folder.path(), 3);
+    let mut s = session(&engine);
+    assert_eq!((number(&mut s, oldest).await, number(&mut s, count).await), before);
+    assert_eq!(number(&mut s, "SELECT count(*) FROM s WHERE i IN (7, 99999)").await, 1);
+    engine.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_alone_forgets_as_well() {
     let engine = Engine::start(config(2)).expect("it starts");
