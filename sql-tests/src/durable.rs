@@ -70,14 +70,28 @@ impl Place {
 
     /// A prefix of a bucket.
     pub fn bucket(server: &BucketServer) -> Place {
-        Place { at: server.prefix(), environment: server.environment().into(), _folder: None }
+        Place { at: server.prefix(), environment: server.environment(), _folder: None }
     }
 
     /// A prefix of a bucket that cannot be reached.
     pub fn nowhere(server: &BucketServer) -> Place {
         let mut place = Place::bucket(server);
-        place.environment.push(("AWS_ENDPOINT", "http://127.0.0.1:1".to_owned()));
+        place.environment.push(server.cloud().endpoint(1));
         place
+    }
+
+    /// A prefix of a bucket that is not there.
+    pub fn no_bucket(server: &BucketServer) -> Place {
+        Place { at: server.prefix_of("not-there"), ..Place::bucket(server) }
+    }
+
+    /// A prefix of a bucket, and credentials to which the server says no, with a part of them that nobody may be told;
+    /// nothing if it does not look at them.
+    pub fn forbidden(server: &BucketServer) -> Option<(Place, &'static str)> {
+        let (wrong, secret) = server.wrong_credentials()?;
+        let mut place = Place::bucket(server);
+        place.environment.push(wrong);
+        Some((place, secret))
     }
 }
 

@@ -92,6 +92,13 @@ pub async fn backups(buckets: &BucketServer) -> Result<(), String> {
     let server = Durable::start_at(Restart::Kill, Place::bucket(buckets)).await?;
     run(&server, "CREATE TABLE t (k int PRIMARY KEY, v text)").await?;
     run(&server, "INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 20000) i").await?;
+    // So much in one object that it is sent in parts.
+    run(&server, "CREATE TABLE large (k int PRIMARY KEY, v text)").await?;
+    run(
+        &server,
+        "INSERT INTO large SELECT i / 2000, string_agg(md5(i::text), '') FROM generate_series(0, 599999) i GROUP BY i / 2000",
+    )
+    .await?;
     run(&server, "CHECKPOINT").await?;
     run(&server, "DELETE FROM t WHERE k % 2 = 0").await?;
     let (to_folder, to_bucket, not_a_backup) = (Place::folder()?, Place::bucket(buckets), Place::bucket(buckets));
@@ -116,6 +123,10 @@ pub async fn backups(buckets: &BucketServer) -> Result<(), String> {
     for place in [to_folder, to_bucket, into_bucket, into_folder] {
         let at = place.at.clone();
         let server = Durable::start_at(Restart::Kill, place).await?;
+        let n_bytes = number(&server, "SELECT sum(length(v))::bigint FROM large").await?;
+        if n_bytes != 600_000 * 32 {
+            return Err(format!("{at}: {n_bytes} bytes in the large rows"));
+        }
         for n_rows in [10_000, 10_001] {
             let found = number(&server, "SELECT count(*) FROM t").await?;
             if found != n_rows {
@@ -129,18 +140,27 @@ pub async fn backups(buckets: &BucketServer) -> Result<(), String> {
     Ok(())
 }
 
-/// Who cannot reach the bucket says so, with its name, and does not start.
+/// Who cannot reach the bucket says so, with its name and what to look at, and does not start. So does who is not let in,
+/// without what it was not let in with.
 ///
 /// # Errors
 /// What is not so.
 pub async fn unreachable(buckets: &BucketServer) -> Result<(), String> {
-    let (nowhere, folder) = (Place::nowhere(buckets), Place::folder()?);
-    let error = restore(&nowhere, &folder).await.err().unwrap_or_default();
-    let says = |part: &str| error.contains(part);
-    if says("58030") && says(&format!("could not read \\\"{}/data.id\\\"", nowhere.at)) && says("AWS_ENDPOINT") {
-        return Ok(());
+    let (endpoint, _) = buckets.cloud().endpoint(0);
+    let mut cases = vec![(Place::nowhere(buckets), endpoint, None), (Place::no_bucket(buckets), "Make the ", None)];
+    cases.extend(
+        Place::forbidden(buckets)
+            .map(|(place, secret)| (place, "Check the credentials in the environment", Some(secret))),
+    );
+    for (place, hint, secret) in cases {
+        let error = restore(&place, &Place::folder()?).await.err().unwrap_or_default();
+        let says = |part: &str| error.contains(part);
+        let is_named = says(&format!("could not read \\\"{}/data.id\\\"", place.at));
+        if !says("58030") || !is_named || !says(hint) || secret.is_some_and(says) {
+            return Err(format!("it says: {error}"));
+        }
     }
-    Err(format!("it says: {error}"))
+    Ok(())
 }
 
 async fn until(is_so: impl Fn() -> bool) {

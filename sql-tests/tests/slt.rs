@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use millstream_sql_tests::bucket::BucketServer;
+use millstream_sql_tests::bucket::{BucketServer, CLOUDS, Cloud};
 use millstream_sql_tests::durable::{self, Durable, Place, RESTARTS, Restart};
 use millstream_sql_tests::killing;
 use millstream_sql_tests::millstream::{self, MODES, Options};
@@ -32,6 +32,8 @@ const RANDOM_SEEDS: Range<u64> = 1..9;
 const KILL_ROUNDS: usize = 10;
 /// How often one that has its data in a bucket.
 const BUCKET_KILL_ROUNDS: usize = 3;
+/// How often one that has its data in a bucket of another cloud.
+const OTHER_BUCKET_KILL_ROUNDS: usize = 1;
 /// Files that run with a kill in the middle and data in a bucket as well.
 const IN_BUCKET: [&str; 6] = [
     "joins/left_flip",
@@ -41,6 +43,8 @@ const IN_BUCKET: [&str; 6] = [
     "transactions/transfer",
     "types/all_types_pass_through",
 ];
+/// The one of them that runs with a bucket of every cloud.
+const IN_BUCKETS: &str = "transactions/transfer";
 /// What the suite promises of itself.
 const MIN_FILES: usize = 150;
 /// What every file must have, so that it is a story and not a line.
@@ -51,8 +55,8 @@ struct Suite {
     runtime: Runtime,
     /// Started by the first test that needs it.
     postgres: OnceCell<Result<Postgres, String>>,
-    /// So is this.
-    bucket: OnceLock<Result<BucketServer, String>>,
+    /// So are these, one for each cloud.
+    buckets: [OnceLock<Result<BucketServer, String>>; CLOUDS.len()],
 }
 
 fn main() -> ExitCode {
@@ -69,7 +73,7 @@ fn main() -> ExitCode {
             Err(error) => fail(&error),
         };
     }
-    let suite = Arc::new(Suite { runtime, postgres: OnceCell::new(), bucket: OnceLock::new() });
+    let suite = Arc::new(Suite { runtime, postgres: OnceCell::new(), buckets: Default::default() });
     let files = match slt::find_files(Path::new(env!("CARGO_MANIFEST_DIR"))) {
         Ok(files) => files,
         Err(error) => return fail(&format!("cannot list the test files: {error}")),
@@ -83,8 +87,10 @@ fn main() -> ExitCode {
     if let Err(reason) = Postgres::installed() {
         eprintln!("the tests against Postgres are skipped: {reason}");
     }
-    if let Err(reason) = BucketServer::installed() {
-        eprintln!("the tests with data in a bucket are skipped: {reason}");
+    for cloud in CLOUDS {
+        if let Err(reason) = cloud.installed() {
+            eprintln!("the tests with data in {}:// are skipped: {reason}", cloud.scheme());
+        }
     }
     let mut trials = Vec::new();
     let mut sizes = Vec::new();
@@ -107,7 +113,7 @@ fn main() -> ExitCode {
     }
     trials.push(kill_trial(&suite));
     trials.push(full_disk_trial(&suite));
-    trials.extend(bucket_trials(&suite));
+    trials.extend(CLOUDS.into_iter().flat_map(|cloud| bucket_trials(&suite, cloud)));
     trials.push(Trial::test("files::enough", move || check_sizes(&sizes)));
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     // The trials hold the suite no longer, so this stops the other servers.
@@ -142,13 +148,15 @@ fn trials_of(suite: &Arc<Suite>, file: Arc<SltFile>, shown: &str) -> Vec<Trial> 
             Trial::test(format!("{mode}::{name}"), move || suite.in_time(run(&file)))
         };
         let restarts = RESTARTS.into_iter().filter(|_| file.header.restart);
-        let in_bucket = IN_BUCKET.contains(&name).then(|| {
+        let is_in = |cloud: &Cloud| IN_BUCKET.contains(&name) && (*cloud == Cloud::Amazon || name == IN_BUCKETS);
+        let in_bucket = |cloud| {
             let file = file.clone();
-            bucket_trial(suite, &format!("bucket::{name}"), async move |server| {
+            bucket_trial(suite, cloud, name, async move |server| {
                 run_with_restart(&file, Restart::Kill, Place::bucket(server)).await
             })
-        });
-        MODES.into_iter().map(in_mode).chain(restarts.map(with_restart)).chain(in_bucket).collect()
+        };
+        let in_buckets = CLOUDS.into_iter().filter(is_in).map(in_bucket);
+        MODES.into_iter().map(in_mode).chain(restarts.map(with_restart)).chain(in_buckets).collect()
     };
     if file.header.postgres {
         let suite = suite.clone();
@@ -215,29 +223,33 @@ fn full_disk_trial(suite: &Arc<Suite>) -> Trial {
 }
 
 /// Servers that have their data in a bucket: killed under load, overtaken by others, backed up, and without a bucket.
-fn bucket_trials(suite: &Arc<Suite>) -> Vec<Trial> {
-    let kills = async |server: &BucketServer| {
+fn bucket_trials(suite: &Arc<Suite>, cloud: Cloud) -> Vec<Trial> {
+    let kills = async move |server: &BucketServer| {
         let seed = std::process::id().into();
-        killing::run(Place::bucket(server), seed, BUCKET_KILL_ROUNDS).await
+        let n_rounds = if cloud == Cloud::Amazon { BUCKET_KILL_ROUNDS } else { OTHER_BUCKET_KILL_ROUNDS };
+        killing::run(Place::bucket(server), seed, n_rounds).await
     };
     vec![
-        bucket_trial(suite, "bucket::under_load", kills),
-        bucket_trial(suite, "bucket::taken_over", taking_over::taken_over),
-        bucket_trial(suite, "bucket::backups", taking_over::backups),
-        bucket_trial(suite, "bucket::unreachable", taking_over::unreachable),
+        bucket_trial(suite, cloud, "under_load", kills),
+        bucket_trial(suite, cloud, "taken_over", taking_over::taken_over),
+        bucket_trial(suite, cloud, "backups", taking_over::backups),
+        bucket_trial(suite, cloud, "unreachable", taking_over::unreachable),
     ]
 }
 
-fn bucket_trial<T>(suite: &Arc<Suite>, name: &str, test: T) -> Trial
+/// A test with a bucket; for all that speak Amazon's protocol it is in the mode `bucket`, for others in `bucket-gs` and so on.
+fn bucket_trial<T>(suite: &Arc<Suite>, cloud: Cloud, name: &str, test: T) -> Trial
 where
     T: AsyncFnOnce(&BucketServer) -> Result<(), String> + Send + 'static,
 {
     let suite = suite.clone();
-    Trial::ignorable_test(name, move || {
-        if let Err(reason) = BucketServer::installed() {
+    let mode = if cloud == Cloud::Amazon { String::new() } else { format!("-{}", cloud.scheme()) };
+    Trial::ignorable_test(format!("bucket{mode}::{name}"), move || {
+        if let Err(reason) = cloud.installed() {
             return Ok(Completion::ignored_with(reason));
         }
-        let server = suite.bucket.get_or_init(BucketServer::start).as_ref().map_err(Clone::clone)?;
+        let server = suite.buckets[cloud as usize].get_or_init(|| BucketServer::start(cloud));
+        let server = server.as_ref().map_err(Clone::clone)?;
         suite.in_time(test(server)).map(|()| Completion::Completed)
     })
 }

@@ -49,6 +49,7 @@ const N_THREADS: usize = 2;
 /// The objects under a prefix of a bucket.
 pub(crate) struct Bucket {
     store: Arc<dyn Store>,
+    cloud: Cloud,
     /// As it is shown: `s3://bucket/prefix`.
     url: String,
     prefix: Path,
@@ -56,12 +57,12 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    /// Takes its configuration from the environment, as `object_store` does: `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT` and so on.
+    /// Takes its configuration from the environment, as `object_store` does: `AWS_ACCESS_KEY_ID`, `AZURE_STORAGE_ENDPOINT` and so on;
+    /// `docs/settings.md` lists what matters.
     ///
     /// # Errors
     /// 58030 if the configuration does not make sense. Nothing is asked of the bucket yet.
     pub(crate) fn open(url: &BucketUrl) -> Result<Bucket> {
-        let shown = url.to_string();
         let backoff = BackoffConfig { max_backoff: WAITS_MAX, ..BackoffConfig::default() };
         let retry = RetryConfig { retry_timeout: RETRIED_FOR, backoff, ..RetryConfig::default() };
         let built: object_store::Result<Arc<dyn Store>> = match url.cloud {
@@ -78,19 +79,21 @@ impl Bucket {
                 builder.build().map(|store| Arc::new(store) as Arc<dyn Store>)
             }
         };
-        Bucket::over(built.map_err(|e| bucket_error("set up", &shown, "", &e))?, shown, &url.prefix)
+        let store = built.map_err(|e| bucket_error("set up", url.cloud, &url.to_string(), "", &e))?;
+        Bucket::over(store, url)
     }
 
     /// The objects under a prefix of a store.
-    pub(crate) fn over(store: Arc<dyn Store>, url: String, prefix: &str) -> Result<Bucket> {
-        let prefix = Path::parse(prefix).map_err(|e| Error::internal(format!("a prefix that was looked at: {e}")))?;
+    pub(crate) fn over(store: Arc<dyn Store>, url: &BucketUrl) -> Result<Bucket> {
+        let prefix =
+            Path::parse(&url.prefix).map_err(|e| Error::internal(format!("a prefix that was looked at: {e}")))?;
         let threads = runtime::Builder::new_multi_thread()
             .worker_threads(N_THREADS)
             .thread_name("bucket")
             .enable_all()
             .build()
             .map_err(|e| Error::internal(format!("a thread did not start: {e}")))?;
-        Ok(Bucket { store, url, prefix, threads: Some(threads) })
+        Ok(Bucket { store, cloud: url.cloud, url: url.to_string(), prefix, threads: Some(threads) })
     }
 
     /// How it is shown.
@@ -114,7 +117,7 @@ impl Bucket {
     }
 
     fn error(&self, action: &str, name: &str, error: &StoreError) -> Error {
-        bucket_error(action, &self.url, name, error)
+        bucket_error(action, self.cloud, &self.url, name, error)
     }
 
     /// Asks for an object to be created, and says what was answered.

@@ -5,12 +5,13 @@ use millstream_types::{Error, ErrorKind, SqlState};
 use object_store::Error as StoreError;
 
 use crate::errors::IN_USE;
+use crate::location::Cloud;
 
 /// 58030: a request failed.
-pub(super) fn bucket_error(action: &str, url: &str, name: &str, error: &StoreError) -> Error {
+pub(super) fn bucket_error(action: &str, cloud: Cloud, url: &str, name: &str, error: &StoreError) -> Error {
     let object = if name.is_empty() { url.to_owned() } else { format!("{url}/{name}") };
     let message = format!("could not {action} \"{object}\": {}", reason(error));
-    Error::new(ErrorKind::External, SqlState::IO_ERROR, message).with_hint(hint(error))
+    Error::new(ErrorKind::External, SqlState::IO_ERROR, message).with_hint(hint(cloud, error))
 }
 
 /// 58030: creating only what is absent is not in this bucket's power.
@@ -40,17 +41,39 @@ pub(super) fn is_missing_bucket(error: &StoreError) -> bool {
     ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"].iter().any(|code| said.contains(code))
 }
 
-fn hint(error: &StoreError) -> &'static str {
+/// What says in the environment who is asking.
+fn credentials(cloud: Cloud) -> &'static str {
+    match cloud {
+        Cloud::S3 => "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+        Cloud::Google => "GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS, a file",
+        Cloud::Azure => "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    }
+}
+
+/// What says in the environment who is asked.
+fn endpoint(cloud: Cloud) -> &'static str {
+    match cloud {
+        Cloud::S3 => "AWS_ENDPOINT, AWS_REGION, and AWS_ALLOW_HTTP=true",
+        Cloud::Google => "GOOGLE_BASE_URL, and GOOGLE_ALLOW_HTTP=true",
+        Cloud::Azure => "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ENDPOINT, and AZURE_ALLOW_HTTP=true",
+    }
+}
+
+fn hint(cloud: Cloud, error: &StoreError) -> String {
+    let (credentials, endpoint) = (credentials(cloud), endpoint(cloud));
     match error {
-        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-            "Check the credentials in the environment (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME \
-             and so on) and what they are permitted: to get, put, list and delete."
+        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => format!(
+            "Check the credentials in the environment ({credentials}, and so on) and what they are permitted: to get, put, \
+             list and delete."
+        ),
+        error if is_missing_bucket(error) => {
+            let bucket = if cloud == Cloud::Azure { "container" } else { "bucket" };
+            format!("Make the {bucket} first; only what is in it is made.")
         }
-        error if is_missing_bucket(error) => "Make the bucket first; only what is in it is made.",
-        _ => {
-            "Check that the bucket can be reached: the network, AWS_ENDPOINT, AWS_REGION, and AWS_ALLOW_HTTP=true for an \
-             endpoint without TLS."
-        }
+        _ => format!(
+            "Check that the bucket can be reached: the network; {endpoint} for an endpoint without TLS; and the credentials \
+             ({credentials})."
+        ),
     }
 }
 
@@ -69,8 +92,13 @@ fn element<'a>(xml: &'a str, tag: &str) -> Option<&'a str> {
     rest.split_once("</").map(|(text, _)| text)
 }
 
+/// Without the queries of urls, which may be signatures.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let shown = |word| match str::find(word, "://") {
+        Some(_) => word.split('?').next().unwrap_or_default(),
+        None => word,
+    };
+    text.split_whitespace().map(shown).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -83,12 +111,22 @@ mod tests {
                     <Message>The request signature does not match.</Message><AWSAccessKeyId>AKIAHUSH</AWSAccessKeyId>\
                     <StringToSign>hush</StringToSign></Error>";
         let error = StoreError::PermissionDenied { path: "log/1".to_owned(), source: body.into() };
-        let shown = bucket_error("create", "s3://b/p", "log/1", &error);
+        let shown = bucket_error("create", Cloud::S3, "s3://b/p", "log/1", &error);
         let text = format!("{shown:?}");
         assert!(!text.to_lowercase().contains("hush"), "{text}");
         let message = shown.message();
         assert!(message.starts_with("could not create \"s3://b/p/log/1\": "), "{message}");
         assert!(message.ends_with("403 Forbidden: SignatureDoesNotMatch: The request signature does not match."));
         assert!(text.contains("AWS_ACCESS_KEY_ID"), "{text}");
+    }
+
+    #[test]
+    fn queries_of_urls_are_not_repeated() {
+        let said = "Error performing GET https://a.blob.core.windows.net/c/log/1?sv=2024&sig=hush in 2s - timed out";
+        let error = StoreError::Generic { store: "MicrosoftAzure", source: said.into() };
+        let shown = bucket_error("read", Cloud::Azure, "az://c", "log/1", &error);
+        let text = format!("{shown:?}");
+        assert!(!text.contains("hush") && text.contains("core.windows.net/c/log/1 in 2s - timed out"), "{text}");
+        assert!(text.contains("AZURE_STORAGE_ENDPOINT"), "{text}");
     }
 }

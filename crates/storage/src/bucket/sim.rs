@@ -19,6 +19,7 @@ use object_store::{
 use parking_lot::Mutex;
 
 use super::Bucket;
+use crate::location::{BucketUrl, Cloud};
 
 /// What goes wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +72,8 @@ impl SimBucket {
 
     /// As what is tested takes it.
     pub(crate) fn bucket(&self) -> Arc<Bucket> {
-        let bucket = Bucket::over(Arc::new(self.clone()), "s3://test/data".to_owned(), "data");
-        Arc::new(bucket.expect("threads start"))
+        let url = BucketUrl { cloud: Cloud::S3, bucket: "test".to_owned(), prefix: "data".to_owned() };
+        Arc::new(Bucket::over(Arc::new(self.clone()), &url).expect("threads start"))
     }
 
     /// Lets the request with this number, from 0, fail.
