@@ -14,6 +14,7 @@ use millstream_planner::catalog::{CatalogChange, Kind, Relation};
 use millstream_planner::{Catalog, RelationId};
 use millstream_runtime::{Command, Events, LoadRows, RowsToLoad, Workers};
 use millstream_state::codec::decode_rows;
+use millstream_state::rows_after;
 use millstream_storage::log::Log;
 use millstream_types::hash::partitions_of;
 use millstream_types::{Delta, Epoch, Error, ErrorKind, Result, SqlState};
@@ -155,7 +156,7 @@ fn restore(
                 return Ok(RowsToLoad { stored, floor, ..RowsToLoad::default() });
             }
             // An index is over rows in memory.
-            let rows = stored.iter().map(|block| block.rows_after(floor)).collect::<Result<_>>()?;
+            let rows = rows_after(&stored, floor)?;
             Ok(RowsToLoad { rows, ..RowsToLoad::default() })
         });
         let loaded = Box::new(move |outcome| {

@@ -22,7 +22,7 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, Sched
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use millstream_state::{Hold, Snapshot};
+use millstream_state::{ChunksAhead, Hold, Snapshot};
 use millstream_types::Result;
 use millstream_types::delta::values_bytes;
 
@@ -221,14 +221,16 @@ enum Part {
 }
 
 impl Scan {
-    /// The wanted columns of a chunk.
-    fn chunk(&self, snapshot: &Snapshot, chunk: usize) -> Result<Option<RecordBatch>> {
+    /// The wanted columns of the first of some chunks.
+    fn chunk(&self, snapshot: &Snapshot, chunks: &[usize], ahead: &mut ChunksAhead) -> Result<Option<RecordBatch>> {
+        let [chunk, next @ ..] = chunks else { return Ok(None) };
+        let next = next.iter().copied();
         let Some(removed) = &self.removed else {
-            let rows = snapshot.chunk(chunk, Some(&self.columns))?;
+            let rows = snapshot.chunk_before(*chunk, next, Some(&self.columns), ahead)?;
             return rows.map(|rows| self.named(rows.columns().to_vec(), rows.num_rows())).transpose();
         };
         // What tells rows apart need not be among what is wanted.
-        let Some(rows) = snapshot.chunk(chunk, None)? else { return Ok(None) };
+        let Some(rows) = snapshot.chunk_before(*chunk, next, None, ahead)? else { return Ok(None) };
         self.project(&without(&rows, removed)?).map(Some)
     }
 
@@ -293,9 +295,10 @@ impl ExecutionPlan for SnapshotExec {
             Part::Snapshot { snapshot, n_pruned, kept } => {
                 counter(CHUNKS_PRUNED).add(n_pruned);
                 let n_read = counter(CHUNKS_READ);
-                Box::new(kept.into_iter().filter_map(move |chunk| {
+                let mut ahead = ChunksAhead::default();
+                Box::new((0..kept.len()).filter_map(move |i| {
                     n_read.add(1);
-                    scan.chunk(&snapshot, chunk).transpose()
+                    scan.chunk(&snapshot, &kept[i..], &mut ahead).transpose()
                 }))
             }
         };

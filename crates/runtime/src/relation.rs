@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use millstream_operators::RelationId;
-use millstream_state::{Arrangement, ArrangementReader, Changes, Holds, Snapshot, UnsavedRows};
+use millstream_state::{Arrangement, ArrangementReader, Changes, ChunksAhead, Holds, Snapshot, UnsavedRows};
 use millstream_types::{Delta, Epoch, Result};
 use parking_lot::Mutex;
 
@@ -202,7 +202,7 @@ pub(crate) enum Arriving {
         /// The epoch that the relation has to complete first.
         needs: Epoch,
         /// Taken when that is so.
-        snapshot: Option<Snapshot>,
+        snapshot: Option<(Snapshot, ChunksAhead)>,
         /// The chunk that comes next.
         next_chunk: usize,
     },
@@ -213,7 +213,7 @@ pub(crate) enum Arriving {
         /// The epoch after which changes are wanted.
         from: Epoch,
         /// Taken when the relation is so far.
-        changes: Option<Changes>,
+        changes: Option<(Changes, ChunksAhead)>,
         /// The chunk that comes next.
         next_chunk: usize,
     },

@@ -28,11 +28,41 @@ pub trait ColdChunk: fmt::Debug + Send + Sync {
     /// 58030 if the disk fails, XX001 if what it gives is not what was written.
     fn read(&self, projection: Option<&[usize]>) -> Result<RecordBatch>;
 
+    /// Begins to read them, if the way there is so long that it is worth while; nothing if it is not, or while as much is on its
+    /// way as may be.
+    fn read_ahead(&self, _projection: Option<&[usize]>) -> Option<ReadAhead> {
+        None
+    }
+
     /// The number of rows.
     fn n_rows(&self) -> usize;
 
     /// Bytes that they take where they are.
     fn n_bytes(&self) -> usize;
+}
+
+/// Rows that are on their way. Dropped, they are not any more.
+pub struct ReadAhead(Box<dyn FnOnce() -> Result<RecordBatch> + Send>);
+
+impl ReadAhead {
+    /// `wait` waits for the rows, and gives up what it has when it is dropped.
+    pub fn new(wait: impl FnOnce() -> Result<RecordBatch> + Send + 'static) -> ReadAhead {
+        ReadAhead(Box::new(wait))
+    }
+
+    /// The rows.
+    ///
+    /// # Errors
+    /// As [`ColdChunk::read`].
+    pub fn wait(self) -> Result<RecordBatch> {
+        self.0()
+    }
+}
+
+impl fmt::Debug for ReadAhead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReadAhead")
+    }
 }
 
 /// A store that keeps rows in memory after all, for tests, which may let it fail.

@@ -11,8 +11,9 @@ use arrow::datatypes::SchemaRef;
 use millstream_types::{Delta, Epoch, Result};
 use parking_lot::Mutex;
 
-use crate::cold::ColdChunk;
+use crate::cold::{ColdChunk, ReadAhead};
 use crate::column::{CHUNK_ROWS, ColumnImage, chunk_of, offset_of};
+use crate::reading::ChunksAhead;
 use crate::stored::{Statistics, StoredBlock};
 
 /// A set of rows of a chunk; copies share memory until one changes.
@@ -158,6 +159,15 @@ pub(crate) struct ChunkImage {
 }
 
 impl ChunkImage {
+    /// Begins to read it, if it is a block that is far.
+    fn read_ahead(&self, projection: Option<&[usize]>) -> Option<ReadAhead> {
+        match &self.columns {
+            ChunkColumns::Stored(block) => block.rows.read_ahead(projection),
+            // What is not in memory for lack of room is on a disk.
+            ChunkColumns::Here(_) | ChunkColumns::Away(_) => None,
+        }
+    }
+
     /// Of the rows, those that were born after one epoch, if it matters, and up to another.
     fn born(&self, after: Option<Epoch>, up_to: Epoch) -> Range<usize> {
         let end = self.births.n_born_by(up_to, self.len);
@@ -297,13 +307,45 @@ impl Changes {
     /// # Errors
     /// If a column's type has no filter kernel, or a chunk that is not in memory cannot be read.
     pub fn chunk(&self, chunk_idx: usize, projection: Option<&[usize]>) -> Result<Option<Delta>> {
+        self.chunk_of(chunk_idx, projection, None)
+    }
+
+    /// The same, with those that will be asked for next on their way where that is long.
+    ///
+    /// # Errors
+    /// As [`Changes::chunk`].
+    pub fn chunk_before(
+        &self,
+        chunk_idx: usize,
+        next: impl IntoIterator<Item = usize>,
+        projection: Option<&[usize]>,
+        ahead: &mut ChunksAhead,
+    ) -> Result<Option<Delta>> {
+        let begin = |next| {
+            let chunk = self.chunks.get(next)?;
+            let is_wanted = !chunk.born(Some(self.from), self.to).is_empty();
+            if is_wanted { chunk.read_ahead(projection) } else { None }
+        };
+        let begun = ahead.take(chunk_idx, next, begin);
+        self.chunk_of(chunk_idx, projection, begun)
+    }
+
+    fn chunk_of(
+        &self,
+        chunk_idx: usize,
+        projection: Option<&[usize]>,
+        begun: Option<ReadAhead>,
+    ) -> Result<Option<Delta>> {
         let Some(chunk) = self.chunks.get(chunk_idx) else { return Ok(None) };
         let born = chunk.born(Some(self.from), self.to);
         let died = self.chunks.of_chunk(&self.died, chunk_idx);
         if died.is_empty() && born.is_empty() {
             return Ok(None);
         }
-        let batch = image_batch(&self.schema, chunk, projection)?;
+        let batch = match begun {
+            Some(begun) => begun.wait()?,
+            None => image_batch(&self.schema, chunk, projection)?,
+        };
         if died.is_empty() {
             return Ok(Some(Delta::inserts(batch.slice(born.start, born.len()))));
         }
@@ -321,7 +363,8 @@ impl Changes {
     /// # Errors
     /// If a column's type has no filter kernel, or a chunk that is not in memory cannot be read.
     pub fn deltas(&self) -> Result<Vec<Delta>> {
-        (0..self.n_chunks()).filter_map(|i| self.chunk(i, None).transpose()).collect()
+        let (mut ahead, n) = (ChunksAhead::default(), self.n_chunks());
+        (0..n).filter_map(|i| self.chunk_before(i, i + 1..n, None, &mut ahead).transpose()).collect()
     }
 }
 
@@ -378,12 +421,45 @@ impl Snapshot {
     /// # Errors
     /// If a column's type has no filter kernel, or a chunk that is not in memory cannot be read.
     pub fn chunk(&self, chunk_idx: usize, projection: Option<&[usize]>) -> Result<Option<RecordBatch>> {
+        self.chunk_of(chunk_idx, projection, None)
+    }
+
+    /// The same, with those that will be asked for next on their way where that is long.
+    ///
+    /// # Errors
+    /// As [`Snapshot::chunk`].
+    pub fn chunk_before(
+        &self,
+        chunk_idx: usize,
+        next: impl IntoIterator<Item = usize>,
+        projection: Option<&[usize]>,
+        ahead: &mut ChunksAhead,
+    ) -> Result<Option<RecordBatch>> {
+        let begin = |next| {
+            let chunk = self.chunks.get(next)?;
+            let is_wanted = !chunk.born(self.floor, self.epoch).is_empty();
+            if is_wanted { chunk.read_ahead(projection) } else { None }
+        };
+        let begun = ahead.take(chunk_idx, next, begin);
+        self.chunk_of(chunk_idx, projection, begun)
+    }
+
+    fn chunk_of(
+        &self,
+        chunk_idx: usize,
+        projection: Option<&[usize]>,
+        begun: Option<ReadAhead>,
+    ) -> Result<Option<RecordBatch>> {
         let Some(chunk) = self.chunks.get(chunk_idx) else { return Ok(None) };
         let born = chunk.born(self.floor, self.epoch);
         if born.is_empty() {
             return Ok(None);
         }
-        let batch = image_batch(&self.schema, chunk, projection)?.slice(born.start, born.len());
+        let batch = match begun {
+            Some(begun) => begun.wait()?,
+            None => image_batch(&self.schema, chunk, projection)?,
+        };
+        let batch = batch.slice(born.start, born.len());
         let mut gone = chunk.reclaimed.clone();
         self.chunks.of_chunk(&self.dead, chunk_idx).iter().for_each(|&row| gone.set(offset_of(row)));
         if gone.count() > 0 {
@@ -401,7 +477,8 @@ impl Snapshot {
     /// # Errors
     /// If a column's type has no filter kernel, or a chunk that is not in memory cannot be read.
     pub fn batches(&self) -> Result<Vec<RecordBatch>> {
-        (0..self.n_chunks()).filter_map(|i| self.chunk(i, None).transpose()).collect()
+        let (mut ahead, n) = (ChunksAhead::default(), self.n_chunks());
+        (0..n).filter_map(|i| self.chunk_before(i, i + 1..n, None, &mut ahead).transpose()).collect()
     }
 }
 

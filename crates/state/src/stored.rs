@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
-use millstream_types::{Epoch, Result};
+use arrow::array::{ArrayRef, UInt64Array};
+use millstream_types::Epoch;
 
 use crate::cold::ColdChunk;
 
@@ -38,19 +38,6 @@ pub struct ColumnStatistics {
     pub bounds: Option<(ArrayRef, ArrayRef)>,
     /// The number of nulls.
     pub n_nulls: UInt64Array,
-}
-
-impl StoredBlock {
-    /// The rows that were born after an epoch.
-    ///
-    /// # Errors
-    /// As [`ColdChunk::read`].
-    pub fn rows_after(&self, floor: Epoch) -> Result<RecordBatch> {
-        let rows = self.rows.read(None)?;
-        let born_later = self.births.iter().find(|(_, epoch)| *epoch > floor);
-        let first = born_later.map_or(rows.num_rows(), |(first, _)| *first as usize);
-        Ok(rows.slice(first, rows.num_rows() - first))
-    }
 }
 
 impl fmt::Debug for StoredBlock {

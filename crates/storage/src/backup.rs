@@ -15,9 +15,10 @@ use crate::disk::{Disk, OsDisk, io_error};
 use crate::location::Location;
 use crate::log::{self, Log, LogEvents, LogObjects, LogOptions, LogReader};
 use crate::object_store::{DiskStore, ObjectStore, Put};
+use crate::read_ahead::{ObjectRange, RangeReader};
 
 /// Bytes that are copied at once.
-const PIECE_BYTES: u64 = 4 << 20;
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// The term with which a backup begins: it has had no writer.
 const FIRST_TERM: u64 = 1;
@@ -144,7 +145,7 @@ fn copy_state(snapshot: &Snapshot, target: &dyn ObjectStore) -> Result<Copied> {
     let (store, manifest) = (snapshot.store(), snapshot.manifest());
     let mut n_bytes = 0;
     for path in manifest.object_paths() {
-        n_bytes += copy(store, target, &path)?;
+        n_bytes += copy(&store, target, &path)?;
     }
     let path = manifest.path();
     let bytes = manifest.as_of_term(FIRST_TERM).encode();
@@ -156,14 +157,14 @@ fn copy_state(snapshot: &Snapshot, target: &dyn ObjectStore) -> Result<Copied> {
     }
 }
 
-fn copy(from: &dyn ObjectStore, to: &dyn ObjectStore, name: &str) -> Result<u64> {
+fn copy(from: &Arc<dyn ObjectStore>, to: &dyn ObjectStore, name: &str) -> Result<u64> {
     let len = from.len(name)?;
     let mut sink = to.put(name)?;
-    let mut at = 0;
-    while at < len {
-        let end = len.min(at + PIECE_BYTES);
-        sink.write(&from.read_range(name, at..end)?)?;
-        at = end;
+    let (shared, starts): (Arc<str>, _) = (name.into(), (0..len).step_by(PIECE_BYTES as usize));
+    let piece = |at| ObjectRange { name: Arc::clone(&shared), range: at..len.min(at + PIECE_BYTES) };
+    let mut pieces = RangeReader::new(Arc::clone(from), starts.clone().map(piece));
+    for _ in starts {
+        sink.write(&pieces.read_next()?)?;
     }
     sink.finish()?;
     Ok(len)

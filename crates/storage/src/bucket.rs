@@ -12,6 +12,7 @@ mod tests;
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -29,9 +30,12 @@ use object_store::{
     RetryConfig,
 };
 use tokio::runtime::{self, Runtime};
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
+use crate::errors::damaged;
 use crate::location::{BucketUrl, Cloud};
-use crate::object_store::Put;
+use crate::object_store::{BegunRead, Put};
 pub use errors::is_taken_over;
 pub(crate) use errors::taken_over;
 use errors::{bucket_error, is_missing_bucket, unconditional};
@@ -46,6 +50,10 @@ const WAITS_MAX: Duration = Duration::from_secs(2);
 /// Threads that requests run on: they wait, sign and copy.
 const N_THREADS: usize = 2;
 
+/// All that is on its way to those who do not need it yet has no more bytes than this; a read counts for a piece at least.
+const AHEAD_BYTES_MAX: usize = 16 << 20;
+const AHEAD_PIECE_BYTES: u64 = 128 << 10;
+
 /// The objects under a prefix of a bucket.
 pub(crate) struct Bucket {
     store: Arc<dyn Store>,
@@ -54,6 +62,8 @@ pub(crate) struct Bucket {
     url: String,
     prefix: Path,
     threads: Option<Runtime>,
+    /// What may still be read ahead, in pieces of [`AHEAD_PIECE_BYTES`].
+    ahead: Arc<Semaphore>,
 }
 
 impl Bucket {
@@ -93,7 +103,14 @@ impl Bucket {
             .enable_all()
             .build()
             .map_err(|e| Error::internal(format!("a thread did not start: {e}")))?;
-        Ok(Bucket { store, cloud: url.cloud, url: url.to_string(), prefix, threads: Some(threads) })
+        Ok(Bucket {
+            store,
+            cloud: url.cloud,
+            url: url.to_string(),
+            prefix,
+            threads: Some(threads),
+            ahead: Arc::new(Semaphore::new(AHEAD_BYTES_MAX / AHEAD_PIECE_BYTES as usize)),
+        })
     }
 
     /// How it is shown.
@@ -101,11 +118,14 @@ impl Bucket {
         &self.url
     }
 
+    fn threads(&self) -> &Runtime {
+        self.threads.as_ref().expect("they are there until it is dropped")
+    }
+
     /// Runs requests, and waits. Callers may be threads of another runtime, where that one's own ways to wait are not admitted.
     fn wait<T: Send + 'static>(&self, requests: impl Future<Output = T> + Send + 'static) -> Result<T> {
         let (send, receive) = channel();
-        let threads = self.threads.as_ref().expect("they are there until it is dropped");
-        threads.spawn(async move {
+        self.threads().spawn(async move {
             // Whoever waited may have given up.
             let _ = send.send(requests.await);
         });
@@ -191,6 +211,71 @@ impl Bucket {
         self.if_there(name, read)
     }
 
+    /// Reads a range of an object.
+    ///
+    /// # Errors
+    /// XX001 if the object is not there, or ends before the range does. 58030 if it cannot be read.
+    pub(crate) fn read_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        if range.is_empty() {
+            return Ok(vec![]);
+        }
+        let (store, at, asked) = (Arc::clone(&self.store), self.at(name), range.clone());
+        let read = self.wait(async move { store.get_range(&at, asked).await })?;
+        self.of_range(name, &range, read)
+    }
+
+    /// Begins to read a range of an object, unless as much is on its way as may be.
+    pub(crate) fn begin_read(self: &Arc<Self>, name: &str, range: Range<u64>) -> Option<BegunRead> {
+        let n_pieces = range.end.saturating_sub(range.start).div_ceil(AHEAD_PIECE_BYTES);
+        let room = Arc::clone(&self.ahead).try_acquire_many_owned(u32::try_from(n_pieces).ok()?).ok()?;
+        if range.is_empty() {
+            return None;
+        }
+        let (bucket, name, asked) = (Arc::clone(self), name.to_owned(), range.clone());
+        let (store, at) = (Arc::clone(&self.store), self.at(&name));
+        let (send, receive) = channel();
+        let task = self.threads().spawn(async move {
+            // Whoever waited may have given up.
+            let _ = send.send(store.get_range(&at, asked).await);
+        });
+        let cancelled = CancelledWhenDropped(task.abort_handle());
+        Some(BegunRead::new(move || {
+            let read = receive.recv().map_err(|_| Error::internal("a request to a bucket panicked"))?;
+            drop((cancelled, room));
+            bucket.of_range(&name, &range, read)
+        }))
+    }
+
+    /// What was answered when a range was asked for.
+    fn of_range(&self, name: &str, range: &Range<u64>, read: object_store::Result<Bytes>) -> Result<Vec<u8>> {
+        let start = range.start as usize;
+        let bytes = match self.if_there(name, read) {
+            // A range that begins behind the end is refused in many ways.
+            Err(error) if self.len(name)? > range.start => return Err(error),
+            Err(_) => return Err(damaged(name, start, "it ends before that")),
+            Ok(read) => read.ok_or_else(|| damaged(name, 0, "it is not there"))?,
+        };
+        if (bytes.len() as u64) < range.end - range.start {
+            return Err(damaged(name, start + bytes.len(), "it ends there"));
+        }
+        Ok(bytes.into())
+    }
+
+    /// The length of an object in bytes.
+    ///
+    /// # Errors
+    /// XX001 if the object is not there. 58030 if it cannot be asked for.
+    pub(crate) fn len(&self, name: &str) -> Result<u64> {
+        let (store, at) = (Arc::clone(&self.store), self.at(name));
+        match self.wait(async move { store.head(&at).await })? {
+            Ok(meta) => Ok(meta.size),
+            Err(error @ StoreError::NotFound { .. }) if !is_missing_bucket(&error) => {
+                Err(damaged(name, 0, "it is not there"))
+            }
+            Err(error) => Err(self.error("read", name, &error)),
+        }
+    }
+
     fn if_there(&self, name: &str, read: object_store::Result<Bytes>) -> Result<Option<Bytes>> {
         match read {
             Ok(bytes) => Ok(Some(bytes)),
@@ -242,6 +327,15 @@ impl Bucket {
         let listed = listed.map_err(|e| self.error("list", "", &e))?;
         let names = listed.objects.iter().map(|object| &object.location).chain(&listed.common_prefixes);
         Ok(names.filter_map(Path::filename).map(str::to_owned).next())
+    }
+}
+
+/// A request that ends with who wanted it.
+struct CancelledWhenDropped(AbortHandle);
+
+impl Drop for CancelledWhenDropped {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

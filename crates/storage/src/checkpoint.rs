@@ -9,7 +9,7 @@
 //!         ─ Checkpoint::stream_object ─ push, finish ───────┘     and those of streams
 //!                 (one a stream, on any thread)
 //!
-//!   hold ─ Snapshot::changes ─ TableChanges::read                 recovery: pieces by number, on any threads
+//!   hold ─ Snapshot::changes ─ TableChanges::read_all             recovery: pieces, on any threads
 //!        ─ Snapshot::stream_blocks ─ StoredBlock                  rows of streams, read by whoever has a block
 //!
 //!   merge_once, merge_streams_once, then collect                                      a thread of its own, beside all of that

@@ -12,4 +12,5 @@ pub mod log;
 pub mod object_store;
 #[cfg(test)]
 mod random;
+mod read_ahead;
 pub mod spill;

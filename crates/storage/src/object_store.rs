@@ -28,6 +28,11 @@ pub trait ObjectStore: Send + Sync {
     /// # Errors
     /// XX001 if the object is not there, or ends before the range does. 58030 if it cannot be read.
     fn read_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>>;
+    /// Begins to read a range, as [`ObjectStore::read_range`] does, if the way there is so long that it is worth while. Nothing
+    /// if it is not, or while as much is on its way as may be: then the range is read when it is needed.
+    fn begin_read(&self, _name: &str, _range: Range<u64>) -> Option<BegunRead> {
+        None
+    }
     /// The length of an object in bytes.
     ///
     /// # Errors
@@ -43,6 +48,24 @@ pub trait ObjectStore: Send + Sync {
     /// # Errors
     /// 58030 if one cannot be deleted; some of them may be gone.
     fn delete(&self, names: &[String]) -> Result<()>;
+}
+
+/// A range that is being read. Dropped, it is not read any more.
+pub struct BegunRead(Box<dyn FnOnce() -> Result<Vec<u8>> + Send>);
+
+impl BegunRead {
+    /// `wait` waits for the bytes, and gives up what it has when it is dropped.
+    pub fn new(wait: impl FnOnce() -> Result<Vec<u8>> + Send + 'static) -> BegunRead {
+        BegunRead(Box::new(wait))
+    }
+
+    /// The bytes.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::read_range`].
+    pub fn wait(self) -> Result<Vec<u8>> {
+        self.0()
+    }
 }
 
 /// An object that is being written, from front to back. Dropped without [`ObjectSink::finish`], it was never there.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use millstream_operators::RelationId;
+use millstream_state::ChunksAhead;
 use millstream_types::{Delta, Epoch, Result};
 
 use super::state::{ImportState, Installed, WorkerState};
@@ -180,30 +181,33 @@ impl WorkerState {
             Arriving::Snapshot { needs, mut snapshot, mut next_chunk } => {
                 let mut step = Step::Nothing;
                 if let Some(reader) = reader().filter(|_| has_sealed(needs)) {
-                    let rows = snapshot.get_or_insert_with(|| {
+                    let (rows, ahead) = snapshot.get_or_insert_with(|| {
                         let rows = reader.snapshot(epoch);
                         feeder.installed.install.intake.expect(rows.n_rows() as u64);
-                        rows
+                        (rows, ChunksAhead::default())
                     });
-                    next_chunk = feeder.send_chunks(next_chunk, rows.n_chunks(), |chunk, projection| {
-                        Ok(rows.chunk(chunk, Some(projection))?.map(Delta::inserts))
+                    let n_chunks = rows.n_chunks();
+                    next_chunk = feeder.send_chunks(next_chunk, n_chunks, |chunk, projection| {
+                        let rows = rows.chunk_before(chunk, chunk + 1..n_chunks, Some(projection), ahead)?;
+                        Ok(rows.map(Delta::inserts))
                     })?;
-                    step = if next_chunk == rows.n_chunks() { Step::Epoch } else { Step::Piece };
+                    step = if next_chunk == n_chunks { Step::Epoch } else { Step::Piece };
                 }
                 (step, Arriving::Snapshot { needs, snapshot, next_chunk })
             }
             Arriving::Changes { needs, from, mut changes, mut next_chunk } => {
                 let mut step = Step::Nothing;
                 if let Some(reader) = reader().filter(|_| has_sealed(needs)) {
-                    let rows = changes.get_or_insert_with(|| {
+                    let (rows, ahead) = changes.get_or_insert_with(|| {
                         let rows = reader.changes(from, epoch);
                         feeder.installed.install.intake.expect(rows.n_rows_max() as u64);
-                        rows
+                        (rows, ChunksAhead::default())
                     });
-                    next_chunk = feeder.send_chunks(next_chunk, rows.n_chunks(), |chunk, projection| {
-                        rows.chunk(chunk, Some(projection))
+                    let n_chunks = rows.n_chunks();
+                    next_chunk = feeder.send_chunks(next_chunk, n_chunks, |chunk, projection| {
+                        rows.chunk_before(chunk, chunk + 1..n_chunks, Some(projection), ahead)
                     })?;
-                    step = if next_chunk == rows.n_chunks() { Step::Epoch } else { Step::Piece };
+                    step = if next_chunk == n_chunks { Step::Epoch } else { Step::Piece };
                 }
                 (step, Arriving::Changes { needs, from, changes, next_chunk })
             }
@@ -243,7 +247,7 @@ impl Feeder<'_> {
         &mut self,
         from: usize,
         n_chunks: usize,
-        read: impl Fn(usize, &[usize]) -> Result<Option<Delta>>,
+        mut read: impl FnMut(usize, &[usize]) -> Result<Option<Delta>>,
     ) -> Result<usize> {
         let (to, mut n_bytes) = (n_chunks.min(from + PIECE_CHUNKS), 0);
         for chunk in from..to {

@@ -5,15 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_types::{Error, Result};
-use object_store::ObjectStoreExt;
 use object_store::buffered::BufWriter;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 
-use super::{Bucket, is_missing_bucket};
-use crate::errors::damaged;
+use super::Bucket;
 use crate::log::LogObjects;
-use crate::object_store::{ObjectSink, ObjectStore, Put};
+use crate::object_store::{BegunRead, ObjectSink, ObjectStore, Put};
 
 /// So many bytes of an object are sent at once.
 const PART_BYTES: usize = 8 << 20;
@@ -70,33 +68,15 @@ impl ObjectStore for BucketObjects {
     }
 
     fn read_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
-        if range.is_empty() {
-            return Ok(vec![]);
-        }
-        let (start, n_bytes) = (range.start as usize, (range.end - range.start) as usize);
-        let (store, at) = (Arc::clone(&self.bucket.store), self.bucket.at(name));
-        let read = self.bucket.wait(async move { store.get_range(&at, range).await })?;
-        let bytes = match self.bucket.if_there(name, read) {
-            // A range that begins behind the end is refused in many ways.
-            Err(error) if self.len(name)? > start as u64 => return Err(error),
-            Err(_) => return Err(damaged(name, start, "it ends before that")),
-            Ok(read) => read.ok_or_else(|| damaged(name, 0, "it is not there"))?,
-        };
-        if bytes.len() < n_bytes {
-            return Err(damaged(name, start + bytes.len(), "it ends there"));
-        }
-        Ok(bytes.into())
+        self.bucket.read_range(name, range)
+    }
+
+    fn begin_read(&self, name: &str, range: Range<u64>) -> Option<BegunRead> {
+        self.bucket.begin_read(name, range)
     }
 
     fn len(&self, name: &str) -> Result<u64> {
-        let (store, at) = (Arc::clone(&self.bucket.store), self.bucket.at(name));
-        match self.bucket.wait(async move { store.head(&at).await })? {
-            Ok(meta) => Ok(meta.size),
-            Err(error @ object_store::Error::NotFound { .. }) if !is_missing_bucket(&error) => {
-                Err(damaged(name, 0, "it is not there"))
-            }
-            Err(error) => Err(self.bucket.error("read", name, &error)),
-        }
+        self.bucket.len(name)
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>> {

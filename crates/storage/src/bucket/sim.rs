@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use object_store::{
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use super::Bucket;
 use crate::location::{BucketUrl, Cloud};
@@ -49,6 +50,19 @@ struct Process {
     requests: Mutex<Requests>,
     /// Puts whatever is there already.
     is_careless: AtomicBool,
+    /// Reads that were asked for and are not answered.
+    n_reading: AtomicUsize,
+    /// Nothing is read while somebody has this.
+    reads: Arc<RwLock<()>>,
+}
+
+/// A read that is not answered.
+struct Reading<'a>(&'a AtomicUsize);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 type Before = Box<dyn FnOnce() + Send>;
@@ -84,6 +98,16 @@ impl SimBucket {
     /// Has something happen before the request with this number, from 0.
     pub(crate) fn before(&self, request: u64, happens: impl FnOnce() + Send + 'static) {
         self.process.requests.lock().before.insert(request, Box::new(happens));
+    }
+
+    /// Has all reads wait until this is dropped.
+    pub(crate) fn hold_reads(&self) -> OwnedRwLockWriteGuard<()> {
+        futures::executor::block_on(Arc::clone(&self.process.reads).write_owned())
+    }
+
+    /// Reads that were asked for and are not answered.
+    pub(crate) fn n_reading(&self) -> usize {
+        self.process.n_reading.load(Ordering::SeqCst)
     }
 
     /// Requests so far.
@@ -191,6 +215,9 @@ impl ObjectStore for SimBucket {
     }
 
     async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+        self.process.n_reading.fetch_add(1, Ordering::SeqCst);
+        let _reading = Reading(&self.process.n_reading);
+        drop(self.process.reads.read().await);
         let fault = self.request().await?;
         answer(fault, self.memory.get_opts(at, options).await)
     }

@@ -18,6 +18,7 @@ use super::snapshot::{Snapshot, TableSection};
 use super::store::CheckpointStore;
 use super::tiers::Tiers;
 use crate::errors::is_damage;
+use crate::read_ahead::RangeReader;
 
 /// What a merge has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,9 +161,12 @@ impl TableMerge<'_> {
     /// Writes the sections as they are, one after the other.
     fn copy(&self, writer: &mut ObjectWriter) -> Result<()> {
         for at in self.sections {
-            writer.copy_section(at.section(), |block| {
+            let (object, section) = (&at.object, at.section());
+            let blocks = section.gone.iter().chain(&section.rows);
+            let mut reader = object.reader(blocks.map(|block| object.range_of(block)));
+            writer.copy_section(section, || {
                 self.check_stop()?;
-                at.object.read_raw(block)
+                reader.read_next()
             })?;
         }
         Ok(())
@@ -189,6 +193,7 @@ impl TableMerge<'_> {
 struct PartReader<'a> {
     at: &'a TableSection,
     part: Part,
+    blocks: RangeReader,
     /// How many blocks were read.
     n_read: usize,
     /// Rows that were read and not taken.
@@ -197,7 +202,10 @@ struct PartReader<'a> {
 
 impl<'a> PartReader<'a> {
     fn of(at: &'a TableSection) -> [PartReader<'a>; 2] {
-        [Part::Gone, Part::Rows].map(|part| PartReader { at, part, n_read: 0, rows: VecDeque::new() })
+        [Part::Gone, Part::Rows].map(|part| {
+            let blocks = at.section().blocks(part).iter().map(|block| at.object.range_of(block));
+            PartReader { at, part, blocks: at.object.reader(blocks), n_read: 0, rows: VecDeque::new() }
+        })
     }
 
     /// The place in the order before which all rows were read; `None` if that is so of all.
@@ -211,7 +219,7 @@ impl<'a> PartReader<'a> {
     fn load(&mut self) -> Result<()> {
         let section = self.at.section();
         let block = &section.blocks(self.part)[self.n_read];
-        let batch = self.at.object.read_block(section, self.part, block)?;
+        let batch = self.at.object.decode_block(section, self.part, block, self.blocks.read_next()?)?;
         let order = self.part.order_of(&section.shape, &batch, partitions(&block.runs));
         let is_behind = self.rows.back().is_none_or(|before| before.order.last() <= order.first());
         if !is_behind || !order.is_sorted() {

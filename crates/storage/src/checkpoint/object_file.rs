@@ -6,7 +6,7 @@ use millstream_types::{Error, Result};
 
 use crate::encoding::{Encode, array, checksum};
 use crate::errors::{damaged, unknown_version};
-use crate::object_store::{ObjectSink, ObjectStore};
+use crate::object_store::{BegunRead, ObjectSink, ObjectStore};
 
 /// What every object ends with.
 const END_MAGIC: &[u8; 8] = b"MSOBJEND";
@@ -16,6 +16,9 @@ const HEADER_BYTES: usize = 40;
 
 /// Bytes of the footer.
 const FOOTER_BYTES: usize = 40;
+
+/// Bytes at the end of an object that are read ahead: most indexes are smaller.
+const TAIL_BYTES: u64 = 64 << 10;
 
 /// What the objects of a kind begin with.
 pub(super) struct Header {
@@ -179,7 +182,28 @@ pub(super) struct NamedFile<'a> {
     pub(super) index_checksum: [u8; 8],
 }
 
+/// What leads to the index of an object, if it is read ahead.
+pub(super) struct BegunIndex {
+    head: Option<BegunRead>,
+    tail: Option<BegunRead>,
+}
+
 impl NamedFile<'_> {
+    /// Begins to read what leads to the index, and the index if it is small.
+    pub(super) fn begin(&self, store: &dyn ObjectStore) -> BegunIndex {
+        if self.len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
+            return BegunIndex { head: None, tail: None };
+        }
+        let head = store.begin_read(self.path, 0..HEADER_BYTES as u64);
+        let tail = head.as_ref().and_then(|_| store.begin_read(self.path, self.tail_at()..self.len));
+        BegunIndex { head, tail }
+    }
+
+    /// Where what is read ahead begins.
+    fn tail_at(&self) -> u64 {
+        self.len.saturating_sub(TAIL_BYTES).max(HEADER_BYTES as u64)
+    }
+
     /// Reads the index, as `decode` makes something of its bytes.
     ///
     /// # Errors
@@ -187,21 +211,33 @@ impl NamedFile<'_> {
     pub(super) fn read_index<T>(
         &self,
         store: &dyn ObjectStore,
+        begun: BegunIndex,
         header: &Header,
         data_id: u128,
         decode: impl FnOnce(&[u8]) -> Option<T>,
     ) -> Result<T> {
         let path = self.path;
-        let len = store.len(path)?;
-        if len != self.len || len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
-            return Err(damaged(path, len as usize, &format!("it has {len} bytes instead of {}", self.len)));
-        }
-        header.check(path, &array(&store.read_range(path, 0..HEADER_BYTES as u64)?, 0), data_id)?;
-        let footer_at = len - FOOTER_BYTES as u64;
-        let Some(footer) = Footer::decode(&array(&store.read_range(path, footer_at..len)?, 0), len) else {
+        let (head, tail) = match (begun.head, begun.tail) {
+            (Some(head), Some(tail)) => (head.wait()?, tail.wait()?),
+            _ => {
+                let len = store.len(path)?;
+                if len != self.len || len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
+                    return Err(damaged(path, len as usize, &format!("it has {len} bytes instead of {}", self.len)));
+                }
+                let footer = store.read_range(path, len - FOOTER_BYTES as u64..len)?;
+                (store.read_range(path, 0..HEADER_BYTES as u64)?, footer)
+            }
+        };
+        header.check(path, &array(&head, 0), data_id)?;
+        let footer_at = self.len - FOOTER_BYTES as u64;
+        let tail_at = self.len - tail.len() as u64;
+        let Some(footer) = Footer::decode(&array(&tail, tail.len() - FOOTER_BYTES), self.len) else {
             return Err(damaged(path, footer_at as usize, "its footer does not read right"));
         };
-        let index = store.read_range(path, footer.offset..footer.offset + footer.len)?;
+        let index = match footer.offset.checked_sub(tail_at) {
+            Some(start) => tail[start as usize..tail.len() - FOOTER_BYTES].to_vec(),
+            None => store.read_range(path, footer.offset..footer.offset + footer.len)?,
+        };
         if footer.checksum != self.index_checksum || checksum(&index) != footer.checksum {
             return Err(damaged(path, footer.offset as usize, "its index does not read right"));
         }

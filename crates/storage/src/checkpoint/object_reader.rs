@@ -10,10 +10,11 @@ use super::OBJECTS;
 use super::block::decode;
 use super::format::{self, BlockEntry, Part, Section};
 use super::manifest::ObjectEntry;
-use super::object_file::NamedFile;
+use super::object_file::{BegunIndex, NamedFile};
 use crate::encoding::checksum;
 use crate::errors::damaged;
 use crate::object_store::ObjectStore;
+use crate::read_ahead::{ObjectRange, RangeReader};
 
 /// Rows of a block that are in a range of partitions.
 #[derive(Clone, Debug)]
@@ -29,38 +30,52 @@ pub struct Piece {
 /// An object whose index was read.
 pub(super) struct Object {
     store: Arc<dyn ObjectStore>,
-    path: String,
+    path: Arc<str>,
     sections: Vec<Section>,
 }
 
+/// An object whose index is being read.
+pub(super) struct OpeningObject {
+    store: Arc<dyn ObjectStore>,
+    path: Arc<str>,
+    index: BegunIndex,
+}
+
 impl Object {
-    /// Reads the index of an object.
-    ///
-    /// # Errors
-    /// XX001 naming the object if it is not there or not as it was written; 55000 if it is of another version.
-    pub(super) fn open(store: Arc<dyn ObjectStore>, data_id: u128, entry: &ObjectEntry) -> Result<Object> {
-        let path = format!("{OBJECTS}/{}", entry.name);
-        let file = NamedFile { path: &path, len: entry.len, index_checksum: entry.index_checksum };
-        let sections = file.read_index(&*store, &format::HEADER, data_id, format::decode_index)?;
-        Ok(Object { store, path, sections })
+    /// Begins to read the index of an object.
+    pub(super) fn begin_open(store: Arc<dyn ObjectStore>, entry: &ObjectEntry) -> OpeningObject {
+        let path: Arc<str> = format!("{OBJECTS}/{}", entry.name).into();
+        let index = NamedFile { path: &path, len: entry.len, index_checksum: entry.index_checksum }.begin(&*store);
+        OpeningObject { store, path, index }
     }
 
     pub(super) fn sections(&self) -> &[Section] {
         &self.sections
     }
 
-    /// The bytes of a block, whatever they are.
-    pub(super) fn read_raw(&self, block: &BlockEntry) -> Result<Vec<u8>> {
-        self.store.read_range(&self.path, block.offset..block.offset + u64::from(block.len))
+    /// Where a block is.
+    pub(super) fn range_of(&self, block: &BlockEntry) -> ObjectRange {
+        let range = block.offset..block.offset + u64::from(block.len);
+        ObjectRange { name: Arc::clone(&self.path), range }
     }
 
-    /// The rows of a block.
+    /// Reads blocks of this object, and of others in the same store.
+    pub(super) fn reader(&self, blocks: impl IntoIterator<Item = ObjectRange>) -> RangeReader {
+        RangeReader::new(Arc::clone(&self.store), blocks)
+    }
+
+    /// The rows of a block, of its bytes.
     ///
     /// # Errors
     /// XX001 naming the object and the place if they are not as they were written.
-    pub(super) fn read_block(&self, section: &Section, part: Part, block: &BlockEntry) -> Result<RecordBatch> {
+    pub(super) fn decode_block(
+        &self,
+        section: &Section,
+        part: Part,
+        block: &BlockEntry,
+        bytes: Vec<u8>,
+    ) -> Result<RecordBatch> {
         let at = block.offset as usize;
-        let bytes = self.read_raw(block)?;
         if checksum(&bytes) != block.checksum {
             return Err(damaged(&self.path, at, "a block of rows does not read right"));
         }
@@ -74,6 +89,18 @@ impl Object {
             return Err(damaged(&self.path, at, "a block has not as many rows as its index says"));
         }
         Ok(rows)
+    }
+}
+
+impl OpeningObject {
+    /// Waits for the index.
+    ///
+    /// # Errors
+    /// XX001 naming the object if it is not there or not as it was written; 55000 if it is of another version.
+    pub(super) fn finish(self, data_id: u128, entry: &ObjectEntry) -> Result<Object> {
+        let file = NamedFile { path: &self.path, len: entry.len, index_checksum: entry.index_checksum };
+        let sections = file.read_index(&*self.store, self.index, &format::HEADER, data_id, format::decode_index)?;
+        Ok(Object { store: self.store, path: self.path, sections })
     }
 }
 

@@ -170,11 +170,11 @@ impl ObjectWriter {
     pub(super) fn copy_section(
         &mut self,
         section: &Section,
-        mut read: impl FnMut(&BlockEntry) -> Result<Vec<u8>>,
+        mut read_next: impl FnMut() -> Result<Vec<u8>>,
     ) -> Result<()> {
         let mut copied = section.clone();
         for block in copied.gone.iter_mut().chain(&mut copied.rows) {
-            let bytes = read(block)?;
+            let bytes = read_next()?;
             block.offset = self.file.write(&bytes)?;
         }
         self.sections.push(copied);

@@ -5,19 +5,24 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use millstream_state::{StoredBlock, TableShape};
+use millstream_state::{StoredBlock, TableShape, read_blocks};
 use millstream_types::hash::N_PARTITIONS;
 use millstream_types::{Error, Result};
 use parking_lot::Mutex;
 
-use super::format::{Part, Section, TableId};
+use super::format::{BlockEntry, Part, Section, TableId};
 use super::manifest::Manifest;
 use super::net::{Change, Identities, net, rows_at};
-use super::object_reader::{Object, Piece, slice_of};
+use super::object_file::BegunIndex;
+use super::object_reader::{Object, OpeningObject, Piece, slice_of};
 use super::store::{CheckpointStore, Hold};
 use super::streams::{StreamBlocks, StreamObject, StreamObjectEntry};
 use super::{BLOCK_ROWS_MAX, manifest::ObjectEntry};
 use crate::object_store::ObjectStore;
+use crate::read_ahead::ObjectRange;
+
+/// So many indexes are read at the same time.
+const OPENED_AT_ONCE: usize = 16;
 
 /// A checkpoint to be read. What it needs is not deleted before it is dropped.
 ///
@@ -77,8 +82,8 @@ impl Snapshot {
         CheckpointStore::read_newest(store, data_id)
     }
 
-    pub(crate) fn store(&self) -> &dyn ObjectStore {
-        &*self.store
+    pub(crate) fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store)
     }
 
     /// Reads everything that lives once.
@@ -88,12 +93,12 @@ impl Snapshot {
     pub fn verify(&self) -> Result<()> {
         for &owner in &self.manifest().owners {
             for table in self.tables(owner)?.into_keys() {
-                let changes = self.changes(table, &(0..N_PARTITIONS))?;
-                (0..changes.len()).try_for_each(|number| changes.read(number).map(drop))?;
+                self.changes(table, &(0..N_PARTITIONS))?.read_all().try_for_each(|piece| piece.map(drop))?;
             }
         }
         for &stream in self.manifest().stream_floors.keys() {
-            self.stream_blocks(stream)?.iter().try_for_each(|(_, block)| block.rows.read(None).map(drop))?;
+            let blocks: Vec<StoredBlock> = self.stream_blocks(stream)?.into_iter().map(|(_, block)| block).collect();
+            read_blocks(&blocks).try_for_each(|rows| rows.map(drop))?;
         }
         Ok(())
     }
@@ -109,8 +114,7 @@ impl Snapshot {
     /// XX001 naming the object if an object that has something of this owner cannot be read; 58030 if the disk fails.
     pub fn tables(&self, owner: u64) -> Result<BTreeMap<TableId, TableShape>> {
         let mut tables = BTreeMap::new();
-        for object in self.objects_of(owner) {
-            let object = self.object(object)?;
+        for object in self.objects_of(owner)? {
             let sections = object.sections().iter().filter(|section| section.table.owner == owner);
             tables.extend(sections.map(|section| (section.table, section.shape.clone())));
         }
@@ -145,7 +149,7 @@ impl Snapshot {
     pub fn net_rows(&self, table: TableId, partitions: &Range<usize>) -> Result<Vec<RecordBatch>> {
         let Some(shape) = self.tables(table.owner)?.remove(&table) else { return Ok(vec![]) };
         let changes = self.changes(table, partitions)?;
-        let pieces = (0..changes.len()).map(|i| changes.read(i)).collect::<Result<Vec<_>>>()?;
+        let pieces = changes.read_all().collect::<Result<Vec<_>>>()?;
         let is_right = |p: &Piece| p.part == Part::Gone || p.batch.schema().fields() == shape.schema.fields();
         if !pieces.iter().all(is_right) {
             return Err(Error::internal("a table was saved with several schemas"));
@@ -161,43 +165,70 @@ impl Snapshot {
     /// # Errors
     /// XX001 naming the object if one of the stream's cannot be read; 58030 if the disk fails.
     pub fn stream_blocks(&self, stream: u64) -> Result<Vec<(u8, StoredBlock)>> {
+        let entries: Vec<&StreamObjectEntry> = self.manifest().objects_of_stream(stream).collect();
         let mut blocks = Vec::new();
-        for entry in self.manifest().objects_of_stream(stream) {
-            blocks.extend(StreamBlocks::of(self.stream_object(entry)?).blocks);
+        for some in entries.chunks(OPENED_AT_ONCE) {
+            let opening: Vec<_> = some.iter().map(|entry| StreamObject::begin_open(&*self.store, entry)).collect();
+            for (entry, index) in some.iter().zip(opening) {
+                blocks.extend(StreamBlocks::of(self.opened(entry, index)?).blocks);
+            }
         }
         Ok(blocks)
     }
 
     /// An object of a stream, with its index.
     pub(super) fn stream_object(&self, entry: &StreamObjectEntry) -> Result<Arc<StreamObject>> {
-        StreamObject::open(Arc::clone(&self.store), self.manifest().data_id, entry, self.hold.readers())
+        self.opened(entry, StreamObject::begin_open(&*self.store, entry))
+    }
+
+    fn opened(&self, entry: &StreamObjectEntry, index: BegunIndex) -> Result<Arc<StreamObject>> {
+        StreamObject::open(Arc::clone(&self.store), self.manifest().data_id, entry, index, self.hold.readers())
     }
 
     /// The sections of a table, oldest first.
     fn sections_of(&self, table: TableId) -> Result<Vec<TableSection>> {
         let mut sections = Vec::new();
-        for object in self.objects_of(table.owner) {
-            sections.extend(TableSection::all_in(&self.object(object)?, table));
+        for object in self.objects_of(table.owner)? {
+            sections.extend(TableSection::all_in(&object, table));
         }
         Ok(sections)
     }
 
-    /// Which objects have something of an owner that lives.
-    fn objects_of(&self, owner: u64) -> Vec<usize> {
+    /// The objects that have something of an owner that lives.
+    fn objects_of(&self, owner: u64) -> Result<Vec<Arc<Object>>> {
         let manifest = self.manifest();
         let has = |object: &ObjectEntry| manifest.owners.contains(&owner) && object.has(owner);
-        (0..manifest.objects.len()).filter(|&i| has(&manifest.objects[i])).collect()
+        let idxs: Vec<usize> = (0..manifest.objects.len()).filter(|&i| has(&manifest.objects[i])).collect();
+        let mut objects = Vec::with_capacity(idxs.len());
+        for some in idxs.chunks(OPENED_AT_ONCE) {
+            let opening: Vec<_> = some.iter().map(|&idx| self.begin_object(idx)).collect();
+            for (&idx, opening) in some.iter().zip(opening) {
+                objects.push(self.finish_object(idx, opening)?);
+            }
+        }
+        Ok(objects)
     }
 
     /// An object, with its index.
     pub(super) fn object(&self, idx: usize) -> Result<Arc<Object>> {
+        self.finish_object(idx, self.begin_object(idx))
+    }
+
+    /// Begins to read the index of an object, unless it was read.
+    fn begin_object(&self, idx: usize) -> Option<OpeningObject> {
+        let is_open = self.objects[idx].lock().is_some();
+        (!is_open).then(|| Object::begin_open(Arc::clone(&self.store), &self.manifest().objects[idx]))
+    }
+
+    fn finish_object(&self, idx: usize, opening: Option<OpeningObject>) -> Result<Arc<Object>> {
         let mut opened = self.objects[idx].lock();
         if let Some(object) = &*opened {
             return Ok(Arc::clone(object));
         }
         let manifest = self.manifest();
-        let object = Object::open(Arc::clone(&self.store), manifest.data_id, &manifest.objects[idx])?;
-        Ok(Arc::clone(opened.insert(Arc::new(object))))
+        let entry = &manifest.objects[idx];
+        let opening = opening.unwrap_or_else(|| Object::begin_open(Arc::clone(&self.store), entry));
+        Ok(Arc::clone(opened.insert(Arc::new(opening.finish(manifest.data_id, entry)?))))
     }
 }
 
@@ -218,8 +249,36 @@ impl TableChanges {
     /// XX001 naming the object and the place if it does not read right; 58030 if the disk fails.
     pub fn read(&self, number: usize) -> Result<Piece> {
         let at = &self.pieces[number];
-        let section = &at.object.sections()[at.section_idx];
-        let batch = at.object.read_block(section, at.part, &section.blocks(at.part)[at.block_idx])?;
-        Ok(Piece { part: at.part, runs: at.runs.clone(), batch: batch.slice(at.slice.start, at.slice.len()) })
+        at.decode(at.object.reader([at.range()]).read_next()?)
+    }
+
+    /// Reads all pieces, in order, with some more on their way where that is long. After an error the others may still be read.
+    pub fn read_all(&self) -> impl Iterator<Item = Result<Piece>> {
+        let ranges = self.pieces.iter().map(PieceAt::range);
+        let mut reader = self.pieces.first().map(|first| first.object.reader(ranges));
+        self.pieces.iter().map(move |at| {
+            let reader = reader.as_mut().expect("there is one if there is a piece");
+            at.decode(reader.read_next()?)
+        })
+    }
+}
+
+impl PieceAt {
+    fn section(&self) -> &Section {
+        &self.object.sections()[self.section_idx]
+    }
+
+    fn block(&self) -> &BlockEntry {
+        &self.section().blocks(self.part)[self.block_idx]
+    }
+
+    fn range(&self) -> ObjectRange {
+        self.object.range_of(self.block())
+    }
+
+    /// The piece, of the bytes of its block.
+    fn decode(&self, bytes: Vec<u8>) -> Result<Piece> {
+        let batch = self.object.decode_block(self.section(), self.part, self.block(), bytes)?;
+        Ok(Piece { part: self.part, runs: self.runs.clone(), batch: batch.slice(self.slice.start, self.slice.len()) })
     }
 }

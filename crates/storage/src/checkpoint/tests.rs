@@ -7,6 +7,7 @@ mod hooked;
 mod merging;
 mod model;
 mod reading;
+mod reading_ahead;
 mod store;
 mod streams;
 mod taking_over;

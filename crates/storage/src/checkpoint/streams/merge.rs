@@ -140,11 +140,12 @@ impl CheckpointStore {
 
 /// Adds the rows of an object.
 fn copy(object: &Arc<StreamObject>, writer: &mut StreamObjectWriter, stop: &AtomicBool) -> Result<()> {
+    let mut blocks = object.read_blocks();
     for place in 0..object.n_blocks() {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::cancelled());
         }
-        writer.push_block(object, place)?;
+        writer.push_block(object, place, blocks.read_next()?)?;
     }
     Ok(())
 }

@@ -7,18 +7,19 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
-use millstream_state::{ColdChunk, Statistics, StoredBlock};
+use millstream_state::{ColdChunk, ReadAhead, Statistics, StoredBlock};
 use millstream_types::Result;
 
 use super::super::block::decode_columns;
-use super::super::object_file::NamedFile;
+use super::super::object_file::{BegunIndex, NamedFile};
 use super::format::{BlockEntry, ColumnEntry, HEADER, Index};
 use super::object_writer::column_schemas;
 use super::readers::{Reader, Readers};
 use super::{StreamObjectEntry, statistics};
 use crate::encoding::checksum;
 use crate::errors::damaged;
-use crate::object_store::ObjectStore;
+use crate::object_store::{BegunRead, ObjectStore};
+use crate::read_ahead::{ObjectRange, RangeReader};
 
 /// An object whose index was read. It is not deleted before this is dropped.
 pub(in crate::checkpoint) struct StreamObject {
@@ -61,7 +62,12 @@ impl StreamBlocks {
 }
 
 impl StreamObject {
-    /// Reads the index of an object.
+    /// Begins to read the index of an object.
+    pub(in crate::checkpoint) fn begin_open(store: &dyn ObjectStore, entry: &StreamObjectEntry) -> BegunIndex {
+        NamedFile { path: &entry.path(), len: entry.len, index_checksum: entry.index_checksum }.begin(store)
+    }
+
+    /// Waits for the index of an object.
     ///
     /// # Errors
     /// XX001 naming the object if it is not there or not as it was written; 55000 if it is of another version.
@@ -69,11 +75,12 @@ impl StreamObject {
         store: Arc<dyn ObjectStore>,
         data_id: u128,
         entry: &StreamObjectEntry,
+        index: BegunIndex,
         readers: &Arc<Readers>,
     ) -> Result<Arc<StreamObject>> {
         let path = entry.path();
         let file = NamedFile { path: &path, len: entry.len, index_checksum: entry.index_checksum };
-        let index = file.read_index(&*store, &HEADER, data_id, Index::decode)?;
+        let index = file.read_index(&*store, index, &HEADER, data_id, Index::decode)?;
         if index.stream != entry.stream {
             return Err(damaged(&path, 0, "it belongs to another stream"));
         }
@@ -108,15 +115,23 @@ impl StreamObject {
         self.index.blocks.len()
     }
 
-    /// Columns of a block that lie next to each other, as bytes that are those that were written.
+    /// Reads all blocks from front to back.
+    pub(super) fn read_blocks(&self) -> RangeReader {
+        let name: Arc<str> = self.reader.path().into();
+        let whole = |block: &BlockEntry| ObjectRange {
+            name: Arc::clone(&name),
+            range: range_of(block, 0..block.columns.len()),
+        };
+        RangeReader::new(Arc::clone(&self.store), self.index.blocks.iter().map(whole))
+    }
+
+    /// Columns of a block that lie next to each other, of bytes that are to be those that were written.
     ///
     /// # Errors
-    /// XX001 naming the object and the place if they are not; 58030 if the disk fails.
-    pub(super) fn read_bytes(&self, block: &BlockEntry, columns: Range<usize>) -> Result<Buffer> {
-        let n_bytes = |columns: &[ColumnEntry]| columns.iter().map(|column| u64::from(column.len)).sum::<u64>();
-        let start = block.offset + n_bytes(&block.columns[..columns.start]);
+    /// XX001 naming the object and the place if they are not.
+    pub(super) fn check_bytes(&self, block: &BlockEntry, columns: Range<usize>, bytes: Vec<u8>) -> Result<Buffer> {
+        let start = range_of(block, columns.clone()).start;
         let columns = &block.columns[columns];
-        let bytes = self.store.read_range(self.reader.path(), start..start + n_bytes(columns))?;
         let mut rest = &*bytes;
         for column in columns {
             let (of_column, behind) = rest.split_at(column.len as usize);
@@ -129,39 +144,56 @@ impl StreamObject {
         Ok(Buffer::from_vec(bytes))
     }
 
-    /// All columns of a block.
+    /// All columns of a block, of its bytes, which were checked.
     ///
     /// # Errors
-    /// As [`ColdChunk::read`].
-    pub(super) fn read_all(&self, place: usize) -> Result<RecordBatch> {
-        let all: Vec<usize> = (0..self.column_schemas.len()).collect();
-        self.read(place, &all)
+    /// XX001 naming the object if they do not make sense.
+    pub(super) fn decode_all(&self, place: usize, bytes: &Buffer) -> Result<RecordBatch> {
+        let block = &self.index.blocks[place];
+        let columns = self.decode_run(block, 0..block.columns.len(), bytes)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(block.n_rows as usize));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.index.schema), columns, &options)?)
     }
 
-    /// Columns of a block, in the given order. Those that lie next to each other are read at once.
+    /// Begins to read columns of a block, those that lie next to each other at once. Nothing if that is not worth while.
+    fn begin(&self, place: usize, columns: &[usize]) -> Option<Vec<BegunRead>> {
+        let block = &self.index.blocks[place];
+        let begin = |run| self.store.begin_read(self.reader.path(), range_of(block, run));
+        runs_of(columns).into_iter().map(begin).collect()
+    }
+
+    /// Columns of a block, in the given order, of what was begun to be read.
     ///
     /// # Errors
     /// As [`ColdChunk::read`].
-    fn read(&self, place: usize, columns: &[usize]) -> Result<RecordBatch> {
+    fn read(&self, place: usize, columns: &[usize], begun: Option<Vec<BegunRead>>) -> Result<RecordBatch> {
         let block = &self.index.blocks[place];
         let schema: SchemaRef = Arc::new(self.index.schema.project(columns)?);
-        let mut wanted = columns.to_vec();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let mut read: Vec<ArrayRef> = Vec::with_capacity(wanted.len());
-        for run in wanted.chunk_by(|column, next| column + 1 == *next) {
-            let bytes = self.read_bytes(block, run[0]..run[run.len() - 1] + 1)?;
-            let mut at = 0;
-            for &column in run {
-                let len = block.columns[column].len as usize;
-                read.push(self.decode(block, column, bytes.slice_with_length(at, len))?);
-                at += len;
-            }
+        let mut begun = begun.into_iter().flatten();
+        let mut read: Vec<(usize, ArrayRef)> = Vec::with_capacity(columns.len());
+        for run in runs_of(columns) {
+            let bytes = match begun.next() {
+                Some(begun) => begun.wait()?,
+                None => self.store.read_range(self.reader.path(), range_of(block, run.clone()))?,
+            };
+            let bytes = self.check_bytes(block, run.clone(), bytes)?;
+            read.extend(run.clone().zip(self.decode_run(block, run, &bytes)?));
         }
-        let place_of = |column| wanted.binary_search(column).expect("it is among them");
-        let arrays = columns.iter().map(|column| Arc::clone(&read[place_of(column)])).collect();
+        let place_of = |column| read.binary_search_by_key(column, |(column, _)| *column).expect("it is among them");
+        let arrays = columns.iter().map(|column| Arc::clone(&read[place_of(column)].1)).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(block.n_rows as usize));
         Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
+    }
+
+    /// Columns that lie next to each other.
+    fn decode_run(&self, block: &BlockEntry, run: Range<usize>, bytes: &Buffer) -> Result<Vec<ArrayRef>> {
+        let mut at = 0;
+        let decode = |column: usize| {
+            let len = block.columns[column].len as usize;
+            at += len;
+            self.decode(block, column, bytes.slice_with_length(at - len, len))
+        };
+        run.map(decode).collect()
     }
 
     fn decode(&self, block: &BlockEntry, column: usize, bytes: Buffer) -> Result<ArrayRef> {
@@ -178,6 +210,21 @@ impl StreamObject {
     }
 }
 
+/// The columns that are wanted, as runs of neighbours, ascending.
+fn runs_of(columns: &[usize]) -> Vec<Range<usize>> {
+    let mut wanted = columns.to_vec();
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted.chunk_by(|column, next| column + 1 == *next).map(|run| run[0]..run[run.len() - 1] + 1).collect()
+}
+
+/// Where columns of a block are that lie next to each other.
+fn range_of(block: &BlockEntry, columns: Range<usize>) -> Range<u64> {
+    let n_bytes = |columns: &[ColumnEntry]| columns.iter().map(|column| u64::from(column.len)).sum::<u64>();
+    let start = block.offset + n_bytes(&block.columns[..columns.start]);
+    start..start + n_bytes(&block.columns[columns])
+}
+
 /// The rows of a block.
 struct BlockRows {
     object: Arc<StreamObject>,
@@ -185,6 +232,10 @@ struct BlockRows {
 }
 
 impl BlockRows {
+    fn columns(&self, projection: Option<&[usize]>) -> Vec<usize> {
+        projection.map_or_else(|| (0..self.object.column_schemas.len()).collect(), <[usize]>::to_vec)
+    }
+
     fn entry(&self) -> &BlockEntry {
         &self.object.index.blocks[self.place]
     }
@@ -199,10 +250,16 @@ impl fmt::Debug for BlockRows {
 
 impl ColdChunk for BlockRows {
     fn read(&self, projection: Option<&[usize]>) -> Result<RecordBatch> {
-        match projection {
-            Some(columns) => self.object.read(self.place, columns),
-            None => self.object.read_all(self.place),
-        }
+        let columns = self.columns(projection);
+        // Several requests can be under way at the same time.
+        let begun = if runs_of(&columns).len() > 1 { self.object.begin(self.place, &columns) } else { None };
+        self.object.read(self.place, &columns, begun)
+    }
+
+    fn read_ahead(&self, projection: Option<&[usize]>) -> Option<ReadAhead> {
+        let (object, place, columns) = (Arc::clone(&self.object), self.place, self.columns(projection));
+        let begun = object.begin(place, &columns)?;
+        Some(ReadAhead::new(move || object.read(place, &columns, Some(begun))))
     }
 
     fn n_rows(&self) -> usize {

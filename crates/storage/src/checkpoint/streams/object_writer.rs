@@ -121,18 +121,18 @@ impl StreamObjectWriter {
         Ok(())
     }
 
-    /// Adds the rows of a block of another object: as it is if it is at least half full.
-    pub(super) fn push_block(&mut self, object: &StreamObject, place: usize) -> Result<()> {
+    /// Adds the rows of a block of another object, of which `bytes` are to be the bytes: as it is if it is at least half full.
+    pub(super) fn push_block(&mut self, object: &StreamObject, place: usize, bytes: Vec<u8>) -> Result<()> {
         if object.schema() != &self.schema {
             return Err(Error::internal("objects of a stream have several schemas"));
         }
         let entry = &object.index.blocks[place];
         let (n_rows, n_bytes) = (entry.n_rows as usize, entry.decoded_bytes as usize);
         let is_small = 2 * n_rows < BLOCK_ROWS_MAX && 2 * n_bytes < self.block_bytes;
+        let bytes = object.check_bytes(entry, 0..entry.columns.len(), bytes)?;
         if is_small {
-            return self.push(entry.slot, &entry.births, &object.read_all(place)?);
+            return self.push(entry.slot, &entry.births, &object.decode_all(place, &bytes)?);
         }
-        let bytes = object.read_bytes(entry, 0..entry.columns.len())?;
         self.write_block(entry.slot)?;
         self.statistics.push(object.index.statistics.slice(place, 1));
         self.blocks.push(BlockEntry { offset: self.file.write(&bytes)?, ..entry.clone() });
