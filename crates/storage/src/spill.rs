@@ -82,9 +82,12 @@ impl SpillFolder {
 
     /// A folder among those for temporary files, which is made when something is put there, for so many bytes at most.
     pub fn temporary(n_bytes_max: u64) -> SpillFolder {
+        SpillFolder::temporary_in(&std::env::temp_dir(), n_bytes_max)
+    }
+
+    fn temporary_in(temporary: &Path, n_bytes_max: u64) -> SpillFolder {
         static N_FOLDERS: AtomicU64 = AtomicU64::new(0);
-        let temporary = std::env::temp_dir();
-        remove_abandoned(&temporary);
+        remove_abandoned(temporary);
         let number = N_FOLDERS.fetch_add(1, Relaxed);
         let path = temporary.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
         let disk = Arc::new(OsDisk::new(path.clone()));
@@ -138,10 +141,12 @@ impl SpillFolder {
     }
 
     fn new_file(&self, number: u64) -> Result<SpillFile> {
-        let path = format!("{FOLDER}/{number}.rows");
-        let made = self.disk.create_folder(FOLDER).and_then(|()| self.disk.create(&path));
+        let name = format!("{FOLDER}/{number}.rows");
+        // Where temporary files are is nowhere else to be seen.
+        let path = self.temporary.as_ref().map_or_else(|| name.clone(), |at| at.join(&name).display().to_string());
+        let made = self.disk.create_folder(FOLDER).and_then(|()| self.disk.create(&name));
         let file = made.map_err(|e| io_error("make", &path, &e))?;
-        Ok(SpillFile { path, file, disk: Arc::clone(&self.disk) })
+        Ok(SpillFile { name, path, file, disk: Arc::clone(&self.disk) })
     }
 }
 
@@ -195,6 +200,8 @@ impl ColdStore for SpillFolder {
 
 /// A file, which is removed when nobody owns a block of it.
 struct SpillFile {
+    name: String,
+    /// As it is shown.
     path: String,
     file: Arc<dyn DiskFile>,
     disk: Arc<dyn Disk>,
@@ -202,7 +209,7 @@ struct SpillFile {
 
 impl Drop for SpillFile {
     fn drop(&mut self) {
-        if let Err(error) = self.disk.remove(&self.path) {
+        if let Err(error) = self.disk.remove(&self.name) {
             tracing::warn!(path = self.path, %error, "a file of spilled state cannot be removed");
         }
     }
@@ -307,6 +314,23 @@ mod tests {
         std::mem::forget(spill);
         let spill = SpillFolder::of_data_directory(disk, u64::MAX).expect("it can be emptied");
         assert_eq!((files(folder.path()), spill.n_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_folder_for_temporary_files_that_is_of_no_use_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let temporary = folder.path().join("tmp");
+        fs::write(&temporary, "no folder").expect("written");
+        let spill = SpillFolder::temporary_in(&temporary, u64::MAX);
+        let error = spill.put(&rows(0, 1000)).expect_err("there is no room");
+        assert!(error.message().contains(&*temporary.to_string_lossy()), "{error}");
+        assert_eq!(spill.n_bytes(), 0);
+        // It is tried again.
+        fs::remove_file(&temporary).expect("it is there");
+        let chunk = spill.put(&rows(0, 1000)).expect("there is room");
+        assert_eq!(chunk.read(None).expect("it is there"), rows(0, 1000));
+        drop((chunk, spill));
+        assert_eq!(fs::read_dir(&temporary).expect("it was made").count(), 0, "nothing is left");
     }
 
     #[test]
