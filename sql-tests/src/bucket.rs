@@ -1,11 +1,13 @@
 //! Servers with buckets for the tests, which keep objects in memory: PyPI's `moto`, which speaks the protocol of Amazon S3
 //! and, with other headers, that of Google Cloud Storage; and npm's `azurite`, which is Azure's blob service.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use millstream_engine::Location;
 
@@ -17,6 +19,9 @@ const NODE: &str = "node";
 
 /// The bucket that all tests share.
 const BUCKET: &str = "millstream";
+
+/// A request that takes longer hangs.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The account that `azurite` has, and its key, as everybody knows it.
 const AZURITE_ACCOUNT: &str = "devstoreaccount1";
@@ -173,6 +178,21 @@ impl BucketServer {
             .to_vec(),
         };
         others.into_iter().map(|(name, value)| (name, value.to_owned())).chain([endpoint]).collect()
+    }
+
+    /// How many reads of objects of a folder, `prefix/folder`, came together since this was last asked; only `moto` says so.
+    ///
+    /// # Errors
+    /// What goes wrong.
+    pub(crate) fn reads_at_once(&self, folder: &str) -> Result<usize, String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).map_err(|e| e.to_string())?;
+        let asked = stream
+            .set_read_timeout(Some(REQUEST_TIMEOUT))
+            .and_then(|()| write!(stream, "GET /-/{folder} HTTP/1.0\r\nHost: localhost\r\n\r\n"));
+        let mut answer = String::new();
+        asked.and_then(|()| stream.read_to_string(&mut answer)).map_err(|e| e.to_string())?;
+        let number = answer.rsplit("\r\n\r\n").next().and_then(|body| body.trim().parse().ok());
+        number.ok_or_else(|| format!("no number: {answer}"))
     }
 
     /// What a process has in its environment to which the server says no, if it looks at all, and a part of it that nobody may

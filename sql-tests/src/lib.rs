@@ -8,5 +8,6 @@ pub mod millstream;
 pub mod postgres;
 mod random;
 pub mod random_sql;
+pub mod reading_ahead;
 pub mod taking_over;
 pub mod wire;

@@ -17,7 +17,7 @@ use millstream_sql_tests::killing;
 use millstream_sql_tests::millstream::{self, MODES, Options};
 use millstream_sql_tests::postgres::Postgres;
 use millstream_sql_tests::random_sql::{self, Compared};
-use millstream_sql_tests::taking_over;
+use millstream_sql_tests::{reading_ahead, taking_over};
 use millstream_testkit::docs;
 use millstream_testkit::slt::{self, Engine, SltFile};
 use millstream_types::deep_stack::THREAD_STACK_BYTES;
@@ -229,12 +229,16 @@ fn bucket_trials(suite: &Arc<Suite>, cloud: Cloud) -> Vec<Trial> {
         let n_rounds = if cloud == Cloud::Amazon { BUCKET_KILL_ROUNDS } else { OTHER_BUCKET_KILL_ROUNDS };
         killing::run(Place::bucket(server), seed, n_rounds).await
     };
-    vec![
+    let mut trials = vec![
         bucket_trial(suite, cloud, "under_load", kills),
         bucket_trial(suite, cloud, "taken_over", taking_over::taken_over),
         bucket_trial(suite, cloud, "backups", taking_over::backups),
         bucket_trial(suite, cloud, "unreachable", taking_over::unreachable),
-    ]
+    ];
+    if cloud == Cloud::Amazon {
+        trials.push(bucket_trial(suite, cloud, "read_ahead", reading_ahead::read_ahead));
+    }
+    trials
 }
 
 /// A test with a bucket; for all that speak Amazon's protocol it is in the mode `bucket`, for others in `bucket-gs` and so on.

@@ -15,8 +15,9 @@ use crate::object_store::{BegunRead, ObjectStore};
 /// So many bytes of neighbours are asked for at once, or one range.
 const REQUEST_BYTES_MAX: u64 = 1 << 20;
 
-/// Requests of one reader that are on their way at once, and what they may ask for. The first one may always be made; all readers
-/// of a store together are bounded by that ([`ObjectStore::begin_read`]).
+/// Requests of one reader that are on their way at once, and bytes from which on it makes no more. What all readers together may
+/// have on their way is for the store to say ([`ObjectStore::begin_read`]): a range that is needed and is not on its way is
+/// read nevertheless.
 const REQUESTS_MAX: usize = 16;
 const BYTES_MAX: u64 = 8 << 20;
 
@@ -37,8 +38,6 @@ pub(crate) struct RangeReader {
     requests: VecDeque<Request>,
     /// What they ask for.
     n_bytes: u64,
-    /// How many requests may be on their way: one more each time, so that who needs little does not have much read for it.
-    n_requests_max: usize,
     /// The ranges of the last request that were not taken, and its answer from there on.
     answered: VecDeque<ObjectRange>,
     answer: Vec<u8>,
@@ -61,7 +60,6 @@ impl RangeReader {
             left: ranges.into_iter().collect(),
             requests: VecDeque::new(),
             n_bytes: 0,
-            n_requests_max: 1,
             answered: VecDeque::new(),
             answer: Vec::new(),
             n_taken: 0,
@@ -74,7 +72,6 @@ impl RangeReader {
     /// # Errors
     /// As [`ObjectStore::read_range`]; those behind it may be read nevertheless. Internal, if there is none.
     pub(crate) fn read_next(&mut self) -> Result<Vec<u8>> {
-        self.n_requests_max = (self.n_requests_max + 1).min(REQUESTS_MAX);
         self.begin_requests();
         loop {
             if let Some(next) = self.answered.pop_front() {
@@ -100,7 +97,7 @@ impl RangeReader {
 
     /// Asks for what comes next.
     fn begin_requests(&mut self) {
-        while self.requests.len() < self.n_requests_max && self.n_bytes < BYTES_MAX {
+        while self.requests.len() < REQUESTS_MAX && self.n_bytes < BYTES_MAX {
             let Some(first) = self.left.front() else { return };
             let (mut end, mut n_ranges) = (first.range.end, 1);
             for next in self.left.range(1..) {

@@ -19,6 +19,7 @@ NOT_FOUND = b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code><Message>The spe
 SIGNED = "AWS4-HMAC-SHA256 Credential=test/20250101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 
 app, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+reading, most, counts = {}, {}, threading.Lock()
 
 
 class Quiet(WSGIRequestHandler):
@@ -46,6 +47,26 @@ def as_google(environ, start_response):
     return app(environ, start_response)
 
 
+def counted(environ, start_response):
+    """Counts reads of objects, by folder, from when they come in. `/-/PREFIX/FOLDER` says how many came together since it
+    was last asked."""
+    bucket, _, name = environ["PATH_INFO"].strip("/").partition("/")
+    folder = name.rpartition("/")[0]
+    is_read = environ["REQUEST_METHOD"] == "GET"
+    with counts:
+        if bucket == "-":
+            at_once = str(most.pop(name, 0)).encode()
+            start_response("200 OK", [("Content-Length", str(len(at_once)))])
+            return [at_once]
+        reading[folder] = reading.get(folder, 0) + is_read
+        most[folder] = max(most.get(folder, 0), reading[folder])
+    try:
+        return one_at_a_time(environ, start_response)
+    finally:
+        with counts:
+            reading[folder] -= is_read
+
+
 def one_at_a_time(environ, start_response):
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     environ["wsgi.input"] = io.BytesIO(body)
@@ -53,7 +74,7 @@ def one_at_a_time(environ, start_response):
         return list(as_google(environ, start_response) if PROTOCOL == "gs" else app(environ, start_response))
 
 
-server = make_server("127.0.0.1", 0, one_at_a_time, threaded=True, request_handler=Quiet)
+server = make_server("127.0.0.1", 0, counted, threaded=True, request_handler=Quiet)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{server.port}/{BUCKET}", method="PUT"))
 print(server.port, flush=True)

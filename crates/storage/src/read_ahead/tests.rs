@@ -53,7 +53,6 @@ fn several_are_on_their_way_and_come_in_order() {
     let store = store(&sim);
     let wanted = [apart(2), apart(0), apart(1)].concat();
     let mut reader = RangeReader::new(store, wanted.clone());
-    reader.n_requests_max = REQUESTS_MAX;
     let reading = sim.hold_reads();
     let first = std::thread::scope(|scope| {
         let first = scope.spawn(|| reader.read_next());
@@ -150,7 +149,6 @@ fn all_readers_together_are_bounded_and_all_come_to_their_end() {
     let mut readers: Vec<RangeReader> = (0..40).map(|i| RangeReader::new(Arc::clone(&store), whole(i % 4))).collect();
     let reading = sim.hold_reads();
     for reader in &mut readers {
-        reader.n_requests_max = REQUESTS_MAX;
         reader.begin_requests();
     }
     let n_begun: usize = readers.iter().map(|reader| reader.requests.len()).sum();
