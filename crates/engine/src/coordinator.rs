@@ -15,7 +15,7 @@ mod sources;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -198,6 +198,8 @@ impl Events for Clock {
         if let Some(live) = self.relation(relation) {
             live.seal(worker, epoch);
         }
+        // Either the coordinator sees that this is complete when it has said that it waits, or this sees that it does.
+        fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Acquire) {
             // The coordinator may be gone already.
             let _ = self.requests.send(Request::Wake);
@@ -418,6 +420,7 @@ impl Coordinator {
         }
         self.clock.waiting.store(true, Ordering::Release);
         // What was completed before that would wake nobody.
+        fence(Ordering::SeqCst);
         let wait = if self.has_flow_to_drive() { Some(Duration::ZERO) } else { self.until_due(held) };
         let wants_completions =
             self.has_flow_behind() || !self.waiting_writes.is_empty() || self.has_throttled_source();

@@ -29,6 +29,11 @@ const SHORT_ROUND: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// What an epoch may bring to a dataflow that spills: one part in so many of its memory limit.
 const EPOCH_SHARE: usize = 3;
+/// Or, if that is more, one part in so many of what it has spilled: then all that is read as its state grows by an amount is
+/// a multiple of that amount, however large the state is.
+const SPILLED_SHARE: usize = 2;
+/// A dataflow that keeps nobody but a checkpoint waiting may do so for so many times as long.
+const CHECKPOINT_PATIENCE: u32 = 6;
 /// What a byte of a checkpoint takes in memory, more or less.
 const SAVED_BYTES: usize = 3;
 /// How much its sources are slowed at most: by this power of two.
@@ -374,13 +379,14 @@ impl Coordinator {
     }
 
     /// The relations of which an epoch may bring more than usual, with how many bytes: a dataflow that spills reads what
-    /// it has put away once for each epoch. They are as many as are likely to fit beside what it keeps in memory.
+    /// it has put away once for each epoch.
     pub(super) fn large_epochs(&self) -> HashMap<RelationId, u64> {
         let mut large: HashMap<RelationId, u64> = HashMap::new();
         for flow in self.flows.iter().rev() {
             let account = &flow.live.shared.account;
             let limit = account.limit().into_iter().chain(self.memory.limit()).min().unwrap_or(usize::MAX);
-            let own = if account.spilled() > 0 { (limit / EPOCH_SHARE) as u64 } else { 0 };
+            let spilled = account.spilled();
+            let own = if spilled > 0 { (limit / EPOCH_SHARE).max(spilled / SPILLED_SHARE) as u64 } else { 0 };
             let n_bytes = own.max(large.get(&flow.live.id).copied().unwrap_or(0));
             if n_bytes > 0 {
                 flow.imports.iter().for_each(|&id| {
@@ -419,8 +425,12 @@ impl Coordinator {
             let stalls = open.map(|(epoch, _)| epoch).filter(|epoch| self.others_have_completed(i, *epoch));
             let flow = &mut self.flows[i];
             flow.stalls_since = since(stalls, flow.stalls_since);
-            if flow.stalls_since.is_some_and(|(_, since)| since.elapsed() >= self.max_stall) {
-                stalled.push(flow.live.id);
+            let Some((_, since)) = flow.stalls_since.filter(|(_, since)| since.elapsed() >= self.max_stall) else {
+                continue;
+            };
+            let keeps_checkpoint = flow.is_being_saved && since.elapsed() >= self.max_stall * CHECKPOINT_PATIENCE;
+            if keeps_checkpoint || self.keeps_others_waiting(i) {
+                stalled.push(self.flows[i].live.id);
             }
         }
         stalled.into_iter().for_each(|id| self.set_aside(id));
@@ -442,6 +452,23 @@ impl Coordinator {
             !flow.follows()
                 || is_stuck && !imports.contains(&flow.live.id)
                 || flow.live.sealed() >= epoch.min(flow.live.last_touched())
+        })
+    }
+
+    /// Whether somebody else waits for what a dataflow has in flight: writers of what it reads, other dataflows over it, or
+    /// their readers. Sources that are read for it alone, and for those built on it, wait for it and for nothing else.
+    fn keeps_others_waiting(&self, flow_idx: usize) -> bool {
+        let imports = &self.flows[flow_idx].imports;
+        if imports.iter().any(|id| self.bases.get(id).is_none_or(|base| base.source.is_none())) {
+            return true;
+        }
+        let mut above = HashSet::from([self.flows[flow_idx].live.id]);
+        self.flows.iter().any(|flow| {
+            if above.contains(&flow.live.id) || flow.imports.iter().any(|id| above.contains(id)) {
+                above.insert(flow.live.id);
+                return flow.imports.iter().any(|id| !above.contains(id) && !imports.contains(id));
+            }
+            flow.imports.iter().any(|id| imports.contains(id))
         })
     }
 

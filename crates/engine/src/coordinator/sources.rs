@@ -15,9 +15,6 @@ use crate::journal::Journal;
 /// How often a source with a rate advances at most.
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
-/// How many times as many offsets as usual an epoch may have when a dataflow spills.
-const GROWN_MAX: u64 = 32;
-
 /// How long what can wait waits when the disk is full.
 const PUT_OFF: Duration = Duration::from_millis(100);
 
@@ -98,8 +95,7 @@ impl Coordinator {
             let pace = paces.get(&id).copied().unwrap_or(0);
             let offsets_of = |n_bytes: u64| (n_bytes / base.live.shared.offset_bytes().max(1)).max(1);
             let usual = self.epoch_offsets_max.min(offsets_of(self.epoch_bytes_max));
-            let large = large.get(&id).copied().map_or(0, offsets_of);
-            let offsets_max = large.clamp(usual, usual.saturating_mul(GROWN_MAX));
+            let offsets_max = large.get(&id).copied().map_or(0, offsets_of).max(usual);
             let to = state.available((offsets_max >> pace).max(1));
             if to > state.position {
                 due.push((id, state.position..to));

@@ -384,6 +384,37 @@ async fn a_view_that_stalls_is_set_aside_and_comes_back() {
     engine.shutdown().await;
 }
 
+/// A source that is read for a view alone waits for it, however long that takes, and so does whoever reads the view.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_keeps_nobody_waiting_is_not_set_aside() {
+    let mut config = config(2);
+    (config.epoch_offsets_max, config.max_stall) = (1000, Duration::from_millis(200));
+    let slow = Slow::new(&mut config, "slow", Duration::from_millis(80));
+    slow.switch_off();
+    let engine = start(config);
+    let mut s = session(&engine);
+    run(
+        &mut s,
+        "CREATE STREAM bid WITH (connector = 'nexmark', \"table\" = 'bid');
+         CREATE MATERIALIZED VIEW slow AS SELECT auction, count(*) AS n FROM bid GROUP BY auction",
+    )
+    .await;
+    slow.switch_on();
+    let mut last = 0;
+    for _ in 0..3 {
+        let n = number(&mut s, "SELECT sum(n)::bigint FROM slow").await;
+        assert!(n >= last, "{n} rows after {last}");
+        last = n;
+        assert!(!rows(&mut s, "SHOW JOBS").await.contains("catching up"));
+    }
+    // Another reader of the source is not to wait.
+    slow.switch_off();
+    run(&mut s, "CREATE MATERIALIZED VIEW quick AS SELECT count(*) AS n FROM bid").await;
+    slow.switch_on();
+    until(&mut s, "SHOW JOBS", |jobs| jobs.contains("catching up")).await;
+    engine.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_view_slows_its_source() {
     let mut config = config(2);
