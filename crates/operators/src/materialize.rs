@@ -61,6 +61,9 @@ impl MaterializeSpec {
 /// Rows that are taken back are so many bytes at a time: each call may have to read all rows that were put away.
 const TAKEN_BACK_BYTES: usize = if cfg!(test) { 32 } else { 1 << 22 };
 
+/// Rows that come are so many bytes at a time where an index is not in memory, for the same reason.
+const ADDED_BYTES: usize = if cfg!(test) { 32 } else { 1 << 21 };
+
 /// Where rows go that wait for the end of an epoch while memory is short.
 struct PutAway {
     store: Arc<dyn ColdStore>,
@@ -75,6 +78,8 @@ pub struct Materialize {
     spec: MaterializeSpec,
     arrangement: Rc<RefCell<Arrangement>>,
     collected: Vec<Delta>,
+    /// Rows that came and are not in the arrangement yet, in no order.
+    added: Queue,
     /// Rows that are taken back, in epochs that nobody wants to know of.
     taken_back: Queue,
     put_away: Option<PutAway>,
@@ -83,8 +88,8 @@ pub struct Materialize {
 impl Materialize {
     /// A materialization into an arrangement made of `spec.arrangement()`.
     pub fn new(spec: MaterializeSpec, arrangement: Rc<RefCell<Arrangement>>) -> Self {
-        let (collected, taken_back) = (Vec::new(), Queue::default());
-        Materialize { spec, arrangement, collected, taken_back, put_away: None }
+        let (added, taken_back) = (Queue::default(), Queue::default());
+        Materialize { spec, arrangement, collected: Vec::new(), added, taken_back, put_away: None }
     }
 
     /// Where rows that wait for the end of an epoch go while memory is short.
@@ -103,7 +108,7 @@ impl Materialize {
             self.collected.push(delta);
             return Ok(());
         }
-        let Some(weights) = delta.weights() else { return self.arrangement.borrow_mut().apply(&delta) };
+        let Some(weights) = delta.weights() else { return self.add(delta) };
         let added = BooleanArray::from_iter(weights.iter().map(|&w| Some(w > 0)));
         // A row that is taken back may come later in the epoch, so deletions wait for its end.
         let taken_back = delta.filter(&not(&added)?)?;
@@ -111,7 +116,22 @@ impl Materialize {
             self.taken_back.push(0, taken_back);
             self.put_away_taken_back()?;
         }
-        self.arrangement.borrow_mut().apply(&delta.filter(&added)?)
+        self.add(delta.filter(&added)?)
+    }
+
+    fn add(&mut self, delta: Delta) -> Result<()> {
+        if self.added.is_empty() && !self.arrangement.borrow().has_index_away() {
+            return self.arrangement.borrow_mut().apply(&delta);
+        }
+        self.added.push(0, delta);
+        if self.added.n_bytes() >= ADDED_BYTES { self.apply_added() } else { Ok(()) }
+    }
+
+    fn apply_added(&mut self) -> Result<()> {
+        while let Some((_, delta)) = self.added.pop(ADDED_BYTES)? {
+            self.arrangement.borrow_mut().apply(&delta)?;
+        }
+        Ok(())
     }
 
     fn put_away_taken_back(&mut self) -> Result<()> {
@@ -128,6 +148,7 @@ impl Materialize {
     /// # Errors
     /// Internal, if the deltas do not add up.
     pub fn end_epoch(&mut self, epoch: Epoch, since: Epoch) -> Result<Vec<Delta>> {
+        self.apply_added()?;
         // All rows that come are there: each that is taken back finds its own.
         while let Some((_, delta)) = self.taken_back.pop(TAKEN_BACK_BYTES)? {
             self.arrangement.borrow_mut().apply(&delta)?;
@@ -157,8 +178,8 @@ impl Materialize {
 
     /// Bytes of the arrangement and of what waits for the end of the epoch.
     pub fn n_bytes(&self) -> usize {
-        let waiting = self.collected.iter().map(Delta::values_bytes).sum::<usize>() + self.taken_back.n_bytes();
-        self.arrangement.borrow().n_bytes() + waiting
+        let collected: usize = self.collected.iter().map(Delta::values_bytes).sum();
+        self.arrangement.borrow().n_bytes() + collected + self.added.n_bytes() + self.taken_back.n_bytes()
     }
 
     /// Bytes in memory that can be spilled, and bytes that are.

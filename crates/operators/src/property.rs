@@ -230,7 +230,8 @@ pub(crate) fn dataflow(dataflow: &Dataflow, n_workers: usize) -> Subject {
     let dataflow = stored(dataflow);
     let memory = Rc::new(RandomMemory::default());
     let store: Arc<ColdMemory> = Arc::default();
-    let spill_to = SpillTo { store: store.clone(), watch: memory.clone(), starts_in_parts: n_workers == 2 };
+    let spill_to =
+        SpillTo { store: store.clone(), watch: memory.clone(), queued_bytes_max: 0, starts_in_parts: n_workers == 2 };
     let driver = StepDriver::with_spilling(dataflow.clone(), n_workers, Some(&spill_to));
     let mut driver = driver.expect("types can be kept");
     let mut saved = SavedChanges::new(dataflow.nodes.len(), spill_to);

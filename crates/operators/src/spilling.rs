@@ -42,8 +42,6 @@ use part::{Part, Saver};
 const N_PARTS_MAX: usize = if cfg!(test) { 32 } else { 64 };
 /// State of no more bytes is not worth to be put away.
 const SPILLED_BYTES_MIN: usize = if cfg!(test) { 0 } else { 1 << 14 };
-/// Where memory is short, rows that wait are put away when those of all parts take so much.
-const QUEUED_BYTES_MAX: usize = if cfg!(test) { 0 } else { 1 << 20 };
 
 /// Rows that waited are pushed so many bytes at a time, or what was put away together: each call costs something.
 const PUSHED_BYTES: usize = 1 << 18;
@@ -64,6 +62,9 @@ pub struct SpillTo {
     pub store: Arc<dyn ColdStore>,
     /// Says when that is.
     pub watch: Rc<dyn MemoryWatch>,
+    /// Where memory is short, rows that wait are put away when those of all parts take so many bytes: each part's by
+    /// themselves, so the more the better.
+    pub queued_bytes_max: usize,
     /// It is known from the start that there will be too much for memory.
     pub starts_in_parts: bool,
 }
@@ -103,6 +104,7 @@ pub fn build(
     Ok(Box::new(Spilling {
         plan,
         watch: spill_to.watch,
+        queued_bytes_max: spill_to.queued_bytes_max,
         state,
         is_tracked: false,
         is_all_unsaved: true,
@@ -192,6 +194,7 @@ enum Step {
 struct Spilling {
     plan: Plan,
     watch: Rc<dyn MemoryWatch>,
+    queued_bytes_max: usize,
     state: State,
     /// Somebody asks for the changes of the whole.
     is_tracked: bool,
@@ -395,7 +398,7 @@ impl Operator for Spilling {
                 self.backlog.push_back((part, port, delta));
             }
         }
-        if is_short && parts.iter().map(|part| part.queue.n_bytes()).sum::<usize>() > QUEUED_BYTES_MAX {
+        if is_short && parts.iter().map(|part| part.queue.n_bytes()).sum::<usize>() > self.queued_bytes_max {
             let put_away = |part: &mut Part| part.queue.put_away(&self.plan.store);
             parts.iter_mut().try_for_each(put_away).map_err(|e| not_spilled(&e))?;
         }

@@ -295,7 +295,8 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
             None => spec.build(build_context)?,
             Some(store) => {
                 let watch = Rc::clone(&memory) as Rc<dyn MemoryWatch>;
-                let spill_to = SpillTo { store: Arc::clone(store), watch, starts_in_parts };
+                let queued_bytes_max = install.pressure.queue_bytes();
+                let spill_to = SpillTo { store: Arc::clone(store), watch, queued_bytes_max, starts_in_parts };
                 spilling::build(spec, inputs, build_context, spill_to)?
             }
         };
@@ -340,7 +341,7 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
                 materialize =
                     materialize.putting_away(Arc::clone(store), Rc::clone(&root_memory) as Rc<dyn MemoryWatch>);
             }
-            (RootState::Materialize(materialize, Arc::clone(shared)), Some(arrangement))
+            (RootState::Materialize(Box::new(materialize), Arc::clone(shared)), Some(arrangement))
         }
         Root::Sink(sink) => (RootState::Sink(sink.open(build_context.worker)?, Vec::new()), None),
     };

@@ -26,6 +26,10 @@ const DATAFLOW_SHARE: i64 = 16;
 const PIECE_SHARE: usize = 8;
 const PIECE_BYTES: std::ops::RangeInclusive<usize> = 1 << 16..=1 << 22;
 
+/// An operator in parts may have this part of them in memory until its epoch ends, and no fewer nor more than so many bytes.
+const QUEUE_SHARE: i64 = 8;
+const QUEUE_BYTES: std::ops::RangeInclusive<i64> = 1 << 20..=1 << 24;
+
 /// Bytes of rows that are on their way in all dataflows, and how many may be.
 #[derive(Debug)]
 pub struct InFlight {
@@ -136,6 +140,11 @@ impl Pressure {
     /// Bytes that a delta should not exceed.
     pub(crate) fn piece_bytes(&self) -> usize {
         self.in_flight.piece_bytes
+    }
+
+    /// Bytes of rows that an operator on a worker may have waiting in memory for the end of the epoch.
+    pub(crate) fn queue_bytes(&self) -> usize {
+        (self.in_flight.n_bytes_max / QUEUE_SHARE).clamp(*QUEUE_BYTES.start(), *QUEUE_BYTES.end()) as usize
     }
 
     /// Whether there is so little memory that rows should not keep alive what else lies in their buffers.

@@ -31,7 +31,7 @@ use crate::sink::SinkWriter;
 /// What a root does with an epoch's deltas.
 pub(crate) enum RootState {
     /// Keeps the rows.
-    Materialize(Materialize, Arc<RelationShared>),
+    Materialize(Box<Materialize>, Arc<RelationShared>),
     /// Hands each epoch's changes over as a whole.
     Sink(Box<dyn SinkWriter>, Vec<Delta>),
 }

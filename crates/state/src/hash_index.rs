@@ -78,11 +78,17 @@ impl Shard {
 
     /// The used slots as rows.
     fn rows(&self) -> Result<RecordBatch> {
-        let used = || self.slots.iter().filter(|slot| slot.head != NO_ROW);
+        let new = || Vec::with_capacity(self.n_used);
+        let (mut hashes, mut heads, mut counts) = (Vec::with_capacity(self.n_used), new(), new());
+        for slot in self.slots.iter().filter(|slot| slot.head != NO_ROW) {
+            hashes.push(slot.hash);
+            heads.push(slot.head);
+            counts.push(slot.count);
+        }
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt64Array::from_iter_values(used().map(|slot| slot.hash))),
-            Arc::new(UInt32Array::from_iter_values(used().map(|slot| slot.head))),
-            Arc::new(UInt32Array::from_iter_values(used().map(|slot| slot.count))),
+            Arc::new(UInt64Array::from(hashes)),
+            Arc::new(UInt32Array::from(heads)),
+            Arc::new(UInt32Array::from(counts)),
         ];
         let types = [("hash", DataType::UInt64), ("head", DataType::UInt32), ("count", DataType::UInt32)];
         let fields: Vec<Field> = types.into_iter().map(|(name, t)| Field::new(name, t, false)).collect();

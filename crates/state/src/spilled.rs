@@ -22,8 +22,10 @@ use crate::saved::SavedState;
 
 /// Rows of a piece at most.
 const PIECE_ROWS_MAX: usize = 1 << 13;
-/// Bytes of a piece after which it is put away.
-const PIECE_BYTES: usize = 1 << 16;
+/// Bytes of a piece after which it is put away: fewer where there are pieces of many parts at a time.
+const PIECE_BYTES: std::ops::RangeInclusive<usize> = 1 << 16..=1 << 18;
+/// Bytes of all those pieces, more or less.
+const PIECES_BYTES: usize = 1 << 22;
 
 /// The changes of an operator's tables, put away. Clones share what was put away.
 #[derive(Clone, Debug, Default)]
@@ -151,6 +153,7 @@ struct SpillWriter {
     parts: Vec<Range<usize>>,
     /// For each partition its part.
     part_of: Vec<Option<usize>>,
+    piece_bytes: usize,
     spilled: Vec<SpilledChanges>,
     pending: BTreeMap<(usize, u32, ChangePart), Pending>,
 }
@@ -174,7 +177,8 @@ impl SpillWriter {
         let part_of = |partition: usize| parts.iter().position(|part| part.contains(&partition));
         let part_of = (0..millstream_types::hash::N_PARTITIONS).map(part_of).collect();
         let spilled = vec![SpilledChanges::default(); parts.len()];
-        SpillWriter { store, parts, part_of, spilled, pending: BTreeMap::new() }
+        let piece_bytes = (PIECES_BYTES / parts.len().max(1)).clamp(*PIECE_BYTES.start(), *PIECE_BYTES.end());
+        SpillWriter { store, parts, part_of, piece_bytes, spilled, pending: BTreeMap::new() }
     }
 
     /// What was put away, by part.
@@ -229,7 +233,7 @@ impl ChangeSink for SpillWriter {
                 pending.n_bytes += values_bytes(&batch);
                 pending.batches.push(batch);
                 pending.partitions.extend(piece.iter().map(|&i| partition_of(rows.hashes[i as usize]) as u8));
-                if pending.n_bytes >= PIECE_BYTES || pending.partitions.len() >= PIECE_ROWS_MAX {
+                if pending.n_bytes >= self.piece_bytes || pending.partitions.len() >= PIECE_ROWS_MAX {
                     self.write(key)?;
                 }
             }

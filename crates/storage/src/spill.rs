@@ -1,28 +1,31 @@
 //! Spilled state: rows that workers have no memory for, in files that do not outlive the process.
 //!
 //! ```text
-//!   spill/1.rows:  block | block | ...          a block: rows as Arrow IPC, as in a checkpoint's object
+//!   spill/1.rows:  block | block | ...          a block: rows as Arrow IPC, uncompressed
 //! ```
 //!
 //! Blocks follow one another; where one lies, its length and its checksum are known to its owner alone, so the files mean
 //! nothing to anybody else, and the folder is emptied before it is used. A file is removed with the last of its blocks.
-//! Nothing is made durable.
+//! Nothing is made durable. What is spilled is read again and again, mostly from the system's cache, so blocks are not
+//! compressed: a block that was read is a batch as it is.
+#![allow(unsafe_code)]
 
+use std::hash::BuildHasher;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
+use hashbrown::DefaultHashBuilder;
 use millstream_state::{ColdChunk, ColdStore};
 use millstream_types::{Error, ErrorKind, Result, SqlState};
 use parking_lot::Mutex;
 
 use crate::checkpoint::block;
 use crate::disk::{Disk, DiskFile, OsDisk, io_error};
-use crate::encoding::checksum;
 use crate::errors::damaged;
 
 /// The folder of a data directory that spilled state is in.
@@ -34,6 +37,9 @@ const QUERIES: &str = "queries";
 /// After so many bytes a file gets no more blocks.
 const FILE_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
+/// Files that get blocks at a time.
+const N_OPEN: usize = 8;
+
 /// How a folder for spilled state that belongs to no data directory begins; the process and a number follow.
 const TEMPORARY: &str = "millstream-spill-";
 
@@ -42,7 +48,10 @@ pub struct SpillFolder {
     disk: Arc<dyn Disk>,
     /// Removed with this; it is not that of a data directory.
     temporary: Option<PathBuf>,
-    open: Mutex<OpenFile>,
+    /// By thread: two that write the same file wait for each other.
+    open: [Mutex<OpenFile>; N_OPEN],
+    /// Files begun so far.
+    n_files: AtomicU64,
     n_bytes: Arc<AtomicU64>,
     n_bytes_max: u64,
 }
@@ -50,8 +59,6 @@ pub struct SpillFolder {
 /// The file that gets the next block.
 #[derive(Default)]
 struct OpenFile {
-    /// Files begun so far.
-    n_files: u64,
     current: Option<Arc<SpillFile>>,
     len: u64,
 }
@@ -77,7 +84,12 @@ impl SpillFolder {
                 }
             }
         }
-        Ok(SpillFolder { disk, temporary: None, open: Mutex::default(), n_bytes: Arc::default(), n_bytes_max })
+        Ok(Self::new(disk, None, n_bytes_max))
+    }
+
+    fn new(disk: Arc<dyn Disk>, temporary: Option<PathBuf>, n_bytes_max: u64) -> SpillFolder {
+        let (open, n_files, n_bytes) = (Default::default(), AtomicU64::new(0), Arc::default());
+        SpillFolder { disk, temporary, open, n_files, n_bytes, n_bytes_max }
     }
 
     /// A folder among those for temporary files, which is made when something is put there, for so many bytes at most.
@@ -91,7 +103,7 @@ impl SpillFolder {
         let number = N_FOLDERS.fetch_add(1, Relaxed);
         let path = temporary.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
         let disk = Arc::new(OsDisk::new(path.clone()));
-        SpillFolder { disk, temporary: Some(path), open: Mutex::default(), n_bytes: Arc::default(), n_bytes_max }
+        Self::new(disk, Some(path), n_bytes_max)
     }
 
     /// The folder of a data directory for what queries put on disk while they run, without what an earlier process has
@@ -122,15 +134,15 @@ impl SpillFolder {
 
     /// Where so many bytes are to be written: a file, and the place in it.
     fn place(&self, len: u64) -> Result<(Arc<SpillFile>, u64)> {
-        let mut open = self.open.lock();
+        let mut open = self.open[thread_number() % N_OPEN].lock();
         if open.len >= FILE_BYTES {
             open.current = None;
         }
         let file = match &open.current {
             Some(file) => Arc::clone(file),
             None => {
-                let file = Arc::new(self.new_file(open.n_files + 1)?);
-                (open.n_files, open.len) = (open.n_files + 1, 0);
+                let file = Arc::new(self.new_file()?);
+                open.len = 0;
                 open.current = Some(Arc::clone(&file));
                 file
             }
@@ -140,25 +152,32 @@ impl SpillFolder {
         Ok((file, offset))
     }
 
-    fn new_file(&self, number: u64) -> Result<SpillFile> {
-        let name = format!("{FOLDER}/{number}.rows");
+    fn new_file(&self) -> Result<SpillFile> {
+        let name = format!("{FOLDER}/{}.rows", self.n_files.fetch_add(1, Relaxed) + 1);
         // Where temporary files are is nowhere else to be seen.
         let path = self.temporary.as_ref().map_or_else(|| name.clone(), |at| at.join(&name).display().to_string());
         let made = self.disk.create_folder(FOLDER).and_then(|()| self.disk.create(&name));
         let file = made.map_err(|e| io_error("make", &path, &e))?;
-        Ok(SpillFile { name, path, file, disk: Arc::clone(&self.disk) })
+        Ok(SpillFile { name, path, file, disk: Arc::clone(&self.disk), hash: DefaultHashBuilder::default() })
     }
 }
 
 impl Drop for SpillFolder {
     fn drop(&mut self) {
-        self.open.lock().current = None;
+        self.open.iter().for_each(|open| open.lock().current = None);
         if let Some(path) = &self.temporary {
             // Owners of blocks that live on remove their files; what is left is removed by a later process.
             let _ = std::fs::remove_dir(path.join(FOLDER));
             let _ = std::fs::remove_dir(path);
         }
     }
+}
+
+/// A number of this thread's own.
+fn thread_number() -> usize {
+    static N_THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static NUMBER: usize = N_THREADS.fetch_add(1, Relaxed));
+    NUMBER.with(|number| *number)
 }
 
 /// Removes folders of processes that have ended without doing so.
@@ -177,7 +196,7 @@ fn remove_abandoned(temporary: &Path) {
 
 impl ColdStore for SpillFolder {
     fn put(&self, rows: &RecordBatch) -> Result<Arc<dyn ColdChunk>> {
-        let block = block::BlockEncoder::new()?.encode(rows)?;
+        let block = block::BlockEncoder::uncompressed()?.encode(rows)?;
         let len = block.bytes.len();
         if self.n_bytes() + len as u64 > self.n_bytes_max {
             return Err(self.is_full());
@@ -185,12 +204,13 @@ impl ColdStore for SpillFolder {
         let (file, offset) = self.place(len as u64)?;
         file.file.write_at(&block.bytes, offset).map_err(|e| io_error("write", &file.path, &e))?;
         self.n_bytes.fetch_add(len as u64, Relaxed);
+        let checksum = file.checksum(&block.bytes);
         Ok(Arc::new(Block {
             file,
             offset,
             len,
             metadata_len: block.metadata_len,
-            checksum: checksum(&block.bytes),
+            checksum,
             schema: rows.schema(),
             n_rows: rows.num_rows(),
             n_bytes: Arc::clone(&self.n_bytes),
@@ -205,6 +225,15 @@ struct SpillFile {
     path: String,
     file: Arc<dyn DiskFile>,
     disk: Arc<dyn Disk>,
+    /// With a key of its own: bytes that lie in another place, or are left of another file, are wrong as well.
+    hash: DefaultHashBuilder,
+}
+
+impl SpillFile {
+    /// 64 bits, for this process alone.
+    fn checksum(&self, bytes: &[u8]) -> u64 {
+        self.hash.hash_one(bytes)
+    }
 }
 
 impl Drop for SpillFile {
@@ -221,7 +250,7 @@ struct Block {
     offset: u64,
     len: usize,
     metadata_len: u32,
-    checksum: [u8; 8],
+    checksum: u64,
     schema: SchemaRef,
     n_rows: usize,
     /// Of all blocks.
@@ -240,11 +269,14 @@ impl ColdChunk for Block {
         let n_read = self.file.file.read_at(&mut bytes, self.offset);
         let n_read = n_read.map_err(|e| io_error("read", &self.file.path, &e))?;
         let wrong = |why: &str| damaged_spill(&self.file.path, self.offset as usize, why);
-        if n_read < self.len || checksum(&bytes) != self.checksum {
+        if n_read < self.len || self.file.checksum(&bytes) != self.checksum {
             return Err(wrong("it does not hold what was written"));
         }
         let bytes = Buffer::from_vec(bytes);
-        block::decode_columns(bytes, self.metadata_len, &self.schema, projection).map_err(|e| wrong(&e.to_string()))
+        // SAFETY: `put` of this process has made the block of rows of that schema; nobody else can make one, and the
+        // checksum says that the bytes are still the same.
+        let rows = unsafe { block::decode_own(bytes, self.metadata_len, &self.schema, projection) };
+        rows.map_err(|e| wrong(&e.to_string()))
     }
 
     fn n_rows(&self) -> usize {

@@ -345,7 +345,7 @@ fn over_relations(case: Case, seed: u64, epochs: &[Changes]) -> Subject {
     let spec: Arc<dyn OperatorSpec> = Arc::new(case.spec());
     let memory = Rc::new(property::RandomMemory::default());
     let (store, watch) = (Arc::new(ColdMemory::default()), memory.clone());
-    let spill_to = SpillTo { store, watch, starts_in_parts: seed.is_multiple_of(3) };
+    let spill_to = SpillTo { store, watch, queued_bytes_max: 0, starts_in_parts: seed.is_multiple_of(3) };
     let edges = [0, 1].map(|from| Edge { from, exchange: Exchange::Partitioned(vec![0]) });
     let mut join = spilling::build(&spec, &edges, context, spill_to).expect("both are arranged");
     Box::new(move |epoch, mut input| {

@@ -43,7 +43,7 @@ fn first_rows(by: &[usize], store: &Arc<ColdMemory>, memory: &Rc<Told>) -> Box<d
     });
     let edges = [Edge { from: 0, exchange: Exchange::Hash(by.to_vec()) }];
     let (store, watch) = (Arc::clone(store), Rc::clone(memory) as Rc<dyn MemoryWatch>);
-    let spill_to = SpillTo { store, watch, starts_in_parts: false };
+    let spill_to = SpillTo { store, watch, queued_bytes_max: 0, starts_in_parts: false };
     build(&spec, &edges, BuildContext::alone(), spill_to).expect("integers can be kept")
 }
 

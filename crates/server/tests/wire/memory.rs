@@ -166,12 +166,25 @@ fn top_n() -> Case {
     }
 }
 
-/// Waits until all rows are in the view.
+/// Waits until all rows are in the view, as long as it takes in more.
 async fn filled(client: &Client) {
-    let began = Instant::now();
-    let at_end = "SELECT position = end_position FROM millstream.sources";
-    while !client.query_one(at_end, &[]).await.expect("a row").get::<_, bool>(0) {
-        assert!(began.elapsed() < Duration::from_secs(600), "the view does not come to its end");
+    let (mut seen, mut since) = (-1, Instant::now());
+    loop {
+        let row = client.query_one("SELECT position, end_position FROM millstream.sources", &[]).await.expect("a row");
+        let (position, end) = (row.get::<_, i64>(0), row.get::<_, i64>(1));
+        if position == end {
+            break;
+        }
+        if position > seen {
+            (seen, since) = (position, Instant::now());
+        }
+        let job = "SELECT state, error, queued_rows, state_bytes FROM millstream.jobs";
+        let job = client.query_one(job, &[]).await.expect("a row");
+        let (state, error) = (job.get::<_, String>(0), job.get::<_, Option<String>>(1));
+        let said =
+            || format!("{state}, {error:?}, {:?} rows wait, at {position} of {end}", job.get::<_, Option<i64>>(2));
+        assert!(error.is_none(), "{}", said());
+        assert!(since.elapsed() < Duration::from_secs(300), "it does not go on: {}", said());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     client.query_one("SELECT count(*) FROM v", &[]).await.expect("it can be read");

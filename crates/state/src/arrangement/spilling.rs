@@ -65,6 +65,11 @@ impl Arrangement {
         self.store.clone().filter(|_| self.n_calm < CALM_EPOCHS && !self.cannot_spill)
     }
 
+    /// Whether a part of an index is away, so that each call that needs all of it reads that.
+    pub fn has_index_away(&self) -> bool {
+        self.indexes.iter().any(|index| index.index.n_bytes_away() > 0)
+    }
+
     /// Of the bytes in memory, those that can be put away.
     pub fn n_bytes_spillable(&self) -> usize {
         if self.cannot_spill || self.store.is_none() {
