@@ -78,12 +78,14 @@ pub fn error_of(error: DataFusionError) -> Error {
     match error.find_root() {
         DataFusionError::ArrowError(e, _) => match e.as_ref() {
             arrow::error::ArrowError::DivideByZero => Error::user(SqlState::DIVISION_BY_ZERO, "division by zero"),
+            arrow::error::ArrowError::IoError(_, io) => Error::of_io(io),
             other => Error::user(SqlState::DATA_EXCEPTION, other.to_string()).or_state_of(other),
         },
         DataFusionError::Execution(m) => {
             Error::of_kernel(m).unwrap_or_else(|| Error::user(SqlState::DATA_EXCEPTION, m.clone()))
         }
         DataFusionError::NotImplemented(m) => Error::not_supported(m.clone()),
+        DataFusionError::IoError(io) => Error::of_io(io),
         DataFusionError::ResourcesExhausted(m) => Error::out_of_memory(m.clone()),
         DataFusionError::External(e) => match e.downcast_ref::<Error>() {
             Some(ours) => ours.clone(),

@@ -32,6 +32,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::NotImplemented(message) => Error::not_supported(sentence(&message)),
         DataFusionError::Execution(message) => execution_error(&message),
         DataFusionError::ResourcesExhausted(message) => Error::out_of_memory("out of memory").with_detail(message),
+        DataFusionError::IoError(inner) => Error::of_io(&inner),
         other => Error::internal(sentence(&other.strip_backtrace())),
     }
 }
@@ -77,6 +78,7 @@ fn from_shared(error: &DataFusionError) -> Error {
             arrow::error::ArrowError::ArithmeticOverflow(_) => {
                 Error::user(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range")
             }
+            arrow::error::ArrowError::IoError(_, inner) => Error::of_io(inner),
             other => Error::of_kernel(&other.to_string())
                 .unwrap_or_else(|| Error::user(SqlState::DATA_EXCEPTION, sentence(&other.to_string()))),
         },
@@ -84,6 +86,7 @@ fn from_shared(error: &DataFusionError) -> Error {
         DataFusionError::ResourcesExhausted(message) => {
             Error::out_of_memory("out of memory").with_detail(message.clone())
         }
+        DataFusionError::IoError(inner) => Error::of_io(inner),
         other => Error::internal(sentence(&other.strip_backtrace())),
     }
 }

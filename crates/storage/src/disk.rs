@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use millstream_types::error::is_disk_full;
 use millstream_types::{Error, ErrorKind, SqlState};
 
 /// The files of a data directory, by path relative to it, with `/` between names; `.` is the directory itself.
@@ -56,11 +57,8 @@ pub trait DiskFile: Send + Sync {
 
 /// Says what went wrong with a file: 53100 if the disk is full, else 58030.
 pub fn io_error(action: &str, path: &str, error: &io::Error) -> Error {
-    use io::ErrorKind as Kind;
-    // A limit of the size of files is a disk with that much room.
-    let is_full = matches!(error.kind(), Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge);
     let message = format!("could not {action} file \"{path}\": {error}");
-    if is_full {
+    if is_disk_full(error) {
         let full = Error::new(ErrorKind::Resource, SqlState::DISK_FULL, message);
         return full.with_hint("Make room on the disk; nothing else is needed.");
     }

@@ -1,6 +1,7 @@
 //! Errors: who is at fault, the SQLSTATE, and what a user is told.
 
 use std::fmt;
+use std::io;
 
 /// Who is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,7 +323,32 @@ impl fmt::Display for Error {
     }
 }
 
+impl Error {
+    /// Of a file that is there for a while: 53100 if the disk is full, else 58030.
+    pub fn of_io(error: &io::Error) -> Error {
+        // What wraps an error of the system has it as a source, and no kind of its own.
+        let mut root = error;
+        let mut source = std::error::Error::source(error);
+        while let Some(inner) = source {
+            root = inner.downcast_ref().unwrap_or(root);
+            source = inner.source();
+        }
+        let message = format!("a temporary file could not be read or written: {root}");
+        if is_disk_full(root) {
+            let full = Error::new(ErrorKind::Resource, SqlState::DISK_FULL, message);
+            return full.with_hint("Make room on the disk; nothing else is needed.");
+        }
+        Error::new(ErrorKind::External, SqlState::IO_ERROR, message)
+    }
+}
+
 impl std::error::Error for Error {}
+
+/// Whether there is no room for what was to be written. A limit of the size of files is a disk with that much room.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge)
+}
 
 /// Errors of Arrow kernels, told apart by what they say: Arrow has no SQLSTATE.
 impl From<arrow::error::ArrowError> for Error {
@@ -337,6 +363,7 @@ impl From<arrow::error::ArrowError> for Error {
             }
             A::NotYetImplemented(m) => Error::not_supported(lower_first(m)),
             A::MemoryError(m) => Error::out_of_memory(m.clone()),
+            A::IoError(_, io) => Error::of_io(io),
             _ => Error::internal(error.to_string()),
         }
     }
@@ -347,5 +374,22 @@ fn lower_first(message: &str) -> String {
     match chars.next() {
         Some(first) => first.to_lowercase().chain(chars).collect(),
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_others_however_it_is_wrapped() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let wrapped = io::Error::other(arrow::error::ArrowError::from(full()));
+        for error in [full(), wrapped] {
+            let error = Error::from(arrow::error::ArrowError::from(error));
+            assert_eq!((error.kind(), error.state()), (ErrorKind::Resource, SqlState::DISK_FULL), "{error}");
+        }
+        let other = Error::of_io(&io::Error::from(io::ErrorKind::NotFound));
+        assert_eq!((other.kind(), other.state()), (ErrorKind::External, SqlState::IO_ERROR), "{other}");
     }
 }

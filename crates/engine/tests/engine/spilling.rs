@@ -123,6 +123,40 @@ async fn tables_that_are_spilled_can_be_used() {
     engine.shutdown().await;
 }
 
+/// While nothing can be spilled, writes that need that are refused, and nothing else is; afterwards they go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_of_no_use_for_a_while_is_used_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = limited(2);
+    config.data_dir = Some(folder.path().to_owned().into());
+    let engine = start(config);
+    let mut s = session(&engine);
+    run(&mut s, "CREATE TABLE t (k bigint PRIMARY KEY, v text)").await;
+    let (spill, aside) = (folder.path().join("spill"), folder.path().join("aside"));
+    std::fs::rename(&spill, &aside).expect("it is there");
+    std::fs::write(&spill, "in the way").expect("there is room");
+
+    let insert = |from: i64| {
+        format!("INSERT INTO t SELECT i, repeat('x', 500) || i FROM generate_series({from}, {from} + 1999) s(i)")
+    };
+    let (mut n_rows, mut refused) = (0, None);
+    while refused.is_none() && n_rows < 200_000 {
+        match s.query(&insert(n_rows)).await {
+            Ok(_) => n_rows += 2000,
+            Err(error) => refused = Some(error),
+        }
+    }
+    assert_eq!(refused.expect("memory has an end").state(), SqlState::OUT_OF_MEMORY);
+    assert_eq!(number(&mut s, "SELECT count(*) FROM t").await, n_rows);
+    std::fs::remove_file(&spill).expect("it is there");
+    std::fs::rename(&aside, &spill).expect("it is there");
+    let spilled = "SELECT sum(bytes_spilled)::bigint FROM millstream.arrangements WHERE relation = 't'";
+    until(&mut s, spilled, |shown| !shown.contains(" 0 ")).await;
+    run(&mut s, &insert(n_rows)).await;
+    assert_eq!(number(&mut s, "SELECT count(*) FROM t").await, n_rows + 2000);
+    engine.shutdown().await;
+}
+
 /// What was spilled is in checkpoints like what is in memory: views go on from it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spilled_state_outlives_the_process() {
@@ -217,8 +251,9 @@ async fn damage_of_spilled_state_fails_its_view_alone() {
     for file in std::fs::read_dir(folder.path().join("data/spill")).expect("the folder of spilled state") {
         let path = file.expect("an entry").path();
         if path.extension().is_some_and(|extension| extension == "rows") {
-            let n_bytes = std::fs::metadata(&path).expect("a file").len();
-            std::fs::write(&path, vec![0; n_bytes as usize]).expect("it can be damaged");
+            // One that is of no more use is gone.
+            let Ok(file) = std::fs::metadata(&path) else { continue };
+            std::fs::write(&path, vec![0; file.len() as usize]).expect("it can be damaged");
         }
     }
     run(&mut s, "INSERT INTO more SELECT i, 'a' FROM generate_series(1, 40000) g(i)").await;

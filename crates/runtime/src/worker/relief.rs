@@ -120,8 +120,8 @@ impl WorkerState {
     }
 }
 
-/// Whether rows of a relation are to go.
+/// Whether rows of a relation are to go. After an attempt that has failed there is another one: a disk may have room again.
 fn is_due(relation: &Relation) -> bool {
     relation.shared.account.excess() > 0
-        && relation.arrangement().is_some_and(|arrangement| arrangement.borrow().n_bytes_spillable() > 0)
+        && relation.arrangement().is_some_and(|arrangement| arrangement.borrow().n_bytes_to_spill() > 0)
 }

@@ -70,9 +70,14 @@ impl Arrangement {
         self.indexes.iter().any(|index| index.index.n_bytes_away() > 0)
     }
 
-    /// Of the bytes in memory, those that can be put away.
+    /// Of the bytes in memory, those that can be put away: none after an attempt that has failed.
     pub fn n_bytes_spillable(&self) -> usize {
-        if self.cannot_spill || self.store.is_none() {
+        if self.cannot_spill { 0 } else { self.n_bytes_to_spill() }
+    }
+
+    /// Of the bytes in memory, those that it can be attempted to put away.
+    pub fn n_bytes_to_spill(&self) -> usize {
+        if self.store.is_none() {
             return 0;
         }
         let here =
