@@ -135,6 +135,8 @@ impl Events for Reporter {
         }
     }
 
+    fn restored(&self, _: RelationId, _: usize) {}
+
     fn failed(&self, _: RelationId, _: Epoch, error: Error) {
         let _ = self.reports.send(Report::Failed(error));
     }

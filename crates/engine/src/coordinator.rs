@@ -9,6 +9,7 @@ mod epochs;
 mod flows;
 mod order;
 mod resolve;
+mod restoring;
 mod retention;
 mod sources;
 
@@ -42,6 +43,8 @@ pub(crate) use flows::Start;
 pub(crate) use order::OrderHold;
 use order::WriteOrder;
 pub(crate) use resolve::{Commit, Publication, Reads, WriteOp};
+pub(crate) use restoring::RestoreProgress;
+use restoring::{Restoring, ToStart};
 
 /// Transactions that one epoch takes at most.
 const EPOCH_WRITES_MAX: usize = 1 << 12;
@@ -135,6 +138,17 @@ impl Clock {
         self.relations.read().get(&id).cloned()
     }
 
+    /// Waits until relations are back that come back after a start.
+    ///
+    /// # Errors
+    /// 55000 if one has failed, 42P01 if it was dropped.
+    pub(crate) async fn until_back(&self, ids: &[RelationId]) -> Result<()> {
+        for live in ids.iter().filter_map(|id| self.relation(*id)).filter(|live| live.is_coming_back()) {
+            live.back().await?;
+        }
+        Ok(())
+    }
+
     /// Hands the coordinator a request.
     ///
     /// # Errors
@@ -206,6 +220,11 @@ impl Events for Clock {
         }
     }
 
+    fn restored(&self, dataflow: RelationId, _: usize) {
+        // The coordinator may be gone already.
+        let _ = self.requests.send(Request::Read(dataflow));
+    }
+
     fn failed(&self, dataflow: RelationId, epoch: Epoch, error: Error) {
         tracing::error!(relation = %dataflow, %epoch, %error, "a dataflow has failed");
         // The coordinator may be gone already.
@@ -241,6 +260,8 @@ pub(crate) enum Request {
     BetweenEpochs(Box<dyn FnOnce(&mut Coordinator) + Send>),
     /// A worker has completed something.
     Wake,
+    /// A worker has read the state of a dataflow that comes back.
+    Read(RelationId),
     /// A dataflow has failed in an epoch.
     Failed(RelationId, Epoch, Error),
     /// All state together has passed its limit.
@@ -298,6 +319,10 @@ pub(crate) struct Coordinator {
     damaged: HashSet<RelationId>,
     /// In the order in which they were installed.
     flows: Vec<Flow>,
+    /// Until all are back that go on from saved state after a start.
+    restoring: Option<Restoring>,
+    /// Dataflows that are made when what they read is back.
+    to_start: Vec<ToStart>,
     /// What ended relations are charged until the workers have freed them.
     freeing: Vec<Arc<Account>>,
     /// Writes that wait until a dataflow has less in flight, in order.
@@ -340,6 +365,8 @@ impl Coordinator {
             bases: HashMap::new(),
             damaged: HashSet::new(),
             flows: Vec::new(),
+            restoring: None,
+            to_start: Vec::new(),
             freeing: Vec::new(),
             waiting_writes: Vec::new(),
             memory,
@@ -385,6 +412,7 @@ impl Coordinator {
                         work(&mut self);
                     }
                     Request::Wake => {}
+                    Request::Read(id) => self.note_read(id),
                     Request::Failed(id, epoch, error) => self.fail_flow(id, epoch, &error),
                     Request::MemoryExceeded(epoch) => self.relieve_memory(epoch),
                     Request::Checkpoint(reply) => {

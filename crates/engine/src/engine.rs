@@ -147,7 +147,7 @@ pub(crate) struct EngineState {
 
 impl Engine {
     /// Starts workers and coordinator, and goes on from what is in the data directory. Tables and streams are as they were
-    /// when this returns; views take in what is there, like new ones.
+    /// when this returns; views come back one after the other, and who reads one that is not back waits for it.
     ///
     /// # Errors
     /// Internal, if threads cannot be started; XX001 if the data directory is damaged, 53100 and 58030 if the disk or the
@@ -231,7 +231,7 @@ impl Engine {
                 std::thread::sleep(Duration::from_micros(100));
             }
             // Queries are planned, however deep they are.
-            recovered.dataflows = on_own_stack(|| recovery::start_dataflows(&engine, &mut coordinator));
+            recovered.rebuilt = on_own_stack(|| recovery::start_dataflows(&engine, &mut coordinator));
             *engine.recovered.lock() = Some(recovered);
         }
         let thread = std::thread::Builder::new().name("coordinator".to_owned());

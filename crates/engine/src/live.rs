@@ -29,6 +29,8 @@ pub(crate) struct LiveRelation {
     stage: AtomicU8,
     /// The epoch from which on it follows its inputs again: nothing before can be read.
     readable_from: AtomicU64,
+    /// It does so for the first time after a start.
+    came_back: AtomicBool,
     failure: OnceLock<Failed>,
     dropped: AtomicBool,
     changed: Notify,
@@ -40,6 +42,10 @@ pub(crate) struct LiveRelation {
 pub(crate) enum Stage {
     /// It takes them in for the first time.
     Hydrating,
+    /// After a start: its state is read back.
+    Restoring,
+    /// It has its state, and takes in what came after that.
+    Replaying,
     /// It has fallen behind and takes in what it has missed.
     CatchingUp,
     /// It follows them.
@@ -97,6 +103,7 @@ impl LiveRelation {
             awaited: Mutex::default(),
             stage: AtomicU8::new(stage as u8),
             readable_from: AtomicU64::new(0),
+            came_back: AtomicBool::new(false),
             failure: OnceLock::new(),
             dropped: AtomicBool::new(false),
             changed: Notify::new(),
@@ -192,14 +199,23 @@ impl LiveRelation {
     pub(crate) fn stage(&self) -> Stage {
         match self.stage.load(Ordering::Acquire) {
             s if s == Stage::Hydrating as u8 => Stage::Hydrating,
+            s if s == Stage::Restoring as u8 => Stage::Restoring,
+            s if s == Stage::Replaying as u8 => Stage::Replaying,
             s if s == Stage::CatchingUp as u8 => Stage::CatchingUp,
             _ => Stage::Following,
         }
     }
 
-    /// The coordinator alone calls this: it falls behind.
-    pub(crate) fn set_aside(&self) {
-        self.stage.store(Stage::CatchingUp as u8, Ordering::Release);
+    /// Whether it comes back after a start: who wants to read it waits.
+    pub(crate) fn is_coming_back(&self) -> bool {
+        matches!(self.stage(), Stage::Restoring | Stage::Replaying) && self.failure().is_none()
+    }
+
+    /// The coordinator alone calls this: it does not follow its inputs, or not yet.
+    pub(crate) fn set_stage(&self, stage: Stage) {
+        let comes_back = matches!(stage, Stage::Restoring | Stage::Replaying);
+        self.came_back.store(comes_back, Ordering::Release);
+        self.stage.store(stage as u8, Ordering::Release);
         self.changed.notify_waiters();
     }
 
@@ -216,13 +232,22 @@ impl LiveRelation {
         self.changed.notify_waiters();
     }
 
-    /// Waits until the relation's rows as of an epoch can be read.
+    /// Waits until the relation's rows as of an epoch can be read. One that comes back is waited for.
     ///
     /// # Errors
-    /// 55000 if its dataflow has failed or does not follow its inputs yet, 42P01 if it was dropped meanwhile.
+    /// 55000 if its dataflow has failed or does not follow its inputs yet, 42P01 if it was dropped meanwhile; 40001 if it
+    /// has come back as of a later epoch.
     pub(crate) async fn completed(&self, epoch: Epoch) -> Result<()> {
         self.until(|| {
             self.check()?;
+            if self.is_coming_back() {
+                return Ok(false);
+            }
+            if epoch < self.started() && self.came_back.load(Ordering::Acquire) {
+                let message = format!("could not serialize access: {} was not back yet", self.described());
+                return Err(Error::user(SqlState::SERIALIZATION_FAILURE, message)
+                    .with_hint("The transaction might succeed if retried."));
+            }
             if self.stage() != Stage::Following || epoch < self.started() {
                 return Err(self.not_readable());
             }
@@ -231,6 +256,14 @@ impl LiveRelation {
             Ok(self.sealed() >= needed.min(epoch) && self.shared.is_ready())
         })
         .await
+    }
+
+    /// Waits until it is back, if it comes back after a start. What is read then is read as of a later epoch.
+    ///
+    /// # Errors
+    /// As [`LiveRelation::check`].
+    pub(crate) async fn back(&self) -> Result<()> {
+        self.until(|| self.check().map(|()| !self.is_coming_back())).await
     }
 
     /// Waits until its dataflow follows its inputs.
@@ -310,6 +343,7 @@ impl LiveRelation {
     pub(crate) fn not_readable(&self) -> Error {
         let doing = match self.stage() {
             Stage::Hydrating => "is still being built",
+            Stage::Restoring | Stage::Replaying => "is not back yet",
             Stage::CatchingUp | Stage::Following => "has fallen behind and is catching up",
         };
         let message = format!("{} {doing}", self.described());

@@ -67,7 +67,13 @@ impl ReadPoint {
             return ReadPoint::stale(engine, ids).await;
         }
         engine.clock.until_all_seen().await;
-        let point = ReadPoint::hold(engine, ids)?;
+        let mut point = ReadPoint::hold(engine, ids)?;
+        while let Some(live) = point.relations.values().find(|live| live.is_coming_back()).cloned() {
+            // It comes back as of a later epoch.
+            drop(point);
+            live.back().await?;
+            point = ReadPoint::hold(engine, ids)?;
+        }
         for live in point.relations.values() {
             live.completed(point.epoch).await?;
         }
@@ -210,7 +216,8 @@ async fn settled(engine: &EngineState, plan: &LogicalPlan) -> Result<()> {
     }
     let epoch = engine.clock.last_closed();
     let relations: Vec<Arc<LiveRelation>> = engine.clock.relations.read().values().cloned().collect();
-    for live in relations.iter().filter(|live| matches!(live.body, Body::Dataflow { .. })) {
+    let says_more = |live: &&Arc<LiveRelation>| matches!(live.body, Body::Dataflow { .. }) && !live.is_coming_back();
+    for live in relations.iter().filter(says_more) {
         // One that has failed, or catches up, says what it knows.
         let _ = live.completed(epoch).await;
     }

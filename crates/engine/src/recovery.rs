@@ -20,7 +20,7 @@ use millstream_types::hash::partitions_of;
 use millstream_types::{Delta, Epoch, Error, ErrorKind, Result, SqlState};
 
 use crate::checkpoints::Restored;
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, RestoreProgress};
 use crate::engine::EngineState;
 use crate::journal::{Change, EPOCH, EpochRecord, decode_epoch};
 use crate::live::{Body, Failed, LiveRelation};
@@ -42,19 +42,14 @@ pub(crate) struct Recovered {
     pub(crate) n_bytes: usize,
     /// Bytes of what was taken in from the checkpoint.
     pub(crate) n_checkpoint_bytes: u64,
-    /// What has become of views, sinks and arrangements.
-    pub(crate) dataflows: StartedDataflows,
-    /// How long it took until tables and streams were as they had been.
-    pub(crate) took: Duration,
-}
-
-/// Dataflows after a start.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct StartedDataflows {
-    /// Those that went on from their state.
-    pub(crate) n_restored: usize,
+    /// Views, sinks and arrangements that go on from their state.
+    pub(crate) restored: Arc<RestoreProgress>,
     /// Those that are made anew, from what they read.
     pub(crate) rebuilt: Vec<RelationId>,
+    /// Bytes of tables and streams that were taken in from the checkpoint.
+    pub(crate) n_base_bytes: u64,
+    /// How long it took until tables and streams were as they had been.
+    pub(crate) took: Duration,
 }
 
 /// Takes in all records of a log. Nobody else uses the engine yet.
@@ -78,10 +73,12 @@ pub(crate) fn replay(
     }
     let progress = &engine.start_progress;
     progress.expect(log.n_bytes_found(first)?);
-    let n_checkpoint_bytes = match restored {
-        Some(restored) => restore(engine, coordinator, &mut catalog, restored)?,
+    let views = RestoreProgress::new();
+    let n_base_bytes = match restored {
+        Some(restored) => restore(engine, coordinator, &mut catalog, restored, &views)?,
         None => 0,
     };
+    let n_checkpoint_bytes = n_base_bytes + views.read.n_expected();
     let (mut n_bytes, mut n_bytes_ahead) = (0, 0);
     for record in log.records(first)? {
         let record = record?;
@@ -109,23 +106,23 @@ pub(crate) fn replay(
     if epoch > Epoch::ZERO {
         tracing::info!(%checkpoint, n_checkpoint_bytes, %epoch, n_records, n_bytes, ?took, "tables and streams have recovered");
     }
-    let dataflows = StartedDataflows::default();
-    Ok(Recovered { checkpoint, epoch, n_records, n_bytes, n_checkpoint_bytes, dataflows, took })
+    let (restored, rebuilt) = (views, vec![]);
+    Ok(Recovered { checkpoint, epoch, n_records, n_bytes, n_checkpoint_bytes, n_base_bytes, restored, rebuilt, took })
 }
 
-/// Takes in a checkpoint: what tables and streams held, all workers at once, and then what dataflows did. Gives its bytes.
+/// Takes in a checkpoint: what tables and streams held, all workers at once; dataflows come back later. Gives the bytes.
 fn restore(
     engine: &Arc<EngineState>,
     coordinator: &mut Coordinator,
     catalog: &mut Catalog,
     restored: &Arc<Restored>,
+    views: &Arc<RestoreProgress>,
 ) -> Result<u64> {
     let header = restored.header();
     replay_change(engine, coordinator, catalog, restored.catalog()?)?;
     coordinator.restored(&header);
     let bases = coordinator.base_relations();
-    let owners = bases.iter().map(|id| id.0).chain(restored.dataflows().into_values().map(|(_, owner)| owner));
-    let n_bytes = owners.map(|owner| restored.n_bytes_of(owner)).sum();
+    let n_bytes = bases.iter().map(|id| restored.n_bytes_of(id.0)).sum();
     engine.start_progress.expect(n_bytes);
     let (send, receive) = channel();
     let n_workers = engine.workers.len();
@@ -172,16 +169,18 @@ fn restore(
             coordinator.fail_base(id, error);
         }
     }
-    restore_dataflows(engine, coordinator, catalog, restored)?;
+    restore_dataflows(engine, coordinator, catalog, restored, views)?;
     Ok(n_bytes)
 }
 
-/// Has the dataflows go on whose state a checkpoint has, if what they read does.
+/// Has the dataflows come back whose state a checkpoint has, if what they read does. They are read when the log has been done
+/// again; from now on what they read is held.
 fn restore_dataflows(
     engine: &Arc<EngineState>,
     coordinator: &mut Coordinator,
     catalog: &Catalog,
     restored: &Arc<Restored>,
+    views: &Arc<RestoreProgress>,
 ) -> Result<()> {
     let owners = restored.dataflows();
     for relation in in_order(catalog, |_| true) {
@@ -196,7 +195,7 @@ fn restore_dataflows(
         let runs = |id: &RelationId| engine.clock.relation(*id).is_some_and(|live| live.failure().is_none());
         // Otherwise it is made anew.
         if installation.live.plan_hash() == Some(plan_hash) && installation.imports.iter().all(runs) {
-            installation.restore(coordinator, restored, owner)?;
+            installation.restore(coordinator, restored, owner, views)?;
         }
     }
     Ok(())
@@ -280,22 +279,25 @@ fn wait_for(workers: &Workers) -> Result<()> {
     if n_done < workers.len() { Err(Error::internal("a worker has ended")) } else { Ok(()) }
 }
 
-/// Starts the dataflows of the catalog's views, sinks and arrangements that do not run yet, each after those that it reads.
-/// One that cannot be started says so when it is read.
-pub(crate) fn start_dataflows(engine: &Arc<EngineState>, coordinator: &mut Coordinator) -> StartedDataflows {
+/// Starts the dataflows of the catalog's views, sinks and arrangements that neither run nor come back, each after those that it
+/// reads. One that cannot be started says so when it is read.
+pub(crate) fn start_dataflows(engine: &Arc<EngineState>, coordinator: &mut Coordinator) -> Vec<RelationId> {
     let catalog = engine.catalog.read().clone();
     let rebuilt = in_order(&catalog, |relation| engine.clock.relation(relation.id).is_none());
-    let n_restored = in_order(&catalog, |_| true).len() - rebuilt.len();
     for relation in &rebuilt {
-        if let Err(error) = start_dataflow(engine, coordinator, &catalog, relation) {
-            tracing::error!(relation = %relation.name, %error, "a view could not be started again");
-            fail(engine, coordinator, relation, error);
+        match stored_dataflow(engine, &catalog, relation) {
+            Ok(installation) => installation.start_when_back(coordinator),
+            Err(error) => {
+                tracing::error!(relation = %relation.name, %error, "a view could not be started again");
+                fail(engine, coordinator, relation, error);
+            }
         }
     }
     for relation in catalog.relations() {
         coordinator.set_indexes(relation.id, &catalog);
     }
-    StartedDataflows { n_restored, rebuilt: rebuilt.iter().map(|relation| relation.id).collect() }
+    coordinator.drive_restore();
+    rebuilt.iter().map(|relation| relation.id).collect()
 }
 
 /// The views, sinks and arrangements of a catalog that are meant, each after those of them that it reads.
@@ -317,20 +319,6 @@ fn in_order(catalog: &Catalog, is_meant: impl Fn(&Relation) -> bool) -> Vec<Arc<
         }
     }
     ordered
-}
-
-fn start_dataflow(
-    engine: &Arc<EngineState>,
-    coordinator: &mut Coordinator,
-    catalog: &Catalog,
-    relation: &Arc<Relation>,
-) -> Result<()> {
-    let installation = stored_dataflow(engine, catalog, relation)?;
-    for id in &installation.imports {
-        let input = engine.clock.relation(*id).ok_or_else(|| Error::internal(format!("relation {id} is missing")))?;
-        input.check()?;
-    }
-    installation.start(coordinator)
 }
 
 /// A relation whose dataflow does not run, and why.

@@ -37,7 +37,7 @@ use crate::engine::EngineState;
 use crate::pg_catalog::{CatalogView, ConfigChanges, SessionEntry};
 use catalog_changes::Unpublished;
 pub(crate) use cursor::CursorInfo;
-pub(crate) use dataflows::{install, stored_dataflow};
+pub(crate) use dataflows::{BuildDataflow, install, stored_dataflow};
 pub use planned::ParsedStatement;
 use planning::Planning;
 pub(crate) use prepared::{PreparedInfo, without_position};

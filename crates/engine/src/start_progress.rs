@@ -9,6 +9,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(1);
 /// How far a start is: bytes of the checkpoint and of the log that have been taken in, of all.
 #[derive(Debug)]
 pub struct StartProgress {
+    /// What is taken in.
+    what: &'static str,
     began: Instant,
     n_bytes: AtomicU64,
     n_done: AtomicU64,
@@ -18,12 +20,17 @@ pub struct StartProgress {
 
 impl Default for StartProgress {
     fn default() -> Self {
-        let (n_bytes, n_done, told_ms) = Default::default();
-        StartProgress { began: Instant::now(), n_bytes, n_done, told_ms }
+        Self::of("what is on the disk")
     }
 }
 
 impl StartProgress {
+    /// Of something that has a name, for people.
+    pub(crate) fn of(what: &'static str) -> Self {
+        let (n_bytes, n_done, told_ms) = Default::default();
+        StartProgress { what, began: Instant::now(), n_bytes, n_done, told_ms }
+    }
+
     /// There are so many bytes more to be taken in.
     pub(crate) fn expect(&self, n_bytes: u64) {
         self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
@@ -37,8 +44,18 @@ impl StartProgress {
         // Several threads take in what there is.
         let tell = || self.told_ms.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if is_time && tell() {
-            tracing::info!("taking in what is on the disk: {}", self.shown().unwrap_or_default());
+            tracing::info!("taking in {}: {}", self.what, self.shown().unwrap_or_default());
         }
+    }
+
+    /// Bytes that there are.
+    pub(crate) fn n_expected(&self) -> u64 {
+        self.n_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that have been taken in.
+    pub(crate) fn n_done(&self) -> u64 {
+        self.n_done.load(Ordering::Relaxed)
     }
 
     /// In words: `120 of 480 MB (25 %), 60 MB/s`. `None` until it is known how much there is.

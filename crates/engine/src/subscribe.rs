@@ -46,6 +46,7 @@ pub(crate) struct Wanted {
 
 /// Follows a relation that keeps its rows.
 pub(crate) async fn subscribe(engine: &Arc<EngineState>, live: Arc<LiveRelation>, wanted: Wanted) -> Result<Rows> {
+    live.back().await?;
     live.completed(engine.clock.last_closed()).await?;
     let (teller, listener) = buffer();
     let followed = Arc::clone(&live);

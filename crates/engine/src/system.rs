@@ -153,6 +153,9 @@ const RELATIONS: [(&str, &[(&str, ColumnType)]); 10] = [
             ("views_restored", BigInt),
             ("views_rebuilt", BigInt),
             ("views_to_come", BigInt),
+            ("state", Text),
+            ("bytes_restored", BigInt),
+            ("views_us", BigInt),
         ],
     ),
     (
@@ -275,11 +278,16 @@ fn checkpoint(written: &Written) -> Row {
 }
 
 fn recovery(engine: &EngineState, recovered: &Recovered) -> Row {
-    let rebuilt = &recovered.dataflows.rebuilt;
+    let (rebuilt, restored) = (&recovered.rebuilt, &recovered.restored);
     let relations = engine.clock.relations.read();
     // What has failed does not come, and what was dropped neither.
     let is_to_come = |live: &&Arc<LiveRelation>| live.stage() != Stage::Following && live.failure().is_none();
-    let n_to_come = rebuilt.iter().filter_map(|id| relations.get(id)).filter(is_to_come).count();
+    let n_rebuilding = rebuilt.iter().filter_map(|id| relations.get(id)).filter(is_to_come).count();
+    let state = match (restored.n_to_come(), n_rebuilding) {
+        (0, 0) => "complete",
+        (0, _) => "rebuilding",
+        _ => "restoring",
+    };
     vec![
         int(recovered.checkpoint.0),
         int(recovered.epoch.0),
@@ -287,9 +295,12 @@ fn recovery(engine: &EngineState, recovered: &Recovered) -> Row {
         int(recovered.n_bytes as u64),
         int(recovered.took.as_micros()),
         int(recovered.n_checkpoint_bytes),
-        int(recovered.dataflows.n_restored),
+        int(restored.n_back()),
         int(rebuilt.len()),
-        int(n_to_come),
+        int(restored.n_to_come() + n_rebuilding),
+        text(state),
+        int(recovered.n_base_bytes + restored.read.n_done()),
+        restored.took().map_or(Cell::BigInt(None), |took| int(took.as_micros())),
     ]
 }
 
@@ -336,11 +347,14 @@ pub(crate) fn job_state(live: &LiveRelation) -> (&'static str, Option<String>) {
         _ if live.failure().is_some() => return ("failed", None),
         Stage::Following => return ("running", None),
         Stage::Hydrating => "hydrating",
+        Stage::Restoring => "restoring",
+        Stage::Replaying => "replaying",
         Stage::CatchingUp => "catching up",
     };
     let (total, done) = (intake.total.load(Relaxed), intake.done.load(Relaxed));
     let percent = (done.min(total) * 100).checked_div(total).unwrap_or(0);
-    (state, Some(format!("{done} of {total} rows ({percent} %)")))
+    let of_what = if live.stage() == Stage::Restoring { "bytes" } else { "rows" };
+    (state, Some(format!("{done} of {total} {of_what} ({percent} %)")))
 }
 
 fn arrangements(engine: &EngineState, live: &LiveRelation) -> Vec<Row> {

@@ -8,6 +8,7 @@ mod engine {
     mod flow;
     mod history;
     mod planning;
+    mod restoring;
     mod serializability;
     mod slice;
     mod spilling;

@@ -16,6 +16,7 @@ mod encoded;
 mod partial;
 mod saved;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
@@ -36,7 +37,7 @@ use crate::emitted_values::Failing;
 use crate::encoded::EncodedSpec;
 use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
-use crate::saving::Tracking;
+use crate::saving::{Tracking, in_parts};
 pub use distinct::DistinctPartialSpec;
 use distinct::DistinctSets;
 pub use distinct_reduce::DistinctReduceSpec;
@@ -455,6 +456,15 @@ impl Operator for Aggregate {
     }
 
     fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
+        self.restore_groups(saved)
+    }
+
+    fn restored_parts(&self, partitions: &Range<usize>, n_wanted: usize) -> Vec<Range<usize>> {
+        in_parts(partitions, n_wanted)
+    }
+
+    fn restore_part(&mut self, _: usize, saved: &mut SavedState) -> Result<()> {
+        // No two parts have rows of the same group.
         self.restore_groups(saved)
     }
 

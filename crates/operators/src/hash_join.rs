@@ -17,6 +17,7 @@ mod shared;
 mod side;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataflow::RelationId;
 use crate::encoded::EncodedSpec;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
+use crate::saving::in_parts;
 pub use alone::Alone;
 use alone::Totals;
 use shared::SharedSide;
@@ -668,6 +670,19 @@ impl Operator for HashJoin {
             state.restore_totals(right);
         }
         Ok(())
+    }
+
+    fn restored_parts(&self, partitions: &Range<usize>, n_wanted: usize) -> Vec<Range<usize>> {
+        // What a null-aware join knows of its right side is in one of them, and counts for all rows.
+        if self.spec.alone.left == Alone::NullAwareAnti {
+            return vec![partitions.clone()];
+        }
+        in_parts(partitions, n_wanted)
+    }
+
+    fn restore_part(&mut self, _: usize, saved: &mut SavedState) -> Result<()> {
+        // Each row is in one of them.
+        self.restore(saved)
     }
 
     fn n_bytes(&self) -> usize {

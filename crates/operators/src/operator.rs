@@ -139,17 +139,21 @@ pub trait Operator {
     /// Internal, if the state is not that of such an operator.
     fn restore(&mut self, saved: &mut SavedState) -> Result<()>;
 
-    /// Does [`Operator::restore`] with what `read` gives of ranges of partitions, which are this worker's together. What can
-    /// have its state in parts takes it so, and puts parts away while memory is short.
+    /// How [`Operator::restore_part`] takes over saved state of the partitions that this worker owns: the range of each part,
+    /// in order. Others have to wait while it takes one over, so there should be `n_wanted`, if it can be.
+    fn restored_parts(&self, partitions: &Range<usize>, n_wanted: usize) -> Vec<Range<usize>> {
+        let _ = n_wanted;
+        vec![partitions.clone()]
+    }
+
+    /// Does [`Operator::restore`] with the state of one of [`Operator::restored_parts`], which come one after the other, each
+    /// once, and nothing in between. What can have its state in parts puts parts away while memory is short.
     ///
     /// # Errors
-    /// As [`Operator::restore`]; what `read` gives; 53200 if the state does not fit and there is no other place for it.
-    fn restore_from(
-        &mut self,
-        partitions: &Range<usize>,
-        read: &dyn Fn(&Range<usize>) -> Result<SavedState>,
-    ) -> Result<()> {
-        self.restore(&mut read(partitions)?)
+    /// As [`Operator::restore`]; 53200 if the state does not fit and there is no other place for it.
+    fn restore_part(&mut self, part: usize, saved: &mut SavedState) -> Result<()> {
+        debug_assert_eq!(part, 0, "it takes its state at once");
+        self.restore(saved)
     }
 
     /// Puts state away, if it can and memory is short. It is called between epochs.

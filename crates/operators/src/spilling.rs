@@ -480,23 +480,22 @@ impl Operator for Spilling {
         }
     }
 
-    fn restore_from(
-        &mut self,
-        partitions: &Range<usize>,
-        read: &dyn Fn(&Range<usize>) -> Result<SavedState>,
-    ) -> Result<()> {
-        if let State::Whole(_) = &self.state {
-            return self.restore(&mut read(partitions)?);
+    fn restored_parts(&self, partitions: &Range<usize>, n_wanted: usize) -> Vec<Range<usize>> {
+        match &self.state {
+            State::Whole(whole) => whole.restored_parts(partitions, n_wanted),
+            State::Parts(parts) => (0..parts.len()).map(|part| self.plan.partitions(part)).collect(),
         }
+    }
+
+    fn restore_part(&mut self, part: usize, saved: &mut SavedState) -> Result<()> {
         self.is_all_unsaved = false;
-        for part in 0..self.plan.n_parts {
-            let mut saved = read(&self.plan.partitions(part))?;
-            let operator = self.plan.build(part, self.ended)?;
-            self.n_uses += 1;
-            parts_of(&mut self.state)?[part].restore(operator, &mut saved, self.n_uses)?;
-            self.make_room()?;
+        if let State::Whole(whole) = &mut self.state {
+            return whole.restore_part(part, saved);
         }
-        Ok(())
+        let operator = self.plan.build(part, self.ended)?;
+        self.n_uses += 1;
+        parts_of(&mut self.state)?[part].restore(operator, saved, self.n_uses)?;
+        self.make_room()
     }
 
     fn relieve(&mut self) -> Result<()> {

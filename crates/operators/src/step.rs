@@ -12,6 +12,9 @@ use crate::dataflow::{Dataflow, Exchange, Node, NodeId, RelationId, split_by_has
 use crate::operator::{BuildContext, Operator, Output, Progress};
 use crate::spilling::{self, SpillTo};
 
+/// In so many parts saved state is taken over, where that can be.
+const RESTORED_PARTS: usize = 3;
+
 /// Runs a dataflow, one epoch at a time, on simulated workers.
 pub struct StepDriver {
     dataflow: Dataflow,
@@ -109,7 +112,10 @@ impl StepDriver {
         for (worker, operators) in self.workers.iter_mut().enumerate() {
             for (operator, saved) in operators.iter_mut().zip(saved) {
                 if let Some(operator) = operator {
-                    operator.restore(&mut SavedState::decode(saved, &partitions_of(worker, n_workers))?)?;
+                    let parts = operator.restored_parts(&partitions_of(worker, n_workers), RESTORED_PARTS);
+                    for (part, partitions) in parts.iter().enumerate() {
+                        operator.restore_part(part, &mut SavedState::decode(saved, partitions)?)?;
+                    }
                 }
             }
         }

@@ -22,6 +22,8 @@ use crate::source::Source;
 pub trait Events: Send + Sync {
     /// All of a relation's rows on this worker are as of the epoch.
     fn completed(&self, relation: RelationId, worker: usize, epoch: Epoch);
+    /// A dataflow has on this worker what was saved of it: it can be installed when all have.
+    fn restored(&self, dataflow: RelationId, worker: usize);
     /// A dataflow has failed: it does nothing any more, and is to be dropped, which frees its state.
     fn failed(&self, dataflow: RelationId, epoch: Epoch, error: Error);
     /// All state together has passed its limit, as a dataflow found that was adding to its own.
@@ -38,7 +40,11 @@ pub enum Command {
     DropRelation(RelationId),
     /// Says which secondary indexes a relation's rows have: those that are new are built, others forgotten.
     SetIndexes(RelationId, Vec<Vec<usize>>),
-    /// Builds a view's or sink's dataflow, which takes its inputs as of its start and then waits for a round.
+    /// Reads what was saved of a dataflow, beside other work, so that it can be installed. What its operators read of other
+    /// dataflows is installed.
+    Restore(Arc<InstallDataflow>),
+    /// Builds a view's or sink's dataflow, which takes its inputs as of its start, or has been restored as of it, and then
+    /// waits for a round.
     Install(Arc<InstallDataflow>),
     /// Gives a dataflow that does not follow its inputs what has changed in them.
     Round(Arc<Round>),
@@ -101,7 +107,7 @@ pub struct InstallDataflow {
     pub start: EpochHeader,
     /// For each import, in the order of [`Dataflow::imports`], the offsets that it starts from if it is a source.
     pub offsets: Vec<Option<Range<u64>>>,
-    /// What it goes on from: it has seen its inputs as of the start, and follows them from there.
+    /// What it goes on from: it has seen its inputs as of the start.
     pub restored: Option<RestoredDataflow>,
     /// What changes in it is noted, since it will be saved.
     pub keeps: bool,

@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use millstream_operators::materialize::Materialize;
-use millstream_operators::operator::Arrangements;
+use millstream_operators::operator::{Arrangements, Operator};
 use millstream_operators::spilling::{self, MemoryWatch, SpillTo};
-use millstream_operators::{BuildContext, Exchange, Node, RelationId};
-use millstream_state::{Arrangement, ColdStore, Rows};
-use millstream_types::hash::partitions_of;
+use millstream_operators::{BuildContext, Exchange, Node, NodeId, RelationId};
+use millstream_state::{Arrangement, ColdStore, Rows, SavedState};
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
 use timely::container::NoopBuilder;
 use timely::dataflow::InputHandle;
@@ -29,10 +28,7 @@ use crate::pressure::Pressure;
 use crate::quanta::Quanta;
 use crate::root::{RootEnd, RootState, add_root};
 use crate::row_errors::RowErrorLog;
-use crate::saving::{RestoredDataflow, SaveRequest, SavedPart, Saving};
-
-/// Rows of a view that are likely not to fit are read in so many pieces.
-const RESTORED_PIECES: usize = 16;
+use crate::saving::{SaveRequest, SavedPart, Saving};
 
 /// What the operators of a dataflow share on a worker.
 pub(crate) struct Context {
@@ -194,14 +190,10 @@ pub(crate) struct Site<'a> {
     pub(crate) failure: Failure,
     pub(crate) quanta: Quanta,
     pub(crate) outbox: &'a Outbox,
-    /// What its operators may read instead of keeping it.
-    pub(crate) arrangements: &'a dyn Arrangements,
     /// The dataflows on this worker that are to complete an epoch before what they keep can be read.
     pub(crate) awaited: HashMap<RelationId, Awaited>,
     /// Where state goes that memory has no room for, if it may go anywhere.
     pub(crate) spill: Option<&'a Arc<dyn ColdStore>>,
-    /// About what the rows take that its inputs have at the start, on this worker.
-    pub(crate) n_bytes: usize,
 }
 
 /// A dataflow that is to complete an epoch.
@@ -219,43 +211,156 @@ impl Awaited {
 
 /// Puts what was saved into an arrangement that has nothing yet.
 pub(crate) fn fill(arrangement: &mut Arrangement, rows: Vec<RecordBatch>, epoch: Epoch, since: Epoch) -> Result<()> {
-    insert(arrangement, rows)?;
+    for rows in rows {
+        arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: rows.num_rows() })?;
+    }
     arrangement.seal(epoch, since)
 }
 
-fn insert(arrangement: &mut Arrangement, rows: Vec<RecordBatch>) -> Result<()> {
-    rows.into_iter().try_for_each(|rows| {
-        let n_rows = rows.num_rows();
-        arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: n_rows })
-    })
+/// An operator, and what it has in use.
+type Accounted = (Box<dyn Operator>, Rc<HeldMemory>);
+
+/// The operators of a dataflow on a worker, and where its rows go, before timely runs them.
+pub(crate) struct Parts {
+    /// By node; imports have none.
+    operators: Vec<Option<Accounted>>,
+    /// The nodes of those that have state.
+    stateful: Vec<NodeId>,
+    arrangement: Option<Rc<RefCell<Arrangement>>>,
+    root_memory: Rc<HeldMemory>,
+    /// There is likely to be too much for memory.
+    starts_in_parts: bool,
 }
 
-/// Inserts the rows that were saved of a view, piece by piece, and puts some away where there is too little memory.
-fn insert_restored(
-    arrangement: &mut Arrangement,
-    restored: &RestoredDataflow,
-    pieces: impl Iterator<Item = Range<usize>>,
-    memory: &HeldMemory,
-) -> Result<()> {
-    for partitions in pieces {
-        insert(arrangement, (restored.rows)(&partitions)?)?;
-        memory.report(arrangement.n_bytes(), arrangement.n_bytes_spillable());
-        let excess = memory.excess();
+/// What a worker gives to operators that it makes.
+pub(crate) struct Around<'a> {
+    pub(crate) worker: usize,
+    pub(crate) n_workers: usize,
+    /// What they may read instead of keeping it.
+    pub(crate) arrangements: &'a dyn Arrangements,
+    /// Where state goes that memory has no room for, if it may go anywhere.
+    pub(crate) spill: Option<&'a Arc<dyn ColdStore>>,
+    /// About what the rows take that the dataflow begins with, on all workers.
+    pub(crate) n_bytes: usize,
+}
+
+impl Parts {
+    /// Makes all operators of a dataflow. If it is to be restored they have still to take that over.
+    ///
+    /// # Errors
+    /// If an operator cannot be built.
+    pub(crate) fn new(install: &InstallDataflow, around: Around<'_>) -> Result<Parts> {
+        let Around { worker, n_workers, arrangements, spill, n_bytes } = around;
+        let build_context = BuildContext { worker, n_workers, start: install.start.epoch, arrangements };
+        // All that the inputs have is one epoch, in which nothing that has taken rows can be spilled.
+        let starts_in_parts = install.account.is_small_for(n_bytes);
+        let (mut operators, mut stateful) = (Vec::new(), Vec::new());
+        for (id, node) in install.dataflow.nodes.iter().enumerate() {
+            let Node::Operator { spec, inputs } = node else {
+                operators.push(None);
+                continue;
+            };
+            let memory = Rc::new(HeldMemory::new(&install.account));
+            let mut operator = match spill {
+                None => spec.build(build_context)?,
+                Some(store) => {
+                    let watch = Rc::clone(&memory) as Rc<dyn MemoryWatch>;
+                    let queued_bytes_max = install.pressure.queue_bytes();
+                    let spill_to = SpillTo { store: Arc::clone(store), watch, queued_bytes_max, starts_in_parts };
+                    spilling::build(spec, inputs, build_context, spill_to)?
+                }
+            };
+            if install.keeps && install.restored.is_none() {
+                operator.track_changes();
+            }
+            stateful.extend((!spec.is_stateless()).then_some(id));
+            operators.push(Some((operator, memory)));
+        }
+        let arrangement = match &install.root {
+            Root::Materialize { spec, .. } => {
+                let mut arrangement = Arrangement::new(&spec.arrangement())?;
+                if let Some(store) = spill {
+                    arrangement.spill_into(Arc::clone(store));
+                }
+                if let Some(place) = spec.place()? {
+                    arrangement.note_place(place);
+                }
+                Some(Rc::new(RefCell::new(arrangement)))
+            }
+            Root::Sink(_) => None,
+        };
+        let root_memory = Rc::new(HeldMemory::new(&install.account));
+        Ok(Parts { operators, stateful, arrangement, root_memory, starts_in_parts })
+    }
+
+    pub(crate) fn starts_in_parts(&self) -> bool {
+        self.starts_in_parts
+    }
+
+    /// For each node whose operator has state, the ranges of partitions in which it takes it over: `n_wanted`, if it can.
+    pub(crate) fn restored_parts(
+        &self,
+        partitions: &Range<usize>,
+        n_wanted: usize,
+    ) -> Vec<(NodeId, Vec<Range<usize>>)> {
+        let parts =
+            |&node: &NodeId| Some((node, self.operators[node].as_ref()?.0.restored_parts(partitions, n_wanted)));
+        self.stateful.iter().filter_map(parts).collect()
+    }
+
+    /// The operator at a node takes over a part of its state.
+    ///
+    /// # Errors
+    /// As [`Operator::restore_part`].
+    pub(crate) fn restore(&mut self, node: NodeId, part: usize, saved: &mut SavedState) -> Result<()> {
+        let Some((operator, memory)) = self.operators.get_mut(node).and_then(Option::as_mut) else { return Ok(()) };
+        operator.restore_part(part, saved)?;
+        memory.set_all(operator.n_bytes(), operator.n_spillable_bytes(), operator.n_spilled_bytes());
+        Ok(())
+    }
+
+    /// Inserts rows that were saved of a view, and puts some away where there is too little memory.
+    ///
+    /// # Errors
+    /// 53200 if there is no other place for them.
+    pub(crate) fn insert_restored(&self, rows: &RecordBatch) -> Result<()> {
+        let Some(arrangement) = &self.arrangement else { return Ok(()) };
+        let mut arrangement = arrangement.borrow_mut();
+        arrangement.insert(rows.columns(), Rows::Range { offset: 0, len: rows.num_rows() })?;
+        self.root_memory.report(arrangement.n_bytes(), arrangement.n_bytes_spillable());
+        let excess = self.root_memory.excess();
         if excess > 0 {
             arrangement.spill(excess)?;
         }
+        Ok(())
     }
-    Ok(())
+
+    /// All that was saved is there: it is as of the dataflow's start.
+    ///
+    /// # Errors
+    /// If rows are not in memory and cannot be read.
+    pub(crate) fn end_restore(&mut self, install: &InstallDataflow) -> Result<()> {
+        if install.keeps {
+            self.operators.iter_mut().flatten().for_each(|(operator, _)| operator.track_changes());
+        }
+        if let (Some(arrangement), Root::Materialize { shared, .. }) = (&self.arrangement, &install.root) {
+            let start = install.start.epoch;
+            let mut arrangement = arrangement.borrow_mut();
+            arrangement.seal(start, shared.holds.advance(start))?;
+            arrangement.note_saved();
+        }
+        Ok(())
+    }
 }
 
-/// Builds all operators of a dataflow.
+/// Builds a dataflow of its parts within timely.
 ///
 /// # Errors
-/// If an operator cannot be built; then nothing was installed on this worker.
-pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'_>) -> Result<Built> {
-    let Site { failure, quanta, outbox, arrangements, awaited, spill, n_bytes } = site;
+/// If a sink cannot be opened; then nothing was installed on this worker.
+pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, parts: Parts, site: Site<'_>) -> Result<Built> {
+    let Site { failure, quanta, outbox, awaited, spill } = site;
+    let Parts { operators, arrangement, root_memory, .. } = parts;
     let start = install.start.epoch;
-    let build_context = BuildContext { worker: worker.index(), n_workers: worker.peers(), start, arrangements };
     let context = Rc::new(Context {
         name: install.name.clone(),
         worker: worker.index(),
@@ -280,70 +385,18 @@ pub(crate) fn build(worker: &mut Worker, install: &InstallDataflow, site: Site<'
     if install.restored.is_none() {
         context.open(&install.start);
     }
-    // All that the inputs have is one epoch, in which nothing that has taken rows can be spilled.
-    let n_workers = build_context.n_workers;
-    let n_bytes = install.restored.as_ref().map_or(n_bytes.saturating_mul(n_workers), |restored| restored.n_bytes);
-    let starts_in_parts = install.account.is_small_for(n_bytes);
-    let mut operators = Vec::new();
-    for (node_idx, node) in install.dataflow.nodes.iter().enumerate() {
-        let Node::Operator { spec, inputs } = node else {
-            operators.push(None);
-            continue;
-        };
-        let memory = Rc::new(HeldMemory::new(&install.account));
-        let mut operator = match spill {
-            None => spec.build(build_context)?,
-            Some(store) => {
-                let watch = Rc::clone(&memory) as Rc<dyn MemoryWatch>;
-                let queued_bytes_max = install.pressure.queue_bytes();
-                let spill_to = SpillTo { store: Arc::clone(store), watch, queued_bytes_max, starts_in_parts };
-                spilling::build(spec, inputs, build_context, spill_to)?
-            }
-        };
-        if let Some(restored) = install.restored.as_ref().filter(|_| !spec.is_stateless()) {
-            // All workers build the same dataflows: on one where something is damaged it is there, and has failed.
-            let partitions = partitions_of(context.worker, n_workers);
-            let read = |partitions: &Range<usize>| (restored.state)(partitions, node_idx as u32);
-            context.failure.guard(start, || operator.restore_from(&partitions, &read));
-        }
-        if install.keeps {
-            operator.track_changes();
-        }
-        operators.push(Some((operator, memory)));
-    }
-    let root_memory = Rc::new(HeldMemory::new(&install.account));
-    let (root, arrangement) = match &install.root {
-        Root::Materialize { spec, shared } => {
-            let mut arrangement = Arrangement::new(&spec.arrangement())?;
-            if let Some(store) = spill {
-                arrangement.spill_into(Arc::clone(store));
-            }
-            if let Some(place) = spec.place()? {
-                arrangement.note_place(place);
-            }
-            let arrangement = Rc::new(RefCell::new(arrangement));
-            if let Some(restored) = &install.restored {
-                let since = shared.holds.advance(start);
-                let n_pieces = if starts_in_parts { RESTORED_PIECES } else { 1 };
-                let piece = |piece| partitions_of(context.worker * n_pieces + piece, n_workers * n_pieces);
-                let restore = || {
-                    let mut arrangement = arrangement.borrow_mut();
-                    insert_restored(&mut arrangement, restored, (0..n_pieces).map(piece), &root_memory)?;
-                    arrangement.seal(start, since)?;
-                    arrangement.note_saved();
-                    Ok(())
-                };
-                context.failure.guard(start, restore);
-            }
-            shared.set_reader(build_context.worker, arrangement.borrow().reader());
-            let mut materialize = Materialize::new(spec.clone(), Rc::clone(&arrangement));
+    let root = match (&install.root, &arrangement) {
+        (Root::Materialize { spec, shared }, Some(arrangement)) => {
+            shared.set_reader(context.worker, arrangement.borrow().reader());
+            let mut materialize = Materialize::new(spec.clone(), Rc::clone(arrangement));
             if let Some(store) = spill {
                 materialize =
                     materialize.putting_away(Arc::clone(store), Rc::clone(&root_memory) as Rc<dyn MemoryWatch>);
             }
-            (RootState::Materialize(Box::new(materialize), Arc::clone(shared)), Some(arrangement))
+            RootState::Materialize(Box::new(materialize), Arc::clone(shared))
         }
-        Root::Sink(sink) => (RootState::Sink(sink.open(build_context.worker)?, Vec::new()), None),
+        (Root::Sink(sink), _) => RootState::Sink(sink.open(context.worker)?, Vec::new()),
+        (Root::Materialize { .. }, None) => return Err(Error::internal("a view without an arrangement")),
     };
     let timely_index = worker.next_dataflow_index();
     let inputs = worker.dataflow_named::<u64, _, _>(&install.name, |scope| {

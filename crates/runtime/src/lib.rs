@@ -14,6 +14,7 @@ mod metrics;
 mod pressure;
 mod quanta;
 mod relation;
+mod restoring;
 mod root;
 mod row_errors;
 mod saving;

@@ -35,21 +35,23 @@ impl NodeMetrics {
     }
 }
 
-/// How far a dataflow is in taking its inputs in, in its present round, over all workers and imports.
+/// How far a dataflow is in taking its inputs in, in its present round, over all workers and imports; or in being read back.
 #[derive(Debug, Default)]
 pub struct Intake {
-    /// Rows or offsets that the round has, as far as is known.
+    /// Rows or offsets that the round has, or bytes to be read, as far as is known.
     pub total: AtomicU64,
     /// Those that were fed.
     pub done: AtomicU64,
 }
 
 impl Intake {
-    pub(crate) fn expect(&self, n: u64) {
+    /// There are so many more.
+    pub fn expect(&self, n: u64) {
         self.total.fetch_add(n, Relaxed);
     }
 
-    pub(crate) fn took(&self, n: u64) {
+    /// So many more were taken in.
+    pub fn took(&self, n: u64) {
         self.done.fetch_add(n, Relaxed);
     }
 

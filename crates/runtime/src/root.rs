@@ -230,11 +230,13 @@ impl RootAdapter {
         if open <= upto || has_more || self.context.failure.has_failed() {
             return;
         }
-        if let RootState::Materialize(materialize, _) = &self.state {
-            self.n_saves = self.context.hand_over(SavedPart::Rows(materialize.take_unsaved()));
-            // What is complete here is so for all operators before.
-            self.context.activate_all();
-        }
+        let part = match &self.state {
+            RootState::Materialize(materialize, _) => SavedPart::Rows(materialize.take_unsaved()),
+            RootState::Sink(..) => SavedPart::Nothing,
+        };
+        self.n_saves = self.context.hand_over(part);
+        // What is complete here is so for all operators before.
+        self.context.activate_all();
     }
 
     /// Seals an epoch; returns whether that went well.

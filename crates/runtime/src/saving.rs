@@ -36,6 +36,8 @@ pub enum SavedPart {
     Rows(UnsavedRows),
     /// State of the operator of a node.
     State(u32, StateChanges),
+    /// Of the end of a sink, which keeps nothing: what was given to it is as of the epoch.
+    Nothing,
 }
 
 /// What a dataflow goes on from, instead of its inputs as of the start.

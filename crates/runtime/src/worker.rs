@@ -2,6 +2,7 @@
 
 mod feed;
 mod relief;
+mod restore;
 mod state;
 
 use std::cell::RefCell;
@@ -132,9 +133,10 @@ fn run(
             }
         }
         let is_building = state.borrow_mut().build_indexes();
+        let is_restoring = state.borrow_mut().restore();
         let relieved = state.borrow_mut().relieve();
         let wait = match state.borrow_mut().feed_all() {
-            _ if is_building || relieved == Relieved::More => Some(Duration::ZERO),
+            _ if is_building || is_restoring || relieved == Relieved::More => Some(Duration::ZERO),
             Fed::More => Some(Duration::ZERO),
             Fed::BackedUp => Some(BACKED_UP_FOR),
             Fed::All if relieved == Relieved::Short => Some(ASLEEP_FOR),

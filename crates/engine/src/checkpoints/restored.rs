@@ -9,7 +9,7 @@ use millstream_planner::RelationId;
 use millstream_planner::catalog::CatalogChange;
 use millstream_runtime::SavedRowErrors;
 use millstream_state::{SavedState, StoredBlock};
-use millstream_storage::checkpoint::{Manifest, Snapshot};
+use millstream_storage::checkpoint::{Manifest, Snapshot, TableId};
 use millstream_types::hash::N_PARTITIONS;
 use millstream_types::{Epoch, EpochHeader, Result};
 use parking_lot::Mutex;
@@ -92,9 +92,27 @@ impl Restored {
     /// XX001, naming the object, if one does not read right.
     pub(crate) fn rows(&self, owner: u64, partitions: &Range<usize>) -> Result<Vec<RecordBatch>> {
         let rows = self.snapshot.net_rows(table_of_rows(owner), partitions);
-        // Whoever has rows is done with all else by then.
         self.progress.advance(self.n_bytes_of(owner) * partitions.len() as u64 / N_PARTITIONS as u64);
         rows
+    }
+
+    /// The rows of a view, of a range of partitions; `took` is told how many bytes were read.
+    ///
+    /// # Errors
+    /// XX001, naming the object, if one does not read right.
+    pub(crate) fn view_rows(
+        &self,
+        owner: u64,
+        partitions: &Range<usize>,
+        took: &dyn Fn(u64),
+    ) -> Result<Vec<RecordBatch>> {
+        self.read(table_of_rows(owner), partitions, took)
+    }
+
+    fn read(&self, table: TableId, partitions: &Range<usize>, took: &dyn Fn(u64)) -> Result<Vec<RecordBatch>> {
+        let rows = self.snapshot.net_rows(table, partitions)?;
+        took(self.snapshot.n_bytes_of_rows(table, partitions)?);
+        Ok(rows)
     }
 
     /// Whether a stream's rows are in objects of its own.
@@ -126,14 +144,20 @@ impl Restored {
         Epoch(self.manifest().stream_floors.get(&stream.0).copied().unwrap_or_default())
     }
 
-    /// The state of a node of a dataflow, of a range of partitions.
+    /// The state of a node of a dataflow, of a range of partitions; `took` is told how many bytes were read.
     ///
     /// # Errors
     /// XX001, naming the object, if one does not read right.
-    pub(crate) fn state(&self, owner: u64, node: u32, partitions: &Range<usize>) -> Result<SavedState> {
+    pub(crate) fn state(
+        &self,
+        owner: u64,
+        node: u32,
+        partitions: &Range<usize>,
+        took: &dyn Fn(u64),
+    ) -> Result<SavedState> {
         let mut state = SavedState::default();
         for table in self.snapshot.tables(owner)?.into_keys().filter(|table| table.node == node) {
-            for rows in self.snapshot.net_rows(table, partitions)? {
+            for rows in self.read(table, partitions, took)? {
                 state.add_own(table.table, rows);
             }
         }

@@ -215,7 +215,7 @@ impl CheckpointWriter {
         for (worker, parts) in unwritten.complete.iter().flat_map(|workers| workers.iter().enumerate()) {
             let rows = parts.iter().filter_map(|part| match part {
                 SavedPart::Rows(rows) => Some(rows),
-                SavedPart::State(..) => None,
+                SavedPart::State(..) | SavedPart::Nothing => None,
             });
             let partitions = partitions_of(worker, self.n_workers);
             let n_slots = N_SLOTS.min(partitions.len());
@@ -311,6 +311,7 @@ fn add(object: &mut ObjectWriter, owner: u64, live: &LiveRelation, part: &SavedP
             let add = |gone: &[_], rows: &[_]| object.add(table_of_rows(owner), unsaved.shape(), gone, rows);
             unsaved.hand_out(place_of_rows(live), piece_bytes, add)
         }
+        SavedPart::Nothing => Ok(()),
         SavedPart::State(node, changes) => changes.pieces().try_for_each(|piece| {
             piece?.tables().try_for_each(|(table, change)| {
                 object.add(TableId { owner, node: *node, table }, &change.shape, &change.gone, &change.rows)

@@ -109,6 +109,10 @@ impl Coordinator {
         if checkpointing.is_writing {
             return;
         }
+        // It would not have what is not back yet. Who waits does so until all is.
+        if self.restoring.is_some() {
+            return;
+        }
         if !self.damaged.is_empty() {
             let waiting = std::mem::take(&mut checkpointing.waiting_for_next);
             waiting.into_iter().for_each(|reply| drop(reply.send(Err(has_damage()))));
@@ -163,7 +167,13 @@ impl Coordinator {
     /// How long until a checkpoint is due.
     pub(super) fn until_checkpoint_is_due(&self) -> Option<Duration> {
         let checkpointing = self.checkpointing.as_ref()?;
-        let is_wanted = !checkpointing.is_writing && self.last_epoch > checkpointing.last && self.damaged.is_empty();
+        if checkpointing.is_writing || self.is_restoring() {
+            return None;
+        }
+        if !checkpointing.waiting_for_next.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let is_wanted = self.last_epoch > checkpointing.last && self.damaged.is_empty();
         is_wanted.then(|| checkpointing.when.interval.saturating_sub(checkpointing.began.elapsed()))
     }
 

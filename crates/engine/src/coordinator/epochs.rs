@@ -374,8 +374,12 @@ impl Coordinator {
     }
 
     /// Lets a relation have the indexes that the catalog says.
-    pub(crate) fn set_indexes(&self, id: RelationId, catalog: &Catalog) {
+    pub(crate) fn set_indexes(&mut self, id: RelationId, catalog: &Catalog) {
         let columns: Vec<Vec<usize>> = catalog.indexed_columns(id).collect();
+        if let Some(later) = self.later_indexes(id) {
+            *later = Some(columns);
+            return;
+        }
         self.workers.send_all(|_| Command::SetIndexes(id, columns.clone()));
     }
 
@@ -398,6 +402,7 @@ impl Coordinator {
             self.will_be_freed(&live);
         }
         self.damaged.remove(&id);
+        self.forget_to_start(id);
         if self.bases.remove(&id).is_some() {
             self.workers.send_all(|_| Command::DropRelation(id));
         } else {

@@ -7,17 +7,16 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millstream_planner::RelationId;
-use millstream_planner::catalog::Kind;
 use millstream_runtime::{Command, InstallDataflow, RestoredDataflow, Round};
 use millstream_state::Hold;
 use millstream_types::{Epoch, EpochHeader, Error, Result, SqlState};
 
+use super::restoring::ComingBack;
 use super::{Coordinator, Request};
-use crate::checkpoints::Restored;
 use crate::epoch_history::EpochEntry;
 use crate::live::{Body, Failed, LiveRelation, Stage};
 
@@ -34,8 +33,6 @@ const EPOCH_SHARE: usize = 3;
 const SPILLED_SHARE: usize = 2;
 /// A dataflow that keeps nobody but a checkpoint waiting may do so for so many times as long.
 const CHECKPOINT_PATIENCE: u32 = 6;
-/// What a byte of a checkpoint takes in memory, more or less.
-const SAVED_BYTES: usize = 3;
 /// How much its sources are slowed at most: by this power of two.
 const PACE_MAX: u32 = 7;
 
@@ -58,6 +55,8 @@ pub(super) struct Flow {
     pub(super) owner: u64,
     /// It has still to hand over what the last checkpoint asked for.
     pub(super) is_being_saved: bool,
+    /// Until it follows its inputs after a start, if it goes on from saved state.
+    pub(super) coming_back: Option<ComingBack>,
 }
 
 /// Numbers of dataflows in checkpoints begin here; below are those of tables and streams. Each dataflow starts at an epoch
@@ -75,7 +74,7 @@ pub(crate) struct Start {
 }
 
 /// How far a dataflow is that does not follow its inputs.
-struct CatchUp {
+pub(super) struct CatchUp {
     /// The epoch up to which it was sent its inputs.
     upto: Epoch,
     /// For each import, the position at that epoch if it is a source.
@@ -90,9 +89,17 @@ struct CatchUp {
     joins: bool,
 }
 
+impl CatchUp {
+    /// It was sent its inputs up to an epoch, at which they are held.
+    pub(super) fn from(upto: Epoch, positions: Vec<Option<u64>>, holds: Vec<Hold>) -> Self {
+        let (began, last_round) = (Instant::now(), None);
+        CatchUp { upto, positions, holds, began, last_round, pace: 0, joins: false }
+    }
+}
+
 impl Flow {
     /// A dataflow that was sent its start, an epoch.
-    fn new(
+    pub(super) fn new(
         live: Arc<LiveRelation>,
         imports: Vec<RelationId>,
         start: Epoch,
@@ -109,6 +116,7 @@ impl Flow {
             catching_up,
             owner,
             is_being_saved: false,
+            coming_back: None,
         }
     }
 
@@ -117,9 +125,9 @@ impl Flow {
         self.catching_up.as_ref().is_none_or(|c| c.joins)
     }
 
-    /// Whether checkpoints have its state: it is a view's, or an arrangement's.
+    /// Whether checkpoints have its state: it is not a subscription's.
     pub(super) fn is_saved(&self) -> bool {
-        !matches!(self.live.relation.kind, Kind::Sink(_)) && !crate::subscribe::is_hidden(self.live.id)
+        !crate::subscribe::is_hidden(self.live.id)
     }
 
     /// Epochs that it may have in flight before its sources and writers wait. Those that wait their turn are in memory, so
@@ -171,48 +179,17 @@ impl Coordinator {
         build: impl FnOnce(Start) -> InstallDataflow,
     ) -> Result<()> {
         let holds = self.hold(&imports, self.last_epoch)?;
-        let positions: Vec<Option<u64>> = imports.iter().map(|id| self.source_position(*id)).collect();
+        let positions = self.positions_of(&imports);
         let header = self.make_empty()?;
         let epoch = header.epoch;
         let offsets = positions.iter().map(|p| p.map(|to| 0..to)).collect();
         let install = Arc::new(build(Start { header, offsets, restored: None }));
         self.clock.relations.write().insert(live.id, Arc::clone(&live));
         live.touch(epoch);
-        let (began, last_round) = (Instant::now(), None);
-        let catching_up = CatchUp { upto: epoch, positions, holds, began, last_round, pace: 0, joins: false };
+        let catching_up = CatchUp::from(epoch, positions, holds);
         self.flows.push(Flow::new(live, imports, epoch, Some(catching_up), DATAFLOW_OWNERS + epoch.0));
         self.workers.send_all(|_| Command::Install(Arc::clone(&install)));
         Ok(())
-    }
-
-    /// Has a dataflow go on from the state that a checkpoint has of it. Its inputs are as of the same epoch.
-    pub(crate) fn restore_dataflow(
-        &mut self,
-        live: Arc<LiveRelation>,
-        imports: Vec<RelationId>,
-        build: impl FnOnce(Start) -> InstallDataflow,
-        checkpoint: &Arc<Restored>,
-        owner: u64,
-    ) {
-        let header = checkpoint.header();
-        let epoch = header.epoch;
-        // What a dataflow was installed with is there as long as it is, and must not keep the checkpoint's files.
-        let upgrade = |checkpoint: &Weak<Restored>| {
-            checkpoint.upgrade().ok_or_else(|| Error::internal("a dataflow is restored after the start"))
-        };
-        let (of_state, of_rows) = (Arc::downgrade(checkpoint), Arc::downgrade(checkpoint));
-        let restored = RestoredDataflow {
-            state: Box::new(move |partitions, node| upgrade(&of_state)?.state(owner, node, partitions)),
-            rows: Box::new(move |partitions| upgrade(&of_rows)?.rows(owner, partitions)),
-            n_bytes: usize::try_from(checkpoint.n_bytes_of(owner)).unwrap_or(usize::MAX).saturating_mul(SAVED_BYTES),
-        };
-        let offsets = imports.iter().map(|_| None).collect();
-        let install = Arc::new(build(Start { header, offsets, restored: Some(restored) }));
-        self.clock.relations.write().insert(live.id, Arc::clone(&live));
-        live.touch(epoch);
-        live.follow_from(epoch);
-        self.flows.push(Flow::new(live, imports, epoch, None, owner));
-        self.workers.send_all(|_| Command::Install(Arc::clone(&install)));
     }
 
     /// Drops a dataflow, and those that read it, so that they can be built anew.
@@ -240,7 +217,12 @@ impl Coordinator {
         }
     }
 
-    fn hold(&self, imports: &[RelationId], epoch: Epoch) -> Result<Vec<Hold>> {
+    /// Where each import is, if it is a source.
+    pub(super) fn positions_of(&self, imports: &[RelationId]) -> Vec<Option<u64>> {
+        imports.iter().map(|id| self.source_position(*id)).collect()
+    }
+
+    pub(super) fn hold(&self, imports: &[RelationId], epoch: Epoch) -> Result<Vec<Hold>> {
         let holds = imports.iter().filter_map(|id| self.clock.relation(*id)).map(|input| {
             let held = input.shared.holds.acquire(epoch);
             held.map_err(|since| Error::internal(format!("epoch {epoch} cannot be held after {since}")))
@@ -276,24 +258,33 @@ impl Coordinator {
             catching_up.holds.iter_mut().for_each(|hold| hold.advance(upto));
             if catching_up.joins {
                 flow.catching_up = None;
-            } else if !self.is_ending && self.inputs_follow(i) {
+            } else if (!self.is_ending || self.is_restoring()) && self.inputs_follow(i) {
                 self.next_round(i);
             }
-            let flow = &self.flows[i];
-            if flow.catching_up.is_none() {
-                began.push((Arc::clone(&flow.live), upto));
+            if self.flows[i].catching_up.is_none() {
+                self.note_back(i);
+                began.push((Arc::clone(&self.flows[i].live), upto));
             }
         }
         if !began.is_empty() {
             // A source that waited to be followed goes on at once: who reads the view next sees its first rows.
             self.make_epoch(vec![]);
             // Nobody can read it as of an epoch that is not closed.
-            self.when_closed(Box::new(move || began.into_iter().for_each(|(live, epoch)| live.follow_from(epoch))));
+            let waits = self.has_to_start().then(|| Arc::clone(&self.clock));
+            self.when_closed(Box::new(move || {
+                began.into_iter().for_each(|(live, epoch)| live.follow_from(epoch));
+                // The coordinator may be gone already.
+                waits.into_iter().for_each(|clock| drop(clock.request(Request::Wake)));
+            }));
         }
+        self.drive_restore();
     }
 
     /// Whether some dataflow could be brought a step further.
     pub(super) fn has_flow_to_drive(&self) -> bool {
+        if self.has_restore_to_drive() {
+            return true;
+        }
         if self.is_put_off() {
             return false;
         }
@@ -322,23 +313,25 @@ impl Coordinator {
             self.flows[flow_idx].catching_up = None;
             return;
         }
-        let now: Vec<Option<u64>> = imports.iter().map(|id| self.source_position(*id)).collect();
+        let now = self.positions_of(&imports);
         let header = match self.make_empty() {
             Ok(header) => header,
             Err(error) => return self.put_off(&error),
         };
         let epoch = header.epoch;
-        let took = began.elapsed();
-        let joins = took <= SHORT_ROUND;
         let flow = &mut self.flows[flow_idx];
+        // What came after the checkpoint may be much, whatever the time that reading its state took.
+        let is_first_back = flow.coming_back.as_mut().is_some_and(ComingBack::begins_first_round);
+        let took = if is_first_back { Duration::MAX } else { began.elapsed() };
+        let joins = took <= SHORT_ROUND;
         let Some(catching_up) = &mut flow.catching_up else { return };
         let was = std::mem::replace(&mut catching_up.positions, now.clone());
         let offsets = was.iter().zip(&now).map(|(was, now)| was.zip(*now).map(|(was, now)| was..now)).collect();
-        if last_round.is_some_and(|last| took * 5 > last * 4) {
+        if last_round.is_some_and(|last| took.saturating_mul(5) > last * 4) {
             catching_up.pace = PACE_MAX.min(catching_up.pace + 1);
         }
         (catching_up.upto, catching_up.began, catching_up.joins) = (epoch, Instant::now(), joins);
-        catching_up.last_round = Some(took);
+        catching_up.last_round = (!is_first_back).then_some(took);
         if let Body::Dataflow { intake, .. } = &flow.live.body {
             intake.restart();
         }
@@ -492,15 +485,13 @@ impl Coordinator {
                 }
             };
             tracing::warn!(relation = %self.flows[i].live.relation.name, %epoch, "a dataflow stalls and is set aside");
-            let positions = imports.iter().map(|id| self.source_position(*id)).collect();
-            let (began, last_round) = (Instant::now(), None);
+            let positions = self.positions_of(&imports);
             let flow = &mut self.flows[i];
             flow.stalls_since = None;
             // A last round that it has not taken in yet needs what it held until now.
             holds.extend(flow.catching_up.take().into_iter().flat_map(|c| c.holds));
-            flow.catching_up =
-                Some(CatchUp { upto: epoch, positions, holds, began, last_round, pace: 0, joins: false });
-            flow.live.set_aside();
+            flow.catching_up = Some(CatchUp::from(epoch, positions, holds));
+            flow.live.set_stage(Stage::CatchingUp);
             let owner = flow.owner;
             if flow.is_being_saved {
                 self.stalls_checkpoint(owner);
@@ -538,6 +529,9 @@ impl Coordinator {
     /// A dataflow computes what its view does not say any more: it, and all built on it, answer with that until they are
     /// rebuilt.
     pub(crate) fn make_stale(&mut self, id: RelationId, cause: &Error) {
+        if let Some(live) = self.forget_to_start(id) {
+            live.fail(Failed { epoch: self.last_epoch, cause: cause.clone(), origin: None });
+        }
         let start = self.flows.iter().find(|f| f.live.id == id).map(|f| f.start);
         if let Some(start) = start {
             self.fail_flow(id, self.last_epoch.max(start), cause);

@@ -20,7 +20,7 @@ use super::ddl::named_columns;
 use super::{Session, done};
 use crate::api::Response;
 use crate::checkpoints::Restored;
-use crate::coordinator::{Coordinator, Start};
+use crate::coordinator::{Coordinator, RestoreProgress, Start};
 use crate::engine::EngineState;
 use crate::live::{Body, LiveRelation};
 use crate::memory::parse_bytes;
@@ -66,6 +66,11 @@ impl Session {
             let mut catalog = self.catalog();
             let arrangements = engine.arrangements(&catalog);
             let planned = plan_view(&mut catalog, create, &arrangements)?;
+            if matches!(planned.created, Created::New(_)) && self.waits_for_inputs(&planned.stored, lock.is_some()) {
+                drop(lock);
+                self.until_inputs_are_back(&planned.stored).await?;
+                continue;
+            }
             if options.wait && self.unpublished.is_none() && matches!(planned.created, Created::New(_)) {
                 let started = arranging.start(&planned.stored.plan.copied, lock.as_ref()).await?;
                 if !started.is_empty() {
@@ -86,6 +91,17 @@ impl Session {
             }
             return Ok(done);
         }
+    }
+
+    /// Whether a dataflow reads something that comes back after a start, for which the catalog need not be locked.
+    fn waits_for_inputs(&self, stored: &StoredPlan, is_locked: bool) -> bool {
+        let is_coming_back = |id| self.engine.clock.relation(id).is_some_and(|live| live.is_coming_back());
+        is_locked && stored.plan.dataflow.imports().any(|(_, id, _)| is_coming_back(id))
+    }
+
+    async fn until_inputs_are_back(&self, stored: &StoredPlan) -> Result<()> {
+        let imports: Vec<RelationId> = stored.plan.dataflow.imports().map(|(_, id, _)| id).collect();
+        self.engine.clock.until_back(&imports).await
     }
 
     async fn install_view(
@@ -127,6 +143,11 @@ impl Session {
             let mut catalog = self.catalog();
             let arrangements = engine.arrangements(&catalog);
             let (created, stored) = plan_sink(&mut catalog, create, &arrangements)?;
+            if matches!(created, Created::New(_)) && self.waits_for_inputs(&stored, lock.is_some()) {
+                drop(lock);
+                self.until_inputs_are_back(&stored).await?;
+                continue;
+            }
             if self.unpublished.is_none() && matches!(created, Created::New(_)) {
                 let started = arranging.start(&stored.plan.copied, lock.as_ref()).await?;
                 if !started.is_empty() {
@@ -212,6 +233,8 @@ impl Session {
     /// Builds a failed view anew, in the place of the old one; if that comes to nothing the failed one is put back.
     async fn rebuild(&mut self, relation: &Arc<Relation>, failed: Arc<LiveRelation>) -> Result<()> {
         let engine = Arc::clone(&self.engine);
+        let below = inputs_of(&self.catalog(), relation);
+        engine.clock.until_back(&below).await?;
         let lock = engine.lock_catalog().await;
         let mut catalog = self.catalog();
         let Some(relation) = catalog.get(relation.id).cloned() else { return Ok(()) };
@@ -346,6 +369,7 @@ pub(crate) async fn install(
 ) -> Result<Arc<LiveRelation>> {
     let installation = Installation::new(engine, relation, shared, stored, root, history);
     let live = Arc::clone(&installation.live);
+    engine.clock.until_back(&installation.imports).await?;
     let install = move |coordinator: &mut Coordinator| {
         coordinator.check_imports(&installation.imports)?;
         installation.start(coordinator)
@@ -410,7 +434,7 @@ fn plan_of_stored(catalog: &Catalog, relation: &Relation) -> Result<StoredPlan> 
 }
 
 /// Makes a dataflow of what it starts from.
-type BuildDataflow = Box<dyn FnOnce(Start) -> InstallDataflow + Send>;
+pub(crate) type BuildDataflow = Box<dyn FnOnce(Start) -> InstallDataflow + Send>;
 
 /// A dataflow that is to be started.
 pub(crate) struct Installation {
@@ -480,22 +504,46 @@ impl Installation {
         coordinator.install(self.live, self.imports, self.build)
     }
 
-    /// Has it go on from a checkpoint's state on all workers.
+    /// Starts it on all workers once what it reads is back after a start.
+    pub(crate) fn start_when_back(self, coordinator: &mut Coordinator) {
+        coordinator.start_when_back(self.live, self.imports, self.build);
+    }
+
+    /// Has it go on from a checkpoint's state on all workers, when its turn comes.
     ///
     /// # Errors
     /// Internal, if what it had cannot be told.
-    pub(crate) fn restore(self, coordinator: &mut Coordinator, restored: &Arc<Restored>, owner: u64) -> Result<()> {
+    pub(crate) fn restore(
+        self,
+        coordinator: &mut Coordinator,
+        restored: &Arc<Restored>,
+        owner: u64,
+        progress: &Arc<RestoreProgress>,
+    ) -> Result<()> {
         if let Body::Dataflow { errors, .. } = &self.live.body {
             errors.restore(restored.row_errors(owner)?);
         }
-        coordinator.restore_dataflow(self.live, self.imports, self.build, restored, owner);
-        Ok(())
+        coordinator.restore_dataflow(self.live, self.imports, self.build, restored, owner, progress)
     }
 }
 
 /// Where ranges of offsets end, as ranges of nothing.
 fn ends(offsets: Vec<Option<Range<u64>>>) -> Vec<Option<Range<u64>>> {
     offsets.into_iter().map(|range| range.map(|r| r.end..r.end)).collect()
+}
+
+/// What a relation reads, through views that keep no rows.
+fn inputs_of(catalog: &Catalog, relation: &Relation) -> Vec<RelationId> {
+    let mut inputs = relation.depends_on.clone();
+    let mut next = 0;
+    while let Some(&id) = inputs.get(next) {
+        next += 1;
+        if let Some(view) = catalog.get(id).filter(|input| matches!(input.kind, Kind::View(_))) {
+            let new: Vec<RelationId> = view.depends_on.iter().filter(|id| !inputs.contains(id)).copied().collect();
+            inputs.extend(new);
+        }
+    }
+    inputs
 }
 
 /// The views built on a view, each after those that it is built on.

@@ -202,6 +202,7 @@ impl Session {
     ) -> Result<Option<BoxStream<'static, Result<RecordBatch>>>> {
         let lookup = query.lookup(params)?;
         let ids = [lookup.relation.id];
+        self.until_back(&ids).await?;
         let rows = match self.open_transaction().await? {
             None => ReadPoint::now(&self.engine, &ids).await?.find(&self.engine.workers, &lookup).await?,
             Some(transaction) => {
@@ -218,6 +219,7 @@ impl Session {
 
     /// Runs an optimized plan at the epoch of the open transaction, or now.
     pub(super) async fn read(&mut self, plan: LogicalPlan) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        self.until_back(&stored_relations(&plan)?).await?;
         let Some(transaction) = self.open_transaction().await? else {
             return execute(&self.engine, plan).await.map(|(_, batches)| batches);
         };
@@ -229,6 +231,7 @@ impl Session {
 
     /// Runs an optimized plan as [`Session::read`] does, for what it costs.
     pub(super) async fn analyze(&mut self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        self.until_back(&stored_relations(&plan)?).await?;
         let Some(transaction) = self.open_transaction().await? else {
             let point = ReadPoint::now(&self.engine, &stored_relations(&plan)?).await?;
             return analyze_at(&self.engine, plan, &point).await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use millstream_planner::RelationId;
 use millstream_planner::ast::{Set, Statement, TransactionModes};
 use millstream_types::{Error, Result, SqlState};
 
@@ -109,6 +110,14 @@ impl Session {
             self.block.transaction = Some(Arc::new(tokio::sync::Mutex::new(transaction)));
         }
         Ok(self.block.transaction.clone())
+    }
+
+    /// Waits until relations are back that come back after a start, before the transaction takes its epoch.
+    ///
+    /// # Errors
+    /// 55000 if one has failed, 42P01 if it was dropped.
+    pub(super) async fn until_back(&self, ids: &[RelationId]) -> Result<()> {
+        if self.block.block == Block::Nothing { Ok(()) } else { self.engine.clock.until_back(ids).await }
     }
 
     /// # Errors

@@ -189,6 +189,7 @@ impl Session {
             Some(bound) => Some(Returning { plan: self.ready(bound.plan.clone(), params)?, bound }),
             None => None,
         };
+        self.until_back(&relations_of(&writes, returning.as_ref())?).await?;
         let outcome = match self.open_transaction().await? {
             Some(transaction) => {
                 let mut transaction = transaction.lock().await;
@@ -269,12 +270,8 @@ impl Session {
 
     /// Runs statements as a transaction, again if what they read has changed before their turn came.
     async fn write_alone(&mut self, writes: &[Write], returning: Option<&Returning>) -> Result<Outcome> {
-        let mut ids: Vec<RelationId> = writes.iter().map(|w| w.relation().id).collect();
-        for plan in writes.iter().filter_map(Write::plan).chain(returning.map(|r| &r.plan)) {
-            ids.extend(stored_relations(plan)?);
-        }
-        ids.sort_unstable();
-        ids.dedup();
+        let ids = relations_of(writes, returning)?;
+        self.engine.clock.until_back(&ids).await?;
         let mut attempt = 1;
         loop {
             let order = if attempt >= ATTEMPT_WITH_ORDER {
@@ -333,6 +330,17 @@ impl Session {
         });
         Ok(if moves { Conflict::Move(update) } else { Conflict::Update(update) })
     }
+}
+
+/// The relations that statements write and read.
+fn relations_of(writes: &[Write], returning: Option<&Returning>) -> Result<Vec<RelationId>> {
+    let mut ids: Vec<RelationId> = writes.iter().map(|w| w.relation().id).collect();
+    for plan in writes.iter().filter_map(Write::plan).chain(returning.map(|r| &r.plan)) {
+        ids.extend(stored_relations(plan)?);
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
 }
 
 /// Runs statements in a transaction.

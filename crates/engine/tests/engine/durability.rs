@@ -329,10 +329,10 @@ async fn views_of_the_log_are_made_anew() {
     for (workers, n_restored) in [(2, 1), (3, 5)] {
         let engine = start(folder.path(), workers).expect("it starts");
         let of_start = |column: &str| format!("SELECT {column} FROM millstream.recoveries");
+        common::until(&mut session(&engine), &of_start("views_to_come = 0"), |so| so.contains("true")).await;
         assert_eq!(number(&engine, &of_start("views_restored")).await, n_restored);
         assert_eq!(number(&engine, &of_start("views_rebuilt")).await, 5 - n_restored);
         assert!(number(&engine, &of_start("checkpoint_bytes")).await > 100);
-        common::until(&mut session(&engine), &of_start("views_to_come = 0"), |so| so.contains("true")).await;
         let is = |view: &'static str, query: &'static str| {
             let engine = engine.clone();
             async move {

@@ -22,11 +22,12 @@ use crate::command::{
     Command, EpochWork, Events, InstallDataflow, LoadRows, Lookup, RelationInput, RelationSpec, Root, Round,
     RowsToLoad, StoreRows,
 };
-use crate::dataflow::{Awaited, Built, Outbox, Site, build, fill};
+use crate::dataflow::{Awaited, Built, Outbox, Parts, Site, build, fill};
 use crate::failure::Failure;
 use crate::memory::Charge;
 use crate::quanta::Quanta;
 use crate::relation::{Arrivals, Arriving, Part, Relation};
+use crate::restoring::Restoring;
 use crate::saving::{HandedOver, SaveRequest, SavedPart};
 
 /// Rows applied to a store after which its size is looked at.
@@ -67,8 +68,8 @@ pub(super) struct ImportState {
 
 pub(super) struct WorkerState {
     pub(super) index: usize,
-    n_workers: usize,
-    events: Arc<dyn Events>,
+    pub(super) n_workers: usize,
+    pub(super) events: Arc<dyn Events>,
     commands: Receiver<Command>,
     /// Commands that were received and must wait for the end of a step.
     pending: VecDeque<Command>,
@@ -76,6 +77,9 @@ pub(super) struct WorkerState {
     pub(super) dataflows: HashMap<RelationId, Installed>,
     /// Dataflows in the order in which they were installed: views come after what they are built on.
     order: Vec<RelationId>,
+    /// Dataflows that take over what was saved of them, and those that have, until they are installed.
+    pub(super) restoring: Vec<Restoring>,
+    pub(super) restored: HashMap<RelationId, Parts>,
     outbox: Outbox,
     /// Dataflows that may be able to take something in.
     pub(super) to_feed: FeedQueue,
@@ -105,6 +109,8 @@ impl WorkerState {
             relations: HashMap::new(),
             dataflows: HashMap::new(),
             order: Vec::new(),
+            restoring: Vec::new(),
+            restored: HashMap::new(),
             outbox: Outbox::default(),
             to_feed: FeedQueue::default(),
             quanta,
@@ -180,6 +186,7 @@ impl WorkerState {
                     self.building.push_back(id);
                 }
             }
+            Command::Restore(install) => self.begin_restore(install),
             Command::Round(round) => self.round(&round),
             Command::Follow(id) => self.set_follows(id, true),
             Command::SetAside(id) => self.set_follows(id, false),
@@ -223,12 +230,16 @@ impl WorkerState {
     fn install(&mut self, timely: &mut Worker, install: Arc<InstallDataflow>) {
         let start = install.start.epoch;
         let failure = Failure::new(install.id, start, Arc::clone(&self.events));
-        let arrangements = &Kept(&self.relations);
         let awaited = self.awaited(&install);
-        let n_bytes = self.bytes_at_start(&install);
+        let parts = match self.restored.remove(&install.id) {
+            Some(parts) => Ok(parts),
+            None if install.restored.is_some() => Err(Error::internal("a dataflow that was not restored")),
+            None => self.make_parts(&install, self.bytes_at_start(&install).saturating_mul(self.n_workers)),
+        };
         let (quanta, outbox, spill) = (self.quanta.clone(), &self.outbox, self.spill.as_ref());
-        let site = Site { failure, quanta, outbox, arrangements, awaited, spill, n_bytes };
-        let built = build(timely, &install, site).and_then(|built| Ok((built, self.hold_shared(&install)?)));
+        let site = Site { failure, quanta, outbox, awaited, spill };
+        let built = parts.and_then(|parts| build(timely, &install, parts, site));
+        let built = built.and_then(|built| Ok((built, self.hold_shared(&install)?)));
         let (built, holds) = match built {
             Ok(built) => built,
             Err(error) => return self.events.failed(install.id, start, error),
@@ -261,12 +272,10 @@ impl WorkerState {
         self.order.push(install.id);
         self.to_feed.push(install.id);
         let (sealed, last_ticked, round) = (built.context.sealed.get(), start, start);
-        let has_failed = built.context.failure.has_failed();
         let id = install.id;
         let installed = Installed { built, imports, holds, last_ticked, sealed, round, follows: false, install };
         self.dataflows.insert(id, installed);
-        if is_restored && !has_failed {
-            self.set_follows(id, true);
+        if is_restored {
             self.events.completed(id, self.index, start);
         }
     }
@@ -387,6 +396,7 @@ impl WorkerState {
         if let Some(installed) = self.dataflows.remove(&id) {
             timely.drop_dataflow(installed.built.timely_index);
         }
+        self.forget_restored(id);
         self.order.retain(|d| *d != id);
         self.relations.remove(&id);
         for relation in self.relations.values_mut() {
@@ -398,6 +408,8 @@ impl WorkerState {
 
     pub(super) fn forget_dataflows(&mut self) {
         self.dataflows.clear();
+        self.restoring.clear();
+        self.restored.clear();
     }
 
     fn epoch(&mut self, work: EpochWork) {
@@ -542,7 +554,7 @@ impl WorkerState {
 }
 
 /// A worker's relations, as operators may read them.
-struct Kept<'a>(&'a HashMap<RelationId, Relation>);
+pub(super) struct Kept<'a>(pub(super) &'a HashMap<RelationId, Relation>);
 
 impl Arrangements for Kept<'_> {
     fn arrangement(&self, relation: RelationId) -> Option<Rc<RefCell<Arrangement>>> {

@@ -159,6 +159,14 @@ impl Snapshot {
         net.rows.chunks(BLOCK_ROWS_MAX).map(|places| Ok(rows_at(&changes, places)?.1)).collect()
     }
 
+    /// About how many bytes [`Snapshot::net_rows`] reads.
+    ///
+    /// # Errors
+    /// As [`Snapshot::tables`].
+    pub fn n_bytes_of_rows(&self, table: TableId, partitions: &Range<usize>) -> Result<u64> {
+        Ok(self.changes(table, partitions)?.n_bytes())
+    }
+
     /// The rows of a stream, with the slot of each block; those of one slot in the order in which they came. Reads
     /// indexes, but no rows. Blocks can be read for as long as somebody has them, whatever becomes of the snapshot.
     ///
@@ -236,6 +244,15 @@ impl TableChanges {
     /// How many pieces there are.
     pub fn len(&self) -> usize {
         self.pieces.len()
+    }
+
+    /// About how many bytes they take where they are: of a block whose other rows are not among them its share.
+    fn n_bytes(&self) -> u64 {
+        let share = |at: &PieceAt| {
+            let block = &at.object.sections()[at.section_idx].blocks(at.part)[at.block_idx];
+            u64::from(block.len) * at.slice.len() as u64 / block.n_rows().max(1) as u64
+        };
+        self.pieces.iter().map(share).sum()
     }
 
     /// Whether nothing has changed.

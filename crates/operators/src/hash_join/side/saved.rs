@@ -114,7 +114,7 @@ impl JoinSide {
         }
         let weights = columns[n_input].as_primitive::<Int64Type>().values();
         ids.iter().zip(weights).for_each(|(&row, &weight)| self.set_weight(row, weight));
-        self.totals.n_rows = weights.iter().sum();
+        self.totals.n_rows += weights.iter().sum::<i64>();
         if let Some(partners) = &mut self.partners {
             partners.restore(&ids, &columns[n_input + 1..]);
         }
