@@ -204,6 +204,17 @@ fn by_shards(
     Ok(())
 }
 
+/// The hash of each row in an index. Rows that lie in chunks that were put away ascend, and of those chunks one is in memory
+/// at a time.
+fn hashes_of(rows: &ChunkedRows, index: &KeyIndex, ids: &[u32]) -> Result<Vec<u64>> {
+    let (mut all, mut hashes) = (Vec::with_capacity(ids.len()), Vec::new());
+    for piece in ids.chunk_by(|&a, &b| !rows.has_away() || chunk_of(a) == chunk_of(b)) {
+        index.hash(&rows.gather_columns(&index.columns, piece)?, piece.len(), &mut hashes);
+        all.append(&mut hashes);
+    }
+    Ok(all)
+}
+
 /// What the owner knows of a chunk beside its rows.
 #[derive(Default)]
 struct Chunk {
@@ -714,10 +725,11 @@ impl Arrangement {
         }
         self.note_forgotten(&gone)?;
         let store = self.short_of_memory();
-        let mut hashes = Vec::new();
+        if self.rows.has_away() {
+            gone.sort_unstable();
+        }
         for index in &mut self.indexes {
-            let keys = self.rows.gather_columns(&index.columns, &gone)?;
-            index.hash(&keys, gone.len(), &mut hashes);
+            let hashes = hashes_of(&self.rows, index, &gone)?;
             let built_to = index.built_to;
             by_shards(&mut index.index, &hashes, store.as_deref(), Access::Write, |index, i| {
                 if covers(built_to, gone[i]) {
@@ -763,8 +775,10 @@ impl Arrangement {
             }
             n_rows_budget -= len - n_gone;
             self.merge_target = self.merge_target.filter(|&target| target != chunk_idx);
+            let n_moved = moved.new.len();
             self.move_rows(chunk_idx, &mut moved)?;
             dropped.push(chunk_idx);
+            self.put_away_filled(&moved.new[n_moved..]);
         }
         self.rename(&moved)?;
         // Not before: ids of rows that have not got their new ones must not be given to others.
@@ -773,6 +787,16 @@ impl Arrangement {
             self.chunks[chunk_idx] = Chunk::default();
         }
         Ok(dropped)
+    }
+
+    /// Puts chunks away that rows have been moved to, once they are full, as long as memory is short.
+    fn put_away_filled(&mut self, moved: &[u32]) {
+        let Some(store) = self.short_of_memory() else { return };
+        for rows in moved.chunk_by(|&a, &b| chunk_of(a) == chunk_of(b)) {
+            let chunk = chunk_of(rows[0]);
+            // What cannot be put away stays.
+            self.cannot_spill |= self.rows.can_go(chunk) && self.rows.put_away(chunk, &*store).is_err();
+        }
     }
 
     /// Copies a chunk's living rows, all of them visible to everybody, to the merge target.

@@ -11,6 +11,7 @@ use arrow::compute::{concat, take};
 use arrow::datatypes::SchemaRef;
 use millstream_types::{Error, Result};
 
+use crate::codec::compacted;
 use crate::cold::{ColdChunk, ColdStore};
 use crate::column::{CHUNK_ROWS, Column, Equality, Rows, chunk_of, offset_of, row_id};
 use crate::snapshot::ChunkColumns;
@@ -44,6 +45,11 @@ impl ChunkedRows {
     /// Bytes of chunks that were put away, where they are.
     pub(crate) fn n_bytes_away(&self) -> usize {
         self.away.iter().flatten().map(|chunk| chunk.n_bytes()).sum()
+    }
+
+    /// Whether some chunks were put away.
+    pub(crate) fn has_away(&self) -> bool {
+        self.n_away > 0
     }
 
     /// The chunk, if it was put away.
@@ -172,7 +178,8 @@ impl ChunkedRows {
             let offsets: UInt32Array = indices.iter().map(|&i| offset_of(rows[i as usize]) as u32).collect();
             place(&indices);
             for (piece, column) in pieces.iter_mut().zip(batch.columns()) {
-                piece.push(take(column, &offsets, None)?);
+                // Few of its texts are not to keep all of the chunk's.
+                piece.push(compacted(&take(column, &offsets, None)?));
             }
         }
         let places = UInt32Array::from(places);

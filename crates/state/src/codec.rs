@@ -109,8 +109,8 @@ fn without_weights(batch: RecordBatch) -> Result<Delta> {
     Ok(Delta::new(batch.project(&kept)?, Some(weights)))
 }
 
-/// A column without the bytes of rows that are not in it.
-fn compacted(column: &ArrayRef) -> ArrayRef {
+/// A column without the bytes of rows that are not in it, if they are many.
+pub(crate) fn compacted(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::Utf8View => compacted_views(column.as_string_view()),
         DataType::BinaryView => compacted_views(column.as_binary_view()),
