@@ -179,6 +179,11 @@ pub trait Operator {
         0
     }
 
+    /// Bytes of state that what an epoch adds comes on top of, because nothing of it can be put away before the epoch's end.
+    fn n_whole_bytes(&self) -> usize {
+        self.n_bytes()
+    }
+
     /// Rows, groups or entries of state.
     fn n_entries(&self) -> usize {
         0

@@ -51,8 +51,16 @@ pub trait MemoryWatch {
     /// Takes note of what the operator has in memory now, and how much of that it could put away at once.
     fn report(&self, n_bytes: usize, n_spillable_bytes: usize);
 
+    /// Takes note of [`Operator::n_whole_bytes`].
+    fn note_whole(&self, _n_bytes: usize) {}
+
     /// How many bytes too many are in use, by this operator and by all that share its limits.
     fn excess(&self) -> usize;
+
+    /// Whether something of the same dataflow was put away. Then epochs may bring more than memory has room for.
+    fn is_spilling(&self) -> bool {
+        false
+    }
 }
 
 /// Where an operator may put its state, and when.
@@ -334,14 +342,16 @@ impl Spilling {
     fn make_room(&mut self) -> Result<()> {
         self.watch.report(self.n_bytes(), self.n_spillable_bytes());
         let mut excess = self.watch.excess();
-        if excess == 0 {
-            return Ok(());
-        }
         if let State::Whole(whole) = &self.state {
-            if whole.n_bytes() > SPILLED_BYTES_MIN {
+            let is_short = excess > 0 || self.watch.is_spilling();
+            if is_short && whole.n_bytes() > SPILLED_BYTES_MIN {
                 self.split().map_err(|e| not_spilled(&e))?;
                 self.watch.report(0, 0);
             }
+            self.watch.note_whole(self.n_whole_bytes());
+            return Ok(());
+        }
+        if excess == 0 {
             return Ok(());
         }
         let (saver, is_tracked) = (self.plan.saver(), self.is_tracked);
@@ -524,6 +534,13 @@ impl Operator for Spilling {
         match &self.state {
             State::Whole(_) => 0,
             State::Parts(parts) => parts.iter().map(Part::n_bytes_away).sum(),
+        }
+    }
+
+    fn n_whole_bytes(&self) -> usize {
+        match &self.state {
+            State::Whole(whole) => whole.n_bytes(),
+            State::Parts(_) => 0,
         }
     }
 

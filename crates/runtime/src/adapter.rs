@@ -400,13 +400,11 @@ impl Adapter {
         self.unmeasured = Load::default();
         self.measured_at = Instant::now();
         let (operator, metrics) = (&self.placed.operator, &self.placed.metrics);
-        let n_bytes = operator.n_bytes();
-        metrics.state_bytes.store(n_bytes as u64, Relaxed);
+        metrics.state_bytes.store(operator.n_bytes() as u64, Relaxed);
         metrics.state_entries.store(operator.n_entries() as u64, Relaxed);
         let epoch = self.waiting.keys().next().copied().unwrap_or(self.context.start);
-        let (spillable, spilled) = (operator.n_spillable_bytes(), operator.n_spilled_bytes());
-        metrics.spilled_bytes.store(spilled as u64, Relaxed);
-        self.placed.memory.set_all(n_bytes, spillable, spilled);
+        metrics.spilled_bytes.store(operator.n_spilled_bytes() as u64, Relaxed);
+        self.placed.memory.set_of(&**operator);
         self.context.check_limits(epoch);
     }
 }

@@ -315,7 +315,7 @@ impl Parts {
     pub(crate) fn restore(&mut self, node: NodeId, part: usize, saved: &mut SavedState) -> Result<()> {
         let Some((operator, memory)) = self.operators.get_mut(node).and_then(Option::as_mut) else { return Ok(()) };
         operator.restore_part(part, saved)?;
-        memory.set_all(operator.n_bytes(), operator.n_spillable_bytes(), operator.n_spilled_bytes());
+        memory.set_of(&**operator);
         Ok(())
     }
 

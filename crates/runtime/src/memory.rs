@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
+use millstream_operators::Operator;
 use millstream_operators::spilling::MemoryWatch;
 
 /// The share of a limit, in percent, from which on state is spilled. What an epoch adds has to fit into the rest.
@@ -25,6 +26,8 @@ pub struct Account {
     spillable: AtomicI64,
     /// Bytes that were spilled, where they are.
     spilled: AtomicI64,
+    /// Bytes of operators of which nothing can be spilled within an epoch.
+    whole: AtomicI64,
     limit: i64,
     /// Bytes in use from which on state is spilled.
     spilled_from: i64,
@@ -52,6 +55,7 @@ impl Account {
             used: zero(),
             spillable: zero(),
             spilled: zero(),
+            whole: zero(),
             limit,
             spilled_from,
             unaccounted_excess,
@@ -72,6 +76,11 @@ impl Account {
     /// Bytes that were spilled, where they are.
     pub fn spilled(&self) -> usize {
         usize::try_from(self.spilled.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// Bytes of operators of which nothing can be spilled within an epoch, whatever that adds.
+    pub fn whole(&self) -> usize {
+        usize::try_from(self.whole.load(Relaxed)).unwrap_or(0)
     }
 
     /// Bytes are in use that are in no account, and more than may be: as many are spilled for them.
@@ -111,6 +120,7 @@ impl Account {
         self.used.fetch_add(by.used, Relaxed);
         self.spillable.fetch_add(by.spillable, Relaxed);
         self.spilled.fetch_add(by.spilled, Relaxed);
+        self.whole.fetch_add(by.whole, Relaxed);
         if let Some(parent) = &self.parent {
             parent.change(by);
         }
@@ -122,6 +132,7 @@ struct Usage {
     used: i64,
     spillable: i64,
     spilled: i64,
+    whole: i64,
 }
 
 /// What one holder of state has in use; gives it back when dropped.
@@ -151,7 +162,11 @@ impl Charge {
     /// Reports what is in use now, how much of it will be spilled if need be, and what is spilled.
     pub fn set_all(&mut self, bytes: usize, spillable: usize, spilled: usize) {
         let (used, spilled) = (to_i64(bytes), to_i64(spilled));
-        self.change(Usage { used, spillable: to_i64(spillable).min(used), spilled });
+        self.change(Usage { used, spillable: to_i64(spillable).min(used), spilled, ..self.usage });
+    }
+
+    fn set_whole(&mut self, whole: usize) {
+        self.change(Usage { whole: to_i64(whole), ..self.usage });
     }
 
     fn change(&mut self, to: Usage) {
@@ -161,6 +176,7 @@ impl Charge {
                 used: to.used - was.used,
                 spillable: to.spillable - was.spillable,
                 spilled: to.spilled - was.spilled,
+                whole: to.whole - was.whole,
             });
         }
     }
@@ -195,6 +211,12 @@ impl HeldMemory {
         self.0.borrow_mut().set_all(bytes, spillable, spilled);
     }
 
+    /// Reports what an operator has.
+    pub(crate) fn set_of(&self, operator: &dyn Operator) {
+        self.set_all(operator.n_bytes(), operator.n_spillable_bytes(), operator.n_spilled_bytes());
+        self.note_whole(operator.n_whole_bytes());
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.0.borrow().bytes()
     }
@@ -205,8 +227,16 @@ impl MemoryWatch for HeldMemory {
         self.0.borrow_mut().set_in_memory(n_bytes, n_spillable_bytes);
     }
 
+    fn note_whole(&self, n_bytes: usize) {
+        self.0.borrow_mut().set_whole(n_bytes);
+    }
+
     fn excess(&self) -> usize {
         self.0.borrow().account().excess()
+    }
+
+    fn is_spilling(&self) -> bool {
+        self.0.borrow().account().spilled() > 0
     }
 }
 

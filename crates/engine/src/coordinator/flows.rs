@@ -31,6 +31,9 @@ const EPOCH_SHARE: usize = 3;
 /// Or, if that is more, one part in so many of what it has spilled: then all that is read as its state grows by an amount is
 /// a multiple of that amount, however large the state is.
 const SPILLED_SHARE: usize = 2;
+/// An epoch brings no more than usual to a dataflow whose operators that are not in parts have more than one part in so many
+/// of its memory limit.
+const WHOLE_SHARE: usize = 16;
 /// A dataflow that keeps nobody but a checkpoint waiting may do so for so many times as long.
 const CHECKPOINT_PATIENCE: u32 = 6;
 /// How much its sources are slowed at most: by this power of two.
@@ -372,12 +375,18 @@ impl Coordinator {
     }
 
     /// The relations of which an epoch may bring more than usual, with how many bytes: a dataflow that spills reads what
-    /// it has put away once for each epoch.
+    /// it has put away once for each epoch. None of those over which some dataflow has much that would have to stay in memory
+    /// beside what such an epoch adds to it.
     pub(super) fn large_epochs(&self) -> HashMap<RelationId, u64> {
         let mut large: HashMap<RelationId, u64> = HashMap::new();
+        let mut not_large: HashSet<RelationId> = HashSet::new();
         for flow in self.flows.iter().rev() {
             let account = &flow.live.shared.account;
             let limit = account.limit().into_iter().chain(self.memory.limit()).min().unwrap_or(usize::MAX);
+            if account.whole() > limit / WHOLE_SHARE || not_large.contains(&flow.live.id) {
+                not_large.extend(flow.imports.iter().copied());
+                continue;
+            }
             let spilled = account.spilled();
             let own = if spilled > 0 { (limit / EPOCH_SHARE).max(spilled / SPILLED_SHARE) as u64 } else { 0 };
             let n_bytes = own.max(large.get(&flow.live.id).copied().unwrap_or(0));
@@ -388,6 +397,7 @@ impl Coordinator {
                 });
             }
         }
+        large.retain(|id, _| !not_large.contains(id));
         large
     }
 
