@@ -281,7 +281,10 @@ mod tests {
         assert!(!view.is_over() && view.is_whole_over());
         a.set_all(70, 15, 7);
         assert!(view.is_over());
+        a.set_whole(9);
+        a.set_in_memory(60, 15);
+        assert_eq!((view.whole(), all.whole(), b.account().whole()), (9, 9, 0));
         drop((a, b));
-        assert_eq!((all.used(), all.pinned(), all.spilled()), (0, 0, 0));
+        assert_eq!((all.used(), all.pinned(), all.spilled(), all.whole()), (0, 0, 0, 0));
     }
 }

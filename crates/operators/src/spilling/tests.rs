@@ -15,13 +15,25 @@ use crate::top_n::TopNSpec;
 
 /// Memory of which there is as much too little as is said.
 #[derive(Default)]
-struct Told(Cell<usize>);
+struct Told {
+    excess: Cell<usize>,
+    is_spilling: Cell<bool>,
+    n_whole_bytes: Cell<usize>,
+}
 
 impl MemoryWatch for Told {
     fn report(&self, _: usize, _: usize) {}
 
+    fn note_whole(&self, n_bytes: usize) {
+        self.n_whole_bytes.set(n_bytes);
+    }
+
     fn excess(&self) -> usize {
-        self.0.get()
+        self.excess.get()
+    }
+
+    fn is_spilling(&self) -> bool {
+        self.is_spilling.get()
     }
 }
 
@@ -66,18 +78,18 @@ fn what_is_put_away_is_not_in_memory() {
     operator.relieve().expect("there is nothing to do");
     assert_eq!((operator.n_bytes(), operator.n_spillable_bytes()), (n_bytes, n_bytes), "there is enough memory");
 
-    memory.0.set(1);
+    memory.excess.set(1);
     operator.relieve().expect("it can be put away");
     assert_eq!((operator.n_bytes(), operator.n_entries()), (0, n_entries));
     assert!(operator.n_spilled_bytes() > 0 && operator.n_spilled_bytes() == store.n_bytes());
     // Nothing is read for rows that do not come, and what was read is put away again.
     assert_eq!(epoch(&mut *operator, 2, 0..0, 5), 0);
     assert_eq!(epoch(&mut *operator, 3, 0..1000, 4), 2000, "the first rows are others");
-    memory.0.set(usize::MAX);
+    memory.excess.set(usize::MAX);
     operator.relieve().expect("it can be put away");
     assert_eq!((operator.n_bytes(), operator.n_entries()), (0, 2 * n_entries));
 
-    memory.0.set(0);
+    memory.excess.set(0);
     assert_eq!(epoch(&mut *operator, 4, 7..8, 3), 2);
     let n_bytes_of_one = operator.n_bytes();
     assert!(n_bytes_of_one > 0 && n_bytes_of_one == operator.n_spillable_bytes());
@@ -92,7 +104,7 @@ fn state_that_cannot_be_put_away_is_an_error() {
     let (store, memory): (Arc<ColdMemory>, Rc<Told>) = Default::default();
     let mut operator = first_rows(&[0], &store, &memory);
     epoch(&mut *operator, 1, 0..1000, 5);
-    memory.0.set(1);
+    memory.excess.set(1);
     store.set_fails(true);
     let error = operator.relieve().expect_err("nothing can be put there");
     assert_eq!((error.kind(), error.state()), (ErrorKind::Resource, SqlState::OUT_OF_MEMORY), "{error}");
@@ -101,9 +113,24 @@ fn state_that_cannot_be_put_away_is_an_error() {
 #[test]
 fn rows_that_are_all_in_one_partition_stay() {
     let (store, memory): (Arc<ColdMemory>, Rc<Told>) = Default::default();
-    memory.0.set(1);
+    memory.excess.set(1);
     let mut operator = first_rows(&[], &store, &memory);
     epoch(&mut *operator, 1, 0..1000, 5);
     operator.relieve().expect("there is nothing to do");
     assert!(operator.n_bytes() > 0 && operator.n_spillable_bytes() == 0 && store.n_bytes() == 0);
+}
+
+#[test]
+fn what_spills_elsewhere_is_in_parts_before_memory_is_short() {
+    let (store, memory): (Arc<ColdMemory>, Rc<Told>) = Default::default();
+    let mut operator = first_rows(&[0], &store, &memory);
+    epoch(&mut *operator, 1, 0..1000, 5);
+    assert!(operator.n_whole_bytes() > 0 && memory.n_whole_bytes.get() == operator.n_whole_bytes());
+    memory.is_spilling.set(true);
+    epoch(&mut *operator, 2, 0..10, 5);
+    assert_eq!((operator.n_whole_bytes(), memory.n_whole_bytes.get()), (0, 0));
+    assert!(operator.n_spilled_bytes() > 0);
+    // Parts stay in memory from then on, as long as there is enough.
+    epoch(&mut *operator, 3, 0..1000, 4);
+    assert!(operator.n_bytes() > 0 && operator.n_whole_bytes() == 0);
 }
