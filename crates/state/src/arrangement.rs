@@ -789,16 +789,6 @@ impl Arrangement {
         Ok(dropped)
     }
 
-    /// Puts chunks away that rows have been moved to, once they are full, as long as memory is short.
-    fn put_away_filled(&mut self, moved: &[u32]) {
-        let Some(store) = self.short_of_memory() else { return };
-        for rows in moved.chunk_by(|&a, &b| chunk_of(a) == chunk_of(b)) {
-            let chunk = chunk_of(rows[0]);
-            // What cannot be put away stays.
-            self.cannot_spill |= self.rows.can_go(chunk) && self.rows.put_away(chunk, &*store).is_err();
-        }
-    }
-
     /// Copies a chunk's living rows, all of them visible to everybody, to the merge target.
     fn move_rows(&mut self, chunk_idx: usize, to: &mut Moved) -> Result<()> {
         let living: Vec<u32> = (0..self.rows.len_of(chunk_idx))

@@ -201,6 +201,21 @@ struct Chunks {
 }
 
 impl Chunks {
+    /// What is on its way of a chunk; those of the next ones that have rows born in between are on theirs then.
+    fn take_ahead(
+        &self,
+        chunk_idx: usize,
+        next: impl IntoIterator<Item = usize>,
+        projection: Option<&[usize]>,
+        (from, to): (Option<Epoch>, Epoch),
+        ahead: &mut ChunksAhead,
+    ) -> Option<ReadAhead> {
+        ahead.take(chunk_idx, next, |next| {
+            let chunk = self.get(next)?;
+            if chunk.born(from, to).is_empty() { None } else { chunk.read_ahead(projection) }
+        })
+    }
+
     fn len(&self) -> usize {
         self.stored.len() + self.chunks.len()
     }
@@ -321,12 +336,7 @@ impl Changes {
         projection: Option<&[usize]>,
         ahead: &mut ChunksAhead,
     ) -> Result<Option<Delta>> {
-        let begin = |next| {
-            let chunk = self.chunks.get(next)?;
-            let is_wanted = !chunk.born(Some(self.from), self.to).is_empty();
-            if is_wanted { chunk.read_ahead(projection) } else { None }
-        };
-        let begun = ahead.take(chunk_idx, next, begin);
+        let begun = self.chunks.take_ahead(chunk_idx, next, projection, (Some(self.from), self.to), ahead);
         self.chunk_of(chunk_idx, projection, begun)
     }
 
@@ -435,12 +445,7 @@ impl Snapshot {
         projection: Option<&[usize]>,
         ahead: &mut ChunksAhead,
     ) -> Result<Option<RecordBatch>> {
-        let begin = |next| {
-            let chunk = self.chunks.get(next)?;
-            let is_wanted = !chunk.born(self.floor, self.epoch).is_empty();
-            if is_wanted { chunk.read_ahead(projection) } else { None }
-        };
-        let begun = ahead.take(chunk_idx, next, begin);
+        let begun = self.chunks.take_ahead(chunk_idx, next, projection, (self.floor, self.epoch), ahead);
         self.chunk_of(chunk_idx, projection, begun)
     }
 

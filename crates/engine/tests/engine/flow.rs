@@ -384,6 +384,9 @@ async fn a_view_that_stalls_is_set_aside_and_comes_back() {
     engine.shutdown().await;
 }
 
+const SLOW_OVER_SOURCE: &str = "CREATE STREAM bid WITH (connector = 'nexmark', \"table\" = 'bid');
+    CREATE MATERIALIZED VIEW slow AS SELECT auction, count(*) AS n FROM bid GROUP BY auction";
+
 /// A source that is read for a view alone waits for it, however long that takes, and so does whoever reads the view.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_that_keeps_nobody_waiting_is_not_set_aside() {
@@ -393,12 +396,7 @@ async fn a_view_that_keeps_nobody_waiting_is_not_set_aside() {
     slow.switch_off();
     let engine = start(config);
     let mut s = session(&engine);
-    run(
-        &mut s,
-        "CREATE STREAM bid WITH (connector = 'nexmark', \"table\" = 'bid');
-         CREATE MATERIALIZED VIEW slow AS SELECT auction, count(*) AS n FROM bid GROUP BY auction",
-    )
-    .await;
+    run(&mut s, SLOW_OVER_SOURCE).await;
     slow.switch_on();
     let mut last = 0;
     for _ in 0..3 {
@@ -422,12 +420,7 @@ async fn a_slow_view_slows_its_source() {
     let slow = Slow::new(&mut config, "slow", Duration::from_millis(1));
     let engine = start(config);
     let mut s = session(&engine);
-    run(
-        &mut s,
-        "CREATE STREAM bid WITH (connector = 'nexmark', \"table\" = 'bid');
-         CREATE MATERIALIZED VIEW slow AS SELECT auction, count(*) AS n FROM bid GROUP BY auction",
-    )
-    .await;
+    run(&mut s, SLOW_OVER_SOURCE).await;
     let position = "SELECT position FROM millstream.sources";
     until(&mut s, position, |shown| !shown.contains("| 0 ")).await;
     for _ in 0..20 {

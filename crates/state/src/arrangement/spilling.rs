@@ -6,6 +6,7 @@ use millstream_types::Result;
 
 use super::{Arrangement, CALM_EPOCHS};
 use crate::cold::ColdStore;
+use crate::column::chunk_of;
 use crate::snapshot::ChunkImage;
 
 impl Arrangement {
@@ -58,6 +59,16 @@ impl Arrangement {
             }
         }
         Ok(freed)
+    }
+
+    /// Puts chunks away that rows have been moved to, once they are full, as long as memory is short.
+    pub(super) fn put_away_filled(&mut self, moved: &[u32]) {
+        let Some(store) = self.short_of_memory() else { return };
+        for rows in moved.chunk_by(|&a, &b| chunk_of(a) == chunk_of(b)) {
+            let chunk = chunk_of(rows[0]);
+            // What cannot be put away stays.
+            self.cannot_spill |= self.rows.can_go(chunk) && self.rows.put_away(chunk, &*store).is_err();
+        }
     }
 
     /// Where shards of indexes go back to after their use, as long as memory is short.
