@@ -207,7 +207,6 @@ fn replay_epoch(
     catalog: &mut Catalog,
     record: EpochRecord<'_>,
 ) -> Result<()> {
-    coordinator.wait_for_room();
     for change in record.catalog {
         replay_change(engine, coordinator, catalog, change)?;
     }

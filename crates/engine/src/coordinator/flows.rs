@@ -24,8 +24,6 @@ use crate::live::{Body, Failed, LiveRelation, Stage};
 pub(super) const IN_FLIGHT_MAX: usize = 3;
 /// A round that took no longer is the last but one.
 const SHORT_ROUND: Duration = Duration::from_millis(100);
-/// How often it is looked whether dataflows have less in flight, while nobody is told.
-const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// What an epoch may bring to a dataflow that spills: one part in so many of its memory limit.
 const EPOCH_SHARE: usize = 3;
 /// Or, if that is more, one part in so many of what it has spilled: then all that is read as its state grows by an amount is
@@ -206,18 +204,6 @@ impl Coordinator {
         let last_first: Vec<RelationId> =
             self.flows.iter().rev().map(|flow| flow.live.id).filter(|id| dropped.contains(id)).collect();
         last_first.into_iter().for_each(|id| self.drop_if_running(id));
-    }
-
-    /// Waits until dataflows have less in flight than they may, so that more can be sent to them.
-    pub(crate) fn wait_for_room(&mut self) {
-        while !self.throttled().is_empty() {
-            match self.requests.recv_timeout(LOOK_EVERY) {
-                Ok(Request::Failed(id, epoch, error)) => self.fail_flow(id, epoch, &error),
-                Ok(Request::MemoryExceeded(epoch)) => self.relieve_memory(epoch),
-                // Nobody else asks for anything yet.
-                Ok(_) | Err(_) => {}
-            }
-        }
     }
 
     /// Where each import is, if it is a source.
