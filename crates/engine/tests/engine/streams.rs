@@ -231,7 +231,7 @@ async fn rows_that_were_forgotten_do_not_come_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_too_much_is_forgotten_oldest_first() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let oldest = "SELECT min(i) AS oldest FROM s";
+    let oldest = "SELECT min(i) FROM s";
     let engine = start(folder.path(), 2);
     let mut s = session(&engine);
     run(&mut s, &format!("{STREAM} WITH (retention_size = '1MB')")).await;
@@ -244,7 +244,8 @@ async fn what_is_too_much_is_forgotten_oldest_first() {
     until(&mut s, "SELECT count(*) BETWEEN 10000 AND 150000 AS few FROM s", |shown| shown.contains("true")).await;
     let first = number(&mut s, oldest).await;
     assert!(first > 0 && first % 10_000 == 0, "{first}");
-    assert_eq!(number(&mut s, "SELECT count(*) FROM s").await, 300_000 - first);
+    // It goes on forgetting while it is looked at.
+    assert_eq!(number(&mut s, "SELECT count(*) + min(i) FROM s").await, 300_000);
     run(&mut s, "CREATE TABLE t (k int); INSERT INTO t VALUES (1); CHECKPOINT").await;
     run(&mut s, "INSERT INTO t VALUES (2)").await;
     run(&mut s, "CHECKPOINT").await;
@@ -252,7 +253,7 @@ async fn what_is_too_much_is_forgotten_oldest_first() {
     assert!(n_bytes < 2 << 20, "{n_bytes} bytes");
     engine.shutdown().await;
     let engine = start(folder.path(), 4);
-    assert_eq!(number(&mut session(&engine), oldest).await, first);
+    assert!(number(&mut session(&engine), oldest).await >= first);
     engine.shutdown().await;
 }
 
@@ -269,12 +270,14 @@ async fn an_indexed_stream_does_not_remember_what_it_has_forgotten() {
         run(&mut s, "CHECKPOINT").await;
     }
     until(&mut s, "SELECT min(i) > 50000 AS fewer FROM s", |shown| shown.contains("true")).await;
-    let (oldest, count) = ("SELECT min(i) FROM s", "SELECT count(*) FROM s");
-    let before = (number(&mut s, oldest).await, number(&mut s, count).await);
+    let (oldest, all) = ("SELECT min(i) FROM s", "SELECT count(*) + min(i) FROM s");
+    assert_eq!(number(&mut s, all).await, 100_000);
+    let before = number(&mut s, oldest).await;
     engine.shutdown().await;
     let engine = start(folder.path(), 3);
     let mut s = session(&engine);
-    assert_eq!((number(&mut s, oldest).await, number(&mut s, count).await), before);
+    assert!(number(&mut s, oldest).await >= before);
+    assert_eq!(number(&mut s, all).await, 100_000);
     assert_eq!(number(&mut s, "SELECT count(*) FROM s WHERE i IN (7, 99999)").await, 1);
     engine.shutdown().await;
 }
