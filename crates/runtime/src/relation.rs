@@ -29,19 +29,19 @@ pub struct RelationShared {
     sizes: Vec<PartSize>,
     /// What its rows are charged to.
     pub account: Arc<Account>,
-    /// What a row of a source took when some were last read.
+    /// What a row of a source took when some were last read; 0 before.
     offset_bytes: AtomicU64,
 }
 
-/// What a row of a source is taken to need before one was read.
-const UNKNOWN_OFFSET_BYTES: u64 = 1 << 10;
+/// What a row of a source is taken to need before one was read: much, so that the first epochs are small.
+const UNKNOWN_OFFSET_BYTES: u64 = 1 << 16;
 
 impl RelationShared {
     /// For a relation that no worker has made yet.
     pub fn new(n_workers: usize, account: Arc<Account>, holds: Holds) -> Self {
         let readers = Mutex::new(vec![None; n_workers]);
         let sizes = (0..n_workers).map(|_| PartSize::default()).collect();
-        let offset_bytes = AtomicU64::new(UNKNOWN_OFFSET_BYTES);
+        let offset_bytes = AtomicU64::new(0);
         RelationShared { unstored: false.into(), holds, readers, sizes, account, offset_bytes }
     }
 
@@ -81,14 +81,17 @@ impl RelationShared {
 
     /// What a row of a source takes, or is likely to.
     pub fn offset_bytes(&self) -> u64 {
-        self.offset_bytes.load(Relaxed)
+        match self.offset_bytes.load(Relaxed) {
+            0 => UNKNOWN_OFFSET_BYTES,
+            n_bytes => n_bytes,
+        }
     }
 
     /// Notes what rows of a source took that were read. Some read fewer columns than others, so that it falls slowly.
     pub(crate) fn note_offsets(&self, load: Load) {
         if load.rows > 0 {
             let n_bytes = (load.bytes / load.rows).max(1) as u64;
-            self.offset_bytes.store(n_bytes.max(self.offset_bytes() / 8 * 7), Relaxed);
+            self.offset_bytes.store(n_bytes.max(self.offset_bytes.load(Relaxed) / 8 * 7), Relaxed);
         }
     }
 

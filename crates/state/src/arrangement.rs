@@ -43,10 +43,11 @@ use crate::cold::ColdStore;
 use crate::column::{CHUNK_ROWS, Equality, Rows, chunk_of, offset_of, row_id};
 use crate::hash_index::{Access, HashIndex, NO_ROW};
 use crate::snapshot::{ArrangementReader, Births, ChunkImage, Published, RowBits};
+use crate::unsaved::Identities;
 
 /// Rows moved by merging at one seal, beyond four for each death of the epoch.
 const MERGED_ROWS_MIN: usize = CHUNK_ROWS;
-/// A chunk is not merged for fewer rows that are gone, unless all are.
+/// A chunk that is not full is not merged for fewer rows that are gone, unless all are.
 const GONE_ROWS_MIN: usize = 256;
 /// Shards of an index that are in memory at once where memory is short.
 const SHARDS_AT_ONCE: usize = 8;
@@ -253,7 +254,7 @@ pub struct Arrangement {
     /// The columns that tell saved rows apart; none if rows are never deleted.
     saved_identity: Option<Vec<usize>>,
     /// Identities of rows that were saved and are forgotten since.
-    forgotten_saved: Vec<RecordBatch>,
+    forgotten_saved: Identities,
     /// The chunk that is put away next, if it can be.
     next_to_go: usize,
     /// Chunks could not be put away when that was tried last.
@@ -298,7 +299,7 @@ impl Arrangement {
             merge_target: None,
             n_pins: 0,
             saved_identity: spec.identity.clone(),
-            forgotten_saved: Vec::new(),
+            forgotten_saved: Identities::default(),
             next_to_go: 0,
             cannot_spill: false,
             store: None,
@@ -330,7 +331,7 @@ impl Arrangement {
             + self.chunks.len() * size_of::<Chunk>()
             + self.death_epochs.capacity() * size_of::<(u32, Epoch)>()
             + self.stored.n_bytes_in_memory()
-            + self.forgotten_saved.iter().map(RecordBatch::get_array_memory_size).sum::<usize>()
+            + self.forgotten_saved.n_bytes()
     }
 
     /// The number of the index over exactly these columns, in this order, if all rows are in it.
@@ -723,11 +724,11 @@ impl Arrangement {
         if gone.is_empty() {
             return Ok(());
         }
-        self.note_forgotten(&gone)?;
-        let store = self.short_of_memory();
         if self.rows.has_away() {
             gone.sort_unstable();
         }
+        self.note_forgotten(&gone)?;
+        let store = self.short_of_memory();
         for index in &mut self.indexes {
             let hashes = hashes_of(&self.rows, index, &gone)?;
             let built_to = index.built_to;
@@ -763,7 +764,8 @@ impl Arrangement {
         for chunk_idx in 0..self.chunks.len() {
             let chunk = &self.chunks[chunk_idx];
             let (len, n_gone) = (self.rows.len_of(chunk_idx), chunk.reclaimed.count());
-            let is_worthwhile = n_gone * 2 > len && (n_gone == len || n_gone >= GONE_ROWS_MIN);
+            let is_enough = n_gone == len || n_gone >= GONE_ROWS_MIN || self.rows.is_full(chunk_idx);
+            let is_worthwhile = n_gone * 2 > len && is_enough;
             if !is_worthwhile {
                 continue;
             }

@@ -1,7 +1,8 @@
 //! Rows in columns without reuse of ids, for arrangements: whole chunks are freed, single rows are not.
 //!
-//! A chunk that is full is never written again, so it can be put away: then its rows are read from where it was put
-//! whenever they are wanted, at most once for each call, and only the columns that are wanted.
+//! A chunk is full with [`CHUNK_ROWS`] rows, or with fewer if those take [`CHUNK_BYTES`]. One that is full is never written
+//! again, so it can be put away: then its rows are read from where it was put whenever they are wanted, at most once for
+//! each call, and only the columns that are wanted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,11 @@ use millstream_types::{Error, Result};
 use crate::codec::compacted;
 use crate::cold::{ColdChunk, ColdStore};
 use crate::column::{CHUNK_ROWS, Column, Equality, Rows, chunk_of, offset_of, row_id};
+use crate::row_sizes::RowSizes;
 use crate::snapshot::ChunkColumns;
+
+/// Bytes of values that fill a chunk, however few rows they are: what is put away, read back and copied is a chunk at a time.
+const CHUNK_BYTES: usize = if cfg!(test) { 1 << 17 } else { 1 << 20 };
 
 /// Clears the mask where rows differ from probes.
 type Compare<'a> = &'a dyn Fn(&[u32], &[u32], &mut [bool]);
@@ -24,6 +29,8 @@ pub(crate) struct ChunkedRows {
     pub(crate) schema: SchemaRef,
     pub(crate) columns: Vec<Column>,
     lens: Vec<usize>,
+    /// Bytes of each chunk's values when they were added.
+    n_bytes_added: Vec<usize>,
     tail: Option<usize>,
     free_chunks: Vec<usize>,
     /// Chunks that were put away; as long as there were chunks when the last one was.
@@ -34,8 +41,8 @@ pub(crate) struct ChunkedRows {
 impl ChunkedRows {
     pub(crate) fn new(schema: SchemaRef) -> Result<Self> {
         let columns = schema.fields().iter().map(|f| Column::new(f.data_type())).collect::<Result<_>>()?;
-        let (lens, free_chunks, away) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(ChunkedRows { schema, columns, lens, tail: None, free_chunks, away, n_away: 0 })
+        let (lens, n_bytes_added, free_chunks, away) = Default::default();
+        Ok(ChunkedRows { schema, columns, lens, n_bytes_added, tail: None, free_chunks, away, n_away: 0 })
     }
 
     pub(crate) fn n_bytes(&self) -> usize {
@@ -59,7 +66,12 @@ impl ChunkedRows {
 
     /// Whether a chunk can be put away: it is in memory and will not be written again.
     pub(crate) fn can_go(&self, chunk: usize) -> bool {
-        self.lens[chunk] == CHUNK_ROWS && self.away(chunk).is_none()
+        self.is_full(chunk) && self.away(chunk).is_none()
+    }
+
+    /// Whether a chunk gets no more rows.
+    pub(crate) fn is_full(&self, chunk: usize) -> bool {
+        self.lens[chunk] == CHUNK_ROWS || self.n_bytes_added[chunk] >= CHUNK_BYTES
     }
 
     /// Puts a chunk away.
@@ -104,15 +116,18 @@ impl ChunkedRows {
 
     /// Appends rows and calls `placed(chunk, offset, n)` for each run of them.
     pub(crate) fn append(&mut self, columns: &[ArrayRef], rows: Rows<'_>, mut placed: impl FnMut(usize, usize, usize)) {
+        let sizes = RowSizes::of(columns);
         let mut done = 0;
         while done < rows.len() {
-            let chunk = self.tail.filter(|&c| self.lens[c] < CHUNK_ROWS).unwrap_or_else(|| self.open_chunk());
+            let chunk = self.tail.filter(|&c| !self.is_full(c)).unwrap_or_else(|| self.open_chunk());
             let offset = self.lens[chunk];
-            let n = (rows.len() - done).min(CHUNK_ROWS - offset);
+            let left = rows.slice(done, (rows.len() - done).min(CHUNK_ROWS - offset));
+            let (n, n_bytes) = sizes.first_of(left, CHUNK_BYTES - self.n_bytes_added[chunk]);
             for (column, array) in self.columns.iter_mut().zip(columns) {
                 column.append(chunk, array, rows.slice(done, n));
             }
             self.lens[chunk] += n;
+            self.n_bytes_added[chunk] += n_bytes;
             placed(chunk, offset, n);
             done += n;
         }
@@ -121,6 +136,7 @@ impl ChunkedRows {
     fn open_chunk(&mut self) -> usize {
         let chunk = self.free_chunks.pop().unwrap_or_else(|| {
             self.lens.push(0);
+            self.n_bytes_added.push(0);
             self.lens.len() - 1
         });
         self.tail = Some(chunk);
@@ -133,7 +149,7 @@ impl ChunkedRows {
             Some(_) => self.n_away -= 1,
             None => self.forget_values(chunk),
         }
-        self.lens[chunk] = 0;
+        (self.lens[chunk], self.n_bytes_added[chunk]) = (0, 0);
         self.free_chunks.push(chunk);
         self.close(chunk);
     }

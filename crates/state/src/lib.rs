@@ -16,6 +16,7 @@ pub mod holds;
 pub mod paged;
 mod prefetch;
 pub mod reading;
+mod row_sizes;
 mod row_store;
 pub mod saved;
 pub mod snapshot;

@@ -5,11 +5,13 @@
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::concat_batches;
 use millstream_types::delta::{take_batch, values_bytes};
 use millstream_types::hash::{hash_columns, mix};
 use millstream_types::{Epoch, Error, Result};
 
 use crate::changes::{HashedRows, TableShape};
+use crate::cold::{ColdChunk, ColdStore};
 use crate::snapshot::{ChunkImage, RowBits, image_batch};
 
 /// What has changed of an arrangement's rows since it was last saved. Holds memory, not locks.
@@ -19,7 +21,71 @@ pub struct UnsavedRows {
     /// Which chunks of the arrangement they are.
     pub(crate) chunk_idxs: Vec<usize>,
     /// Identities of rows that were saved and are forgotten.
-    pub(crate) forgotten: Vec<RecordBatch>,
+    pub(crate) forgotten: Identities,
+}
+
+/// Bytes of identities that are put away together, and fewer are not.
+const IDENTITIES_BYTES: usize = if cfg!(test) { 1 << 12 } else { 1 << 18 };
+
+/// Identities of rows, in no order; many of them are put away where memory is short.
+#[derive(Default)]
+pub(crate) struct Identities {
+    here: Vec<RecordBatch>,
+    away: Vec<Arc<dyn ColdChunk>>,
+    n_bytes: usize,
+}
+
+impl Identities {
+    /// Adds some, which keep nothing else in memory.
+    pub(crate) fn push(&mut self, identities: RecordBatch) {
+        self.n_bytes += values_bytes(&identities);
+        self.here.push(identities);
+    }
+
+    pub(crate) fn n_rows(&self) -> usize {
+        let here: usize = self.here.iter().map(RecordBatch::num_rows).sum();
+        here + self.away.iter().map(|chunk| chunk.n_rows()).sum::<usize>()
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.n_bytes
+    }
+
+    /// Bytes in memory that are worth to be put away.
+    pub(crate) fn n_bytes_spillable(&self) -> usize {
+        if self.n_bytes >= IDENTITIES_BYTES { self.n_bytes } else { 0 }
+    }
+
+    /// Bytes that were put away, where they are.
+    pub(crate) fn n_bytes_away(&self) -> usize {
+        self.away.iter().map(|chunk| chunk.n_bytes()).sum()
+    }
+
+    /// Puts them away, if they are many.
+    ///
+    /// # Errors
+    /// If that cannot be; then what is left stays.
+    pub(crate) fn put_away(&mut self, store: &dyn ColdStore) -> Result<()> {
+        while self.n_bytes_spillable() > 0 {
+            let (mut n, mut n_bytes) = (0, 0);
+            while n < self.here.len() && n_bytes < IDENTITIES_BYTES {
+                n_bytes += values_bytes(&self.here[n]);
+                n += 1;
+            }
+            let together = concat_batches(&self.here[0].schema(), &self.here[..n])?;
+            self.away.push(store.put(&together)?);
+            self.here.drain(..n);
+            self.n_bytes -= n_bytes;
+        }
+        Ok(())
+    }
+
+    /// All of them, some at a time.
+    fn read(&self) -> impl Iterator<Item = Result<RecordBatch>> {
+        let here = self.here.iter().map(|identities| Ok(identities.clone()));
+        here.chain(self.away.iter().map(|chunk| chunk.read(None)))
+    }
 }
 
 /// The change of a chunk.
@@ -31,7 +97,7 @@ pub(crate) struct UnsavedChunk {
 
 impl UnsavedRows {
     pub(crate) fn new(shape: TableShape) -> Self {
-        UnsavedRows { shape, chunks: Vec::new(), chunk_idxs: Vec::new(), forgotten: Vec::new() }
+        UnsavedRows { shape, chunks: Vec::new(), chunk_idxs: Vec::new(), forgotten: Identities::default() }
     }
 
     /// What the rows are.
@@ -42,12 +108,12 @@ impl UnsavedRows {
     /// Rows that came and rows that went.
     pub fn n_rows(&self) -> usize {
         let of_chunks = self.chunks.iter().map(|chunk| chunk.came.count() + chunk.gone.count());
-        of_chunks.chain(self.forgotten.iter().map(RecordBatch::num_rows)).sum()
+        of_chunks.sum::<usize>() + self.forgotten.n_rows()
     }
 
     /// Hands the identities of rows that are gone, and the rows that came, with hashes, to `take`: of the columns `by`,
     /// which are among those of the identity, or of nothing in particular if rows may be anywhere and none ever goes. All
-    /// that is gone comes first, with some of the rows; the others follow, about so many bytes at a time.
+    /// that is gone comes first, then the rows, about so many bytes at a time.
     ///
     /// # Errors
     /// If rows cannot be read, or a column's type has no take kernel; internal, if rows are partitioned by more than their
@@ -59,36 +125,39 @@ impl UnsavedRows {
         mut take: impl FnMut(&[HashedRows], &[HashedRows]) -> Result<()>,
     ) -> Result<()> {
         let places = by.map(|by| self.places_in_identity(by)).transpose()?;
-        let (mut gone, mut came, mut n_bytes_came) = (Vec::new(), Vec::new(), 0);
         let mut n_rows = 0;
-        let mut add = |rows: &mut Vec<HashedRows>, batch: RecordBatch, by: Option<&[usize]>| -> Result<()> {
+        let mut hashed = |batch: RecordBatch, by: Option<&[usize]>| -> Result<HashedRows> {
             let hashes = match by {
                 Some(by) => hashes_of(&batch, by)?,
                 None => (n_rows..n_rows + batch.num_rows() as u64).map(mix).collect(),
             };
             n_rows += batch.num_rows() as u64;
-            rows.push(HashedRows { batch, hashes });
-            Ok(())
+            Ok(HashedRows { batch, hashes })
         };
-        for forgotten in &self.forgotten {
-            add(&mut gone, forgotten.clone(), places.as_deref())?;
-        }
-        for chunk in &self.chunks {
-            if chunk.gone.count() > 0 {
-                let identities = selected(&self.shape, &chunk.image, &chunk.gone, Some(&self.shape.identity))?;
-                add(&mut gone, identities, places.as_deref())?;
+        let (mut pending, mut n_bytes_pending) = (Vec::new(), 0);
+        let with_gone = self.chunks.iter().filter(|chunk| chunk.gone.count() > 0);
+        let identities = with_gone.map(|c| selected(&self.shape, &c.image, &c.gone, Some(&self.shape.identity)));
+        for gone in self.forgotten.read().chain(identities) {
+            if places.is_none() {
+                return Err(Error::internal("rows that may be anywhere are gone"));
+            }
+            let gone = gone?;
+            n_bytes_pending += values_bytes(&gone);
+            pending.push(hashed(gone, places.as_deref())?);
+            if n_bytes_pending >= n_bytes {
+                take(&std::mem::take(&mut pending), &[])?;
+                n_bytes_pending = 0;
             }
         }
-        if places.is_none() && !gone.is_empty() {
-            return Err(Error::internal("rows that may be anywhere are gone"));
-        }
+        let mut gone = pending;
+        let mut came = Vec::new();
         for chunk in self.chunks.iter().filter(|chunk| chunk.came.count() > 0) {
-            let batch = selected(&self.shape, &chunk.image, &chunk.came, None)?;
-            n_bytes_came += values_bytes(&batch);
-            add(&mut came, batch, by)?;
-            if n_bytes_came >= n_bytes {
+            let rows = selected(&self.shape, &chunk.image, &chunk.came, None)?;
+            n_bytes_pending += values_bytes(&rows);
+            came.push(hashed(rows, by)?);
+            if n_bytes_pending >= n_bytes {
                 take(&std::mem::take(&mut gone), &std::mem::take(&mut came))?;
-                n_bytes_came = 0;
+                n_bytes_pending = 0;
             }
         }
         take(&gone, &came)

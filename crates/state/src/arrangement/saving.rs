@@ -7,9 +7,10 @@ use millstream_types::Result;
 
 use super::Arrangement;
 use crate::changes::TableShape;
+use crate::codec::compacted;
 use crate::column::{chunk_of, offset_of};
 use crate::snapshot::RowBits;
-use crate::unsaved::{UnsavedChunk, UnsavedRows};
+use crate::unsaved::{Identities, UnsavedChunk, UnsavedRows};
 
 impl Arrangement {
     /// What has changed since the last call, or all that there is on the first; from now on it counts as saved. Called
@@ -42,7 +43,7 @@ impl Arrangement {
         for chunk in &mut self.chunks {
             chunk.saved = RowBits::first(chunk.n_sealed).without(&chunk.dead);
         }
-        self.forgotten_saved.clear();
+        self.forgotten_saved = Identities::default();
     }
 
     /// Says by which columns rows are partitioned: what tells saved rows apart says then where they belong, too. Called
@@ -54,7 +55,8 @@ impl Arrangement {
         }
     }
 
-    /// Keeps the identities of those of some rows that are saved, and are about to be forgotten.
+    /// Keeps the identities of those of some rows that are saved, and are about to be forgotten. Of chunks that were put away
+    /// one is in memory at a time, if the rows ascend.
     pub(super) fn note_forgotten(&mut self, gone: &[u32]) -> Result<()> {
         let Some(identity) = &self.saved_identity else { return Ok(()) };
         let is_saved = |row: &u32| self.chunks[chunk_of(*row)].saved.get(offset_of(*row));
@@ -62,11 +64,20 @@ impl Arrangement {
         if saved.is_empty() {
             return Ok(());
         }
-        let columns = self.rows.gather_columns(identity, &saved)?;
         let schema = Arc::new(self.rows.schema.project(identity).expect("columns of its own"));
-        let options = RecordBatchOptions::new().with_row_count(Some(saved.len()));
-        let batch = RecordBatch::try_new_with_options(schema, columns, &options);
-        self.forgotten_saved.push(batch.expect("columns of its own"));
+        let store = self.short_of_memory();
+        for piece in saved.chunk_by(|&a, &b| !self.rows.has_away() || chunk_of(a) == chunk_of(b)) {
+            let columns = self.rows.gather_columns(identity, piece)?;
+            // They outlive the chunk.
+            let columns = columns.iter().map(compacted).collect();
+            let options = RecordBatchOptions::new().with_row_count(Some(piece.len()));
+            let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options);
+            self.forgotten_saved.push(batch.expect("columns of its own"));
+            if let Some(store) = &store {
+                // What cannot be put away stays.
+                self.cannot_spill |= self.forgotten_saved.put_away(&**store).is_err();
+            }
+        }
         for row in saved {
             self.chunks[chunk_of(row)].saved.clear(offset_of(row));
         }

@@ -15,7 +15,7 @@ impl Arrangement {
         self.store = Some(store);
     }
 
-    /// Puts full chunks away, then shards of indexes, until about `n_bytes` of memory are free; returns how many are.
+    /// Puts away what only the next checkpoint asks for, then full chunks, then shards of indexes, until about `n_bytes` of memory are free; returns how many are.
     ///
     /// # Errors
     /// If something cannot be put away; then it stays in memory, and [`Arrangement::n_bytes_spillable`] is nothing until it
@@ -30,7 +30,9 @@ impl Arrangement {
 
     fn spill_to(&mut self, store: &dyn ColdStore, n_bytes: usize) -> Result<usize> {
         let before = self.n_bytes();
-        let mut freed = 0;
+        // Nobody reads those before the next checkpoint.
+        self.forgotten_saved.put_away(store)?;
+        let mut freed = before.saturating_sub(self.n_bytes());
         for _ in 0..self.chunks.len() {
             if freed >= n_bytes {
                 return Ok(freed);
@@ -99,11 +101,12 @@ impl Arrangement {
             n_can_go += usize::from(self.rows.can_go(chunk));
         });
         let of_indexes: usize = self.indexes.iter().map(|index| index.index.n_bytes_spillable()).sum();
-        self.rows.n_bytes() / n_here.max(1) * n_can_go + of_indexes
+        self.rows.n_bytes() / n_here.max(1) * n_can_go + of_indexes + self.forgotten_saved.n_bytes_spillable()
     }
 
     /// Bytes that were put away, where they are.
     pub fn n_bytes_spilled(&self) -> usize {
-        self.rows.n_bytes_away() + self.indexes.iter().map(|index| index.index.n_bytes_away()).sum::<usize>()
+        let of_indexes: usize = self.indexes.iter().map(|index| index.index.n_bytes_away()).sum();
+        self.rows.n_bytes_away() + of_indexes + self.forgotten_saved.n_bytes_away()
     }
 }

@@ -536,6 +536,82 @@ fn texts_that_are_replaced_leave_little_behind() {
     assert!(n_bytes_max < 2 << 20, "{n_bytes_max} bytes for twenty rows of a kilobyte");
 }
 
+/// Rows of two kilobytes, from `k` on.
+fn wide_rows(keys: std::ops::Range<i64>, weight: i64) -> Delta {
+    let rows: Vec<(Row, i64)> = keys.map(|k| ((Some(k), Some(format!("{k:>2000}")), k), weight)).collect();
+    delta_of(&rows, true)
+}
+
+#[test]
+fn few_rows_that_take_much_are_a_chunk() {
+    let spec = ArrangementSpec { schema: schema(), identity: Some(vec![0]), indexes: vec![] };
+    let mut arrangement = Arrangement::new(&spec).expect("the types can be kept");
+    let memory = Arc::new(ColdMemory::default());
+    arrangement.spill_into(memory.clone());
+    arrangement.apply(&wide_rows(0..1000, 1)).expect("they are new");
+    arrangement.seal(Epoch(1), Epoch(1)).expect("all is in memory");
+    let n_bytes = arrangement.n_bytes();
+    arrangement.spill(usize::MAX).expect("it can be put there");
+    // The last chunk is not full, and indexes are small.
+    assert!(arrangement.n_bytes() < n_bytes / 4, "{} of {n_bytes} bytes are in memory", arrangement.n_bytes());
+    let before = memory.n_bytes();
+    // Chunks of a few rows are merged as well when most of these are gone.
+    let most = Delta::concat(&schema(), &(0..100).map(|i| wide_rows(i * 10..i * 10 + 9, -1)).collect::<Vec<_>>());
+    arrangement.apply(&most.expect("of one schema")).expect("they are there");
+    arrangement.seal(Epoch(2), Epoch(2)).expect("all can be read");
+    let (here, away) = (arrangement.n_bytes(), memory.n_bytes());
+    assert!(here + away < before / 3, "{here} and {away} bytes are left of {before}");
+    let mut expected = Rows::new();
+    (0..100).for_each(|i| add_batch(&mut expected, wide_rows(i * 10 + 9..i * 10 + 10, 1).batch(), |_| 1));
+    assert_eq!(rows_of(&arrangement.reader().snapshot(Epoch(2))), expected);
+}
+
+#[test]
+fn what_only_the_next_checkpoint_wants_is_put_away() {
+    let spec = ArrangementSpec { schema: schema(), identity: Some(vec![1]), indexes: vec![] };
+    let mut arrangement = Arrangement::new(&spec).expect("the types can be kept");
+    let memory = Arc::new(ColdMemory::default());
+    arrangement.spill_into(memory.clone());
+    arrangement.apply(&wide_rows(0..1000, 1)).expect("they are new");
+    arrangement.seal(Epoch(1), Epoch(1)).expect("all is in memory");
+    drop(arrangement.take_unsaved());
+    for (epoch, from) in (2..).zip((0..1000).step_by(100)) {
+        arrangement.apply(&wide_rows(from..from + 100, -1)).expect("they are there");
+        arrangement.seal(Epoch(epoch), Epoch(epoch)).expect("all can be read");
+        if epoch > 2 {
+            // From the first time on it goes by itself.
+            arrangement.spill(1).expect("it can be put there");
+        }
+        assert!(arrangement.n_bytes() < 3 << 20, "{} bytes are in memory", arrangement.n_bytes());
+    }
+    assert!(arrangement.is_empty());
+    let n_bytes = arrangement.n_bytes();
+    assert!(n_bytes < 1 << 20 && arrangement.n_bytes_spilled() > 1_900_000, "{n_bytes} bytes are in memory");
+    let unsaved = arrangement.take_unsaved();
+    assert_eq!((unsaved.n_rows(), arrangement.n_bytes_spilled()), (1000, 0));
+    let (mut gone, mut n_bytes_max) = (Vec::new(), 0);
+    let take = |of_gone: &[HashedRows], rows: &[HashedRows]| {
+        n_bytes_max = of_gone
+            .iter()
+            .map(|gone| millstream_types::delta::values_bytes(&gone.batch))
+            .sum::<usize>()
+            .max(n_bytes_max);
+        assert!(rows.is_empty());
+        for HashedRows { batch, .. } in of_gone {
+            gone.extend(
+                batch.column(0).as_string_view().iter().flatten().map(|t| t.trim().parse::<i64>().expect("a key")),
+            );
+        }
+        Ok(())
+    };
+    unsaved.hand_out(Some(&[1]), 1 << 14, take).expect("all can be read");
+    assert!(n_bytes_max < 1 << 19, "{n_bytes_max} bytes at a time");
+    gone.sort_unstable();
+    assert_eq!(gone, (0..1000).collect::<Vec<_>>());
+    drop(unsaved);
+    assert_eq!(memory.n_bytes(), 0);
+}
+
 #[test]
 fn rows_without_columns_come_and_go() {
     let schema = schema_of(&[]);
