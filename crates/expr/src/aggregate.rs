@@ -168,7 +168,8 @@ impl Input<'_> {
 pub struct PartialRows {
     /// The group of each row.
     pub groups: Vec<u32>,
-    /// As [`GroupAccumulator::partial`] gives them.
+    /// As [`GroupAccumulator::partial`] gives them; the first column tells the rows of a group apart, and they are in its
+    /// order.
     pub columns: Vec<ArrayRef>,
 }
 
@@ -179,6 +180,8 @@ pub struct PartialChanges {
     pub gone: PartialRows,
     /// Rows that are new or have changed.
     pub rows: PartialRows,
+    /// There may be more of them.
+    pub has_more: bool,
 }
 
 /// The states of one aggregate for many groups.
@@ -207,13 +210,23 @@ pub trait GroupAccumulator: Send + Sync {
         None
     }
 
+    /// Rows of the states of groups, where a state has several: in the first group those behind a value, then those of the
+    /// others, at most so many.
+    ///
+    /// # Errors
+    /// Internal, if the value is of another type.
+    fn partial_rows(&self, groups: &[u32], behind: Option<&ArrayRef>, n_max: usize) -> Result<PartialRows> {
+        let _ = (groups, behind, n_max);
+        Ok(PartialRows::default())
+    }
+
     /// From now on notes how states change, if they have several rows, and is not doing so already.
     fn track_changes(&mut self) {}
 
-    /// How the states of groups differ from what they were when this was last asked of them, or when tracking began.
-    /// Empty for states of one row: those change as wholes.
-    fn take_changes(&mut self, groups: &[u32]) -> PartialChanges {
-        let _ = groups;
+    /// How the states of groups differ from what they were when this was last asked of them, or when tracking began: at
+    /// most so many rows, of which the next call says nothing more. Empty for states of one row: those change as wholes.
+    fn take_changes(&mut self, groups: &[u32], n_max: usize) -> PartialChanges {
+        let _ = (groups, n_max);
         PartialChanges::default()
     }
 

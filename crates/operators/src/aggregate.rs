@@ -445,14 +445,14 @@ impl Operator for Aggregate {
         self.track_parts();
     }
 
-    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
-        match self.tracking.take()? {
-            Some(changed) => self.save_changed_groups(changed, partitioned_by, changes),
-            None => {
-                self.track_parts();
-                self.save_groups(partitioned_by, changes)
-            }
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<Progress> {
+        let mut cursor = self.tracking.cursor();
+        let progress = self.save_next_changes(&mut cursor, partitioned_by, changes)?;
+        if self.tracking.note_saved(progress, cursor) == Progress::Done {
+            self.distinct.iter_mut().for_each(DistinctSets::note_saved);
+            self.track_parts();
         }
+        Ok(progress)
     }
 
     fn restore(&mut self, saved: &mut SavedState) -> Result<()> {

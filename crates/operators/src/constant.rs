@@ -79,8 +79,8 @@ impl Operator for Constant {
 
     fn track_changes(&mut self) {}
 
-    fn save_changes(&mut self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
-        Ok(())
+    fn save_changes(&mut self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<Progress> {
+        Ok(Progress::Done)
     }
 
     /// What is restored has ended an epoch, and the rows came in its first.

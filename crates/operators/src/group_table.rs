@@ -68,6 +68,16 @@ impl GroupTable {
         self.keys.ids()
     }
 
+    /// The next groups; see [`RowStore::next_ids`].
+    pub fn next_groups(&self, from: &mut u32, n_max: usize) -> Vec<u32> {
+        self.keys.next_ids(from, n_max)
+    }
+
+    /// The keys' rows, by group.
+    pub fn rows(&self) -> &RowStore {
+        &self.keys
+    }
+
     /// The groups that the last [`GroupTable::find_or_add`] made.
     pub fn added(&self) -> &[u32] {
         &self.added

@@ -647,15 +647,19 @@ impl Operator for HashJoin {
         }
     }
 
-    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<Progress> {
         debug_assert!(self.put_off.is_empty() && self.probing.is_none(), "state is saved between epochs");
         for side in [Side::Left, Side::Right] {
-            if let Some(state) = self.sides.of_mut(side).own_mut() {
-                state.save_changes(side.port() as u32, &partitioned_by[side.port()], changes)?;
+            // One that has said all has nothing to say then.
+            if let Some(state) = self.sides.of_mut(side).own_mut()
+                && state.save_changes(side.port() as u32, &partitioned_by[side.port()], changes)? == Progress::More
+            {
+                return Ok(Progress::More);
             }
         }
         let totals = self.right_totals();
-        totals.save(std::mem::replace(&mut self.saved_totals, totals), TOTALS_TABLE, changes)
+        totals.save(std::mem::replace(&mut self.saved_totals, totals), TOTALS_TABLE, changes)?;
+        Ok(Progress::Done)
     }
 
     fn restore(&mut self, saved: &mut SavedState) -> Result<()> {

@@ -30,7 +30,7 @@ pub const OUTPUT_BATCH_ROWS: usize = if cfg!(test) { 3 } else { 1 << 13 };
 pub enum Progress {
     /// All done.
     Done,
-    /// There is more to do: call [`Operator::resume`].
+    /// There is more to do: call [`Operator::resume`], or what was called once more where that is said.
     More,
 }
 
@@ -121,15 +121,26 @@ pub trait Operator {
     /// spend nothing on it.
     fn track_changes(&mut self);
 
-    /// Adds what of the tables has changed since the last call, as of the last epoch that was ended, which is at least the
-    /// first; on the first call that is all there is, or all that is not as it was restored. It is called after
+    /// Adds what of the tables has changed since the last save, as of the last epoch that was ended, which is at least the
+    /// first; in the first save that is all there is, or all that is not as it was restored. It is called after
     /// [`Operator::track_changes`], between epochs. All that was added, oldest first, comes to what [`Operator::save`] gives.
     ///
-    /// The cost, and the memory that it takes to note changes, is that of what has changed, not of the state.
+    /// A call adds some thousand rows. After [`Progress::More`] it is called again, before anything else that changes the
+    /// state; with [`Progress::Done`] the save is done. The cost, and the memory that it takes to note changes, is that of what
+    /// has changed, not of the state.
     ///
     /// # Errors
     /// Internal.
-    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()>;
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<Progress>;
+
+    /// The whole of a save, in one call.
+    ///
+    /// # Errors
+    /// As [`Operator::save_changes`].
+    fn save_all_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
+        while self.save_changes(partitioned_by, changes)? == Progress::More {}
+        Ok(())
+    }
 
     /// Takes over saved state of the partitions that this worker owns, whichever workers have saved it. The operator has
     /// been built and not been called; it emits nothing, and goes on as if it had seen all that led to that state. It

@@ -147,14 +147,14 @@ impl PartitionedRows {
         std::mem::take(&mut self.numbers)
     }
 
-    /// The numbers of all partitions.
-    pub(crate) fn partitions(&self) -> Vec<u32> {
-        self.partitions.groups()
+    /// The next numbers of partitions; see [`RowStore::next_ids`].
+    pub(crate) fn next_partitions(&self, from: &mut u32, n_max: usize) -> Vec<u32> {
+        self.partitions.next_groups(from, n_max)
     }
 
-    /// The ids of all rows.
-    pub(crate) fn ids(&self) -> Vec<u32> {
-        self.rows.ids()
+    /// The rows.
+    pub(crate) fn rows(&self) -> &RowStore {
+        &self.rows
     }
 
     /// Adds each copy of the rows that come; gives their ids.

@@ -25,7 +25,8 @@ use crate::encoded::{EncodedSpec, StoredSpec, columns};
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
 use crate::partitioned_rows::PartitionedRows;
 use crate::saving::{
-    ChangedRows, SAVED_ROWS, SavedTable, Tracking, places_in_key, saved_columns, saved_rows, types_of,
+    ChangedRows, SAVED_ROWS, SaveCursor, SavedTable, Tracking, Unsaved, places_in_key, save_all, saved_columns,
+    saved_rows, types_of,
 };
 
 /// A `GROUP BY` with aggregates of any kind. The output has the group key's columns, then one for each call.
@@ -175,25 +176,17 @@ impl Operator for Recompute {
 
     /// Table 0 has the rows, each copy by itself, table 1 the results by key of the groups that have any.
     fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
-        let mut table = self.table_of_rows(partitioned_by, saved)?;
-        for ids in self.rows.ids().chunks(SAVED_ROWS) {
-            table.add(self.rows.gather(ids).columns().to_vec(), ids.len())?;
-        }
-        let mut table = self.table_of_results(partitioned_by, saved)?;
-        let shown: Vec<u32> = self.rows.partitions().into_iter().filter(|&g| self.emitted.has(g)).collect();
-        shown.chunks(SAVED_ROWS).try_for_each(|groups| table.add(self.results_by_key(groups), groups.len()))
+        save_all(|cursor| self.save_next(None, cursor, partitioned_by, saved))
     }
 
     fn track_changes(&mut self) {
         self.tracking.start();
     }
 
-    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
-        let Some(Changes { rows, results }) = self.tracking.take()? else { return self.save(partitioned_by, changes) };
-        let mut table = self.table_of_rows(partitioned_by, changes)?;
-        rows.save(&mut table, |ids| Ok(self.rows.gather(ids).columns().to_vec()))?;
-        let mut table = self.table_of_results(partitioned_by, changes)?;
-        results.save(&mut table, |groups| Ok(self.results_by_key(groups)))
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<Progress> {
+        let mut cursor = self.tracking.cursor();
+        let progress = self.save_next(self.tracking.unsaved()?, &mut cursor, partitioned_by, changes)?;
+        Ok(self.tracking.note_saved(progress, cursor))
     }
 
     fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
@@ -211,7 +204,7 @@ impl Operator for Recompute {
         let failed: Vec<u32> = groups.into_iter().filter(|&g| !self.emitted.has(g)).collect();
         self.global_pending &= failed.is_empty();
         self.compute(failed, &mut Output::default())?;
-        self.tracking = Tracking::Restored;
+        self.tracking = Tracking::restored();
         Ok(())
     }
 
@@ -226,6 +219,35 @@ impl Operator for Recompute {
 }
 
 impl Recompute {
+    fn save_next(
+        &self,
+        changed: Option<&Changes>,
+        cursor: &mut SaveCursor,
+        partitioned_by: &[Vec<usize>],
+        saved: &mut StateChanges,
+    ) -> Result<Progress> {
+        cursor.go_on(2, |table, place| match (table, changed) {
+            (0, _) => {
+                let rows = Unsaved::of(self.rows.rows(), changed.map(|changed| &changed.rows));
+                let mut table = self.table_of_rows(partitioned_by, saved)?;
+                rows.save_next(place, &mut table, |ids| self.rows.gather(ids).columns().to_vec())
+            }
+            (_, Some(changed)) => {
+                let mut table = self.table_of_results(partitioned_by, saved)?;
+                Unsaved::Changed(&changed.results).save_next(place, &mut table, |groups| self.results_by_key(groups))
+            }
+            (_, None) => {
+                let groups = self.rows.next_partitions(&mut place.next, SAVED_ROWS);
+                if groups.is_empty() {
+                    return Ok(Progress::Done);
+                }
+                let shown: Vec<u32> = groups.into_iter().filter(|&g| self.emitted.has(g)).collect();
+                self.table_of_results(partitioned_by, saved)?.add(self.results_by_key(&shown), shown.len())?;
+                Ok(Progress::More)
+            }
+        })
+    }
+
     fn table_of_rows<'a>(&self, partitioned_by: &[Vec<usize>], saved: &'a mut StateChanges) -> Result<SavedTable<'a>> {
         SavedTable::multiset(saved, 0, types_of(&self.spec.input), &partitioned_by[0])
     }

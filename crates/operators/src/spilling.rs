@@ -116,6 +116,7 @@ pub fn build(
         state,
         is_tracked: false,
         is_all_unsaved: true,
+        n_saved_parts: 0,
         is_whole_touched: false,
         ended: context.start,
         n_uses: 0,
@@ -208,6 +209,8 @@ struct Spilling {
     is_tracked: bool,
     /// The whole was never asked for its changes, nor restored.
     is_all_unsaved: bool,
+    /// Parts that have said all in the save that is under way.
+    n_saved_parts: usize,
     /// The whole has taken rows since the last epoch that it has ended, so it cannot be put away.
     is_whole_touched: bool,
     /// The last epoch that was ended, or the start.
@@ -461,13 +464,20 @@ impl Operator for Spilling {
         }
     }
 
-    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<Progress> {
         self.is_all_unsaved = false;
         match &mut self.state {
             State::Whole(whole) => whole.save_changes(partitioned_by, changes),
             State::Parts(parts) => {
                 let saver = self.plan.saver();
-                parts.iter_mut().try_for_each(|part| part.take_changes(&saver, changes))
+                if let Some(part) = parts.get_mut(self.n_saved_parts) {
+                    if part.take_changes(&saver, changes)? == Progress::Done {
+                        self.n_saved_parts += 1;
+                    }
+                    return Ok(Progress::More);
+                }
+                self.n_saved_parts = 0;
+                Ok(Progress::Done)
             }
         }
     }

@@ -81,7 +81,7 @@ impl StepDriver {
             let mut saved = StateChanges::default();
             for operator in self.workers.iter_mut().filter_map(|operators| operators[node].as_mut()) {
                 let mut of_worker = StateChanges::default();
-                operator.save_changes(&partitioned_by, &mut of_worker)?;
+                operator.save_all_changes(&partitioned_by, &mut of_worker)?;
                 saved.merge(of_worker)?;
             }
             all.push(saved);

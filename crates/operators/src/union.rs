@@ -81,8 +81,8 @@ impl Operator for Union {
 
     fn track_changes(&mut self) {}
 
-    fn save_changes(&mut self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<()> {
-        Ok(())
+    fn save_changes(&mut self, _: &[Vec<usize>], _: &mut StateChanges) -> Result<Progress> {
+        Ok(Progress::Done)
     }
 
     fn restore(&mut self, _: &mut SavedState) -> Result<()> {

@@ -14,12 +14,11 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat, filter, take};
 use arrow::datatypes::{Schema, SchemaRef};
-use hashbrown::HashMap;
 use millstream_expr::encoded::{Decoder, Encoder, FieldNumber};
 use millstream_expr::scalar::batch_of;
 use millstream_expr::window::WindowCallForm;
 use millstream_expr::{OrderBy, RowOrder, WindowCall, order};
-use millstream_state::{SavedState, StateChanges};
+use millstream_state::{NumberSet, SavedState, StateChanges};
 use millstream_types::delta::take_batch;
 use millstream_types::{Delta, EpochHeader, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -28,7 +27,9 @@ use crate::emitted_values::{EmittedValues, Failing, Unlike};
 use crate::encoded::{EncodedSpec, StoredSpec, columns};
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
 use crate::partitioned_rows::PartitionedRows;
-use crate::saving::{Identities, SAVED_ROWS, SavedTable, Tracking, saved_columns, saved_rows, types_of};
+use crate::saving::{
+    Identities, SAVED_ROWS, SaveCursor, SavedTable, Tracking, save_all, saved_columns, saved_rows, types_of,
+};
 
 /// Window functions that share a partitioning and an order. The output has the input's columns, then one for each call.
 #[derive(Clone, Debug)]
@@ -146,12 +147,19 @@ struct Window {
 /// if they are shown, else among those of partitions that fail.
 #[derive(Default)]
 struct Changes {
-    /// Rows that have changed: whether they are saved among those of partitions that fail. Where they were saved as shown,
-    /// that is gone.
-    rows: HashMap<u32, bool>,
+    /// Rows that have changed. Where they were saved as shown, that is gone.
+    rows: NumberSet,
+    /// Those of them that are saved among those of partitions that fail.
+    had_failed: NumberSet,
     /// Saved rows that were shown, and ones of partitions that failed, which are gone.
     gone_shown: Identities,
     gone_failed: Identities,
+}
+
+impl Changes {
+    fn n_bytes(&self) -> usize {
+        self.rows.n_bytes() + self.had_failed.n_bytes() + self.gone_shown.n_bytes() + self.gone_failed.n_bytes()
+    }
 }
 
 /// Rows of some partitions, each a run, in order.
@@ -166,7 +174,10 @@ impl Operator for Window {
     fn push(&mut self, _: Port, delta: Delta, _: &mut Output) -> Result<Progress> {
         let ids = self.rows.push(&delta)?;
         if let Some(changes) = self.tracking.changes() {
-            changes.rows.extend(ids.into_iter().map(|id| (id, false)));
+            for id in ids {
+                changes.rows.insert(id);
+                changes.had_failed.remove(id);
+            }
         }
         Ok(Progress::Done)
     }
@@ -194,7 +205,7 @@ impl Operator for Window {
         }
         if let Some(changes) = self.tracking.changes() {
             // Of those that were shown that has been said.
-            let is_saved = |id: &u32| changes.rows.remove(id).unwrap_or(true);
+            let is_saved = |id: &u32| !changes.rows.remove(*id) | changes.had_failed.remove(*id);
             let gone: Vec<u32> = self.rows.gone().iter().copied().filter(is_saved).collect();
             changes.gone_failed.add(identity(&self.spec, self.rows.gather(&gone).columns()), gone.len());
         }
@@ -205,30 +216,17 @@ impl Operator for Window {
 
     /// Table 0 has the rows that were emitted, with their values, table 1 those of partitions that fail.
     fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
-        self.save_rows(self.rows.ids(), &partitioned_by[0], saved)
+        save_all(|cursor| self.save_next(None, cursor, &partitioned_by[0], saved))
     }
 
     fn track_changes(&mut self) {
         self.tracking.start();
     }
 
-    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
-        let by = &partitioned_by[0];
-        let Some(changed) = self.tracking.take()? else { return self.save(partitioned_by, changes) };
-        changed.gone_shown.save(&mut self.table_of_shown(by, changes)?)?;
-        let mut table = self.table_of_failed(by, changes)?;
-        changed.gone_failed.save(&mut table)?;
-        // What failed and fails again need not be said.
-        let is_new = |id: &u32, had_failed: bool| !had_failed || self.emitted.has(*id);
-        let mut ids: Vec<u32> =
-            changed.rows.iter().filter(|&(id, had_failed)| is_new(id, *had_failed)).map(|(id, _)| *id).collect();
-        ids.sort_unstable();
-        let had_failed: Vec<u32> = ids.iter().copied().filter(|id| changed.rows[id]).collect();
-        for ids in had_failed.chunks(SAVED_ROWS) {
-            let identity = table.identity(self.rows.gather(ids).columns());
-            table.take_away(identity, ids.len())?;
-        }
-        self.save_rows(ids, by, changes)
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<Progress> {
+        let mut cursor = self.tracking.cursor();
+        let progress = self.save_next(self.tracking.unsaved()?, &mut cursor, &partitioned_by[0], changes)?;
+        Ok(self.tracking.note_saved(progress, cursor))
     }
 
     fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
@@ -244,15 +242,12 @@ impl Operator for Window {
             let piece = self.ordered(partitions)?;
             self.compute(&piece, &mut Output::default())?;
         }
-        self.tracking = Tracking::Restored;
+        self.tracking = Tracking::restored();
         Ok(())
     }
 
     fn n_bytes(&self) -> usize {
-        let of_changes = |c: &Changes| {
-            c.rows.capacity() * size_of::<(u32, bool)>() + c.gone_shown.n_bytes() + c.gone_failed.n_bytes()
-        };
-        self.rows.n_bytes() + self.emitted.n_bytes() + self.tracking.n_bytes(of_changes)
+        self.rows.n_bytes() + self.emitted.n_bytes() + self.tracking.n_bytes(Changes::n_bytes)
     }
 
     fn n_entries(&self) -> usize {
@@ -275,16 +270,43 @@ impl Window {
         SavedTable::new(saved, 1, types, identity, by)
     }
 
-    /// Adds rows to the tables that they belong to.
-    fn save_rows(&self, ids: Vec<u32>, by: &[usize], saved: &mut StateChanges) -> Result<()> {
-        let (shown, failed): (Vec<u32>, Vec<u32>) = ids.into_iter().partition(|&id| self.emitted.has(id));
-        let mut table = self.table_of_shown(by, saved)?;
-        for ids in shown.chunks(SAVED_ROWS) {
-            let columns = [self.rows.gather(ids).columns(), self.emitted.gather(ids).columns()].concat();
-            table.add(columns, ids.len())?;
-        }
-        let mut table = self.table_of_failed(by, saved)?;
-        failed.chunks(SAVED_ROWS).try_for_each(|ids| table.add(self.rows.gather(ids).columns().to_vec(), ids.len()))
+    fn save_next(
+        &self,
+        changed: Option<&Changes>,
+        cursor: &mut SaveCursor,
+        by: &[usize],
+        saved: &mut StateChanges,
+    ) -> Result<Progress> {
+        cursor.go_on(2, |table, place| {
+            let of_shown = table == 0;
+            let mut table = if of_shown { self.table_of_shown(by, saved)? } else { self.table_of_failed(by, saved)? };
+            if let Some(changed) = changed {
+                let gone = if of_shown { &changed.gone_shown } else { &changed.gone_failed };
+                if gone.save_next(place, &mut table)? == Progress::More {
+                    return Ok(Progress::More);
+                }
+            }
+            let ids = match changed {
+                Some(changed) => changed.rows.next(&mut place.next, SAVED_ROWS),
+                None => self.rows.rows().next_ids(&mut place.next, SAVED_ROWS),
+            };
+            if ids.is_empty() {
+                return Ok(Progress::Done);
+            }
+            let had_failed = |id: &u32| changed.is_some_and(|changed| changed.had_failed.contains(*id));
+            let (shown, failed): (Vec<u32>, Vec<u32>) = ids.into_iter().partition(|&id| self.emitted.has(id));
+            if of_shown {
+                let columns = [self.rows.gather(&shown).columns(), self.emitted.gather(&shown).columns()].concat();
+                table.add(columns, shown.len())?;
+                return Ok(Progress::More);
+            }
+            let no_more: Vec<u32> = shown.into_iter().filter(had_failed).collect();
+            table.take_away(table.identity(self.rows.gather(&no_more).columns()), no_more.len())?;
+            // What failed and fails again need not be said.
+            let new: Vec<u32> = failed.into_iter().filter(|id| !had_failed(id)).collect();
+            table.add(self.rows.gather(&new).columns().to_vec(), new.len())?;
+            Ok(Progress::More)
+        })
     }
 
     /// The rows of partitions, put in order; partitions remember it.
@@ -360,7 +382,9 @@ impl Window {
         let shown_ids = ids_at(&shown);
         self.emitted.put(&shown_ids, values, &shown);
         if let Some(changes) = self.tracking.changes() {
-            shown_ids.iter().for_each(|&id| _ = changes.rows.entry(id).or_insert(true));
+            // What is neither shown nor new was of a partition that failed.
+            let unsaid = shown_ids.iter().copied().filter(|&id| changes.rows.insert(id));
+            changes.had_failed.extend(unsaid);
         }
         let mut columns = rows_at(&shown)?.columns().to_vec();
         let shown = UInt32Array::from(shown);
@@ -375,8 +399,7 @@ impl Window {
     fn retract(&mut self, rows: &RecordBatch, ids: &[u32], out: &mut Output) -> Result<()> {
         let columns = [rows.columns(), self.emitted.take(ids).columns()].concat();
         if let Some(changes) = self.tracking.changes() {
-            let is_saved: BooleanArray =
-                ids.iter().map(|&id| Some(changes.rows.try_insert(id, false).is_ok())).collect();
+            let is_saved: BooleanArray = ids.iter().map(|&id| Some(changes.rows.insert(id))).collect();
             let identity = identity(&self.spec, &columns);
             let gone = identity.iter().map(|column| filter(column, &is_saved)).collect::<Result<_, _>>()?;
             changes.gone_shown.add(gone, is_saved.true_count());

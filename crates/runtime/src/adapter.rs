@@ -125,6 +125,7 @@ pub(crate) fn add_operator<'scope>(
             measured_at: Instant::now(),
             unmeasured: Load::default(),
             n_saves: 0,
+            saving: None,
             placed,
             context,
         };
@@ -205,6 +206,8 @@ struct Adapter {
     activator: Activator,
     /// How often it has handed over what has changed.
     n_saves: u64,
+    /// What it has said so far of what has changed, while there is more; until then nothing else is done.
+    saving: Option<StateChanges>,
     /// How often it was asked to give memory back, when it last did.
     relieved: u64,
     // metrics
@@ -221,12 +224,17 @@ impl Adapter {
             return;
         }
         self.relieve();
-        if self.waiting.is_empty() {
-            return self.save_if_due(frontiers);
-        }
         let start = Instant::now();
-        let next = self.work(frontiers, start);
-        self.save_if_due(frontiers);
+        if self.waiting.is_empty() {
+            if self.save_if_due(frontiers, start) == Progress::More {
+                self.activator.activate();
+            }
+            return;
+        }
+        let mut next = self.work(frontiers, start);
+        if self.save_if_due(frontiers, start) == Progress::More {
+            next = Next::GoOn;
+        }
         match next {
             Next::Rest => {}
             Next::GoOn => self.activator.activate(),
@@ -240,7 +248,8 @@ impl Adapter {
     /// Lets the operator give memory back if it is asked to, and between two epochs.
     fn relieve(&mut self) {
         let asked = self.context.n_relieved.get();
-        if self.relieved == asked || self.phase != Phase::Idle || self.placed.is_stateless {
+        let is_between = self.phase == Phase::Idle && self.saving.is_none();
+        if self.relieved == asked || !is_between || self.placed.is_stateless {
             return;
         }
         self.relieved = asked;
@@ -283,7 +292,9 @@ impl Adapter {
                 if !self.context.may_begin(epoch) {
                     return Next::Rest;
                 }
-                self.save_if_due(frontiers);
+                if self.save_if_due(frontiers, start) == Progress::More {
+                    return Next::GoOn;
+                }
             }
             if n_rows >= QUANTUM_ROWS || now.duration_since(start) >= QUANTUM || self.context.quanta.turn(now) {
                 return Next::GoOn;
@@ -308,20 +319,32 @@ impl Adapter {
         Next::Rest
     }
 
-    /// Hands over what has changed, if that is wanted as of an epoch that is complete here and no later one has begun.
-    fn save_if_due(&mut self, frontiers: &[MutableAntichain<u64>]) {
-        let Some(upto) = self.context.wanted_upto(self.n_saves) else { return };
+    /// Hands over what has changed, if that is wanted as of an epoch that is complete here and no later one has begun. That
+    /// may take several turns, in which others get theirs.
+    fn save_if_due(&mut self, frontiers: &[MutableAntichain<u64>], start: Instant) -> Progress {
+        let Some(upto) = self.context.wanted_upto(self.n_saves) else { return Progress::Done };
         let has_more = self.waiting.first_key_value().is_some_and(|(epoch, _)| *epoch <= upto);
         let is_complete = !has_more && !frontiers.iter().any(|f| f.less_equal(&upto.0));
         if self.placed.is_stateless || self.phase != Phase::Idle || !is_complete {
-            return;
+            return Progress::Done;
         }
         let (context, placed) = (&self.context, &mut self.placed);
-        let mut changes = StateChanges::default();
-        let saved = context.failure.guard(upto, || placed.operator.save_changes(&placed.partitioned_by, &mut changes));
-        if saved.is_some() {
-            self.n_saves = context.hand_over(SavedPart::State(placed.node as u32, changes));
+        let changes = self.saving.get_or_insert_default();
+        loop {
+            let now = Instant::now();
+            if now.duration_since(start) >= QUANTUM || context.quanta.turn(now) {
+                return Progress::More;
+            }
+            let saved = context.failure.guard(upto, || placed.operator.save_changes(&placed.partitioned_by, changes));
+            match saved {
+                None => return Progress::Done,
+                Some(Progress::Done) => break,
+                Some(Progress::More) => {}
+            }
         }
+        let changes = self.saving.take().unwrap_or_default();
+        self.n_saves = context.hand_over(SavedPart::State(placed.node as u32, changes));
+        Progress::Done
     }
 
     /// Calls the operator once, with the next delta, for the end of the epoch, or to go on; `None` if it failed.

@@ -41,7 +41,7 @@ impl<T: Copy> PagedVec<T> {
         &mut page[index as usize & (PAGE_LEN - 1)]
     }
 
-    /// Replaces the value at an index. Writing the default into an absent page is free.
+    /// Replaces the value at an index; allocates its page if need be.
     #[inline]
     pub fn set(&mut self, index: u32, value: T) {
         *self.get_mut(index) = value;

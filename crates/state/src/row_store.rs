@@ -5,6 +5,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_types::Result;
 
 use crate::column::{CHUNK_ROWS, Column, Equality, Rows, row_id};
+use crate::number_set::NumberSet;
 
 /// A set of rows that one operator keeps for itself: added in bulk, freed one by one, gathered by id.
 ///
@@ -17,6 +18,7 @@ pub struct RowStore {
     /// Rows ever appended; ids are below it.
     n_appended: usize,
     free: Vec<u32>,
+    is_free: NumberSet,
 }
 
 impl RowStore {
@@ -26,7 +28,7 @@ impl RowStore {
     /// Not supported, if a column's type cannot be kept.
     pub fn new(schema: SchemaRef) -> Result<Self> {
         let columns = schema.fields().iter().map(|f| Column::new(f.data_type())).collect::<Result<_>>()?;
-        Ok(RowStore { schema, columns, n_appended: 0, free: Vec::new() })
+        Ok(RowStore { schema, columns, n_appended: 0, free: Vec::new(), is_free: NumberSet::default() })
     }
 
     /// The columns' names and types.
@@ -51,7 +53,8 @@ impl RowStore {
 
     /// Allocated bytes.
     pub fn n_bytes(&self) -> usize {
-        self.columns.iter().map(Column::n_bytes).sum::<usize>() + self.free.capacity() * size_of::<u32>()
+        let free = self.free.capacity() * size_of::<u32>() + self.is_free.n_bytes();
+        self.columns.iter().map(Column::n_bytes).sum::<usize>() + free
     }
 
     /// A column.
@@ -67,6 +70,7 @@ impl RowStore {
             let from = ids.len();
             // From the end, so that which ids come next does not depend on how many.
             ids.extend(self.free.drain(self.free.len() - n_reused..).rev());
+            ids[from..].iter().for_each(|&row| _ = self.is_free.remove(row));
             for (column, array) in self.columns.iter_mut().zip(columns) {
                 column.overwrite(&ids[from..], array, rows.slice(0, n_reused));
             }
@@ -99,6 +103,7 @@ impl RowStore {
             column.forget(row);
         }
         self.free.push(row);
+        self.is_free.insert(row);
     }
 
     /// Reclaims text of freed rows if there is much of it. Looks at every row when it does.
@@ -106,18 +111,20 @@ impl RowStore {
         if !self.columns.iter().any(Column::is_sparse) {
             return;
         }
-        let mut is_free = vec![false; self.n_appended];
-        self.free.iter().for_each(|&row| is_free[row as usize] = true);
         for column in self.columns.iter_mut().filter(|c| c.is_sparse()) {
-            column.rewrite_texts((0..self.n_appended as u32).filter(|&row| !is_free[row as usize]));
+            column.rewrite_texts((0..self.n_appended as u32).filter(|&row| !self.is_free.contains(row)));
         }
     }
 
     /// The ids of all rows that are kept, ascending.
     pub fn ids(&self) -> Vec<u32> {
-        let mut is_free = vec![false; self.n_appended];
-        self.free.iter().for_each(|&row| is_free[row as usize] = true);
-        (0..self.n_appended as u32).filter(|&row| !is_free[row as usize]).collect()
+        self.next_ids(&mut 0, usize::MAX)
+    }
+
+    /// The first ids of rows that are kept which are not below `from`, ascending, at most so many; `from` becomes the id
+    /// after the last of them.
+    pub fn next_ids(&self, from: &mut u32, n_max: usize) -> Vec<u32> {
+        self.is_free.next_absent(from, self.id_bound(), n_max)
     }
 
     /// Rows, in the order of their ids' places in `rows`.

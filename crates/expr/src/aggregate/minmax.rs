@@ -1,6 +1,7 @@
 //! `min` and `max`: one value a group while rows only come, an ordered multiset when they may be taken back.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, Int64Array, IntervalMonthDayNanoArray, StringViewArray};
@@ -180,6 +181,18 @@ impl<K: Key> Changes<K> {
             self.n_entries += 1;
         }
     }
+
+    /// Takes values of a group out, in their order, at most as many as are left.
+    fn take(&mut self, group: u32, n_left: &mut usize) -> Vec<(K, i64)> {
+        let Some(values) = self.groups.get_mut(&group) else { return vec![] };
+        let taken: Vec<(K, i64)> = std::iter::from_fn(|| values.pop_first()).take(*n_left).collect();
+        if values.is_empty() {
+            self.groups.remove(&group);
+        }
+        *n_left -= taken.len();
+        self.n_entries -= taken.len();
+        taken
+    }
 }
 
 impl<K: Key> Multisets<K> {
@@ -249,19 +262,39 @@ impl<K: Key> GroupAccumulator for Multisets<K> {
         Some(groups.iter().flat_map(|g| std::iter::repeat_n(*g, n_values(g))).collect())
     }
 
+    fn partial_rows(&self, groups: &[u32], behind: Option<&ArrayRef>, n_max: usize) -> Result<PartialRows> {
+        let mut behind = behind.map(K::of).transpose()?.and_then(|keys| keys.into_iter().next());
+        let (mut of, mut keys, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+        for group in groups {
+            let from = behind.take().map_or(Bound::Unbounded, Bound::Excluded);
+            let Some(values) = self.groups.get(group) else { continue };
+            for (key, weight) in values.range((from, Bound::Unbounded)).take(n_max - keys.len()) {
+                of.push(*group);
+                keys.push(Some(key.clone()));
+                weights.push(*weight);
+            }
+            if keys.len() == n_max {
+                break;
+            }
+        }
+        Ok(PartialRows {
+            groups: of,
+            columns: vec![K::to_array(&self.data_type, keys)?, Arc::new(Int64Array::from(weights))],
+        })
+    }
+
     fn track_changes(&mut self) {
         self.changes.get_or_insert_with(|| Changes { groups: HashMap::new(), n_entries: 0 });
     }
 
-    fn take_changes(&mut self, groups: &[u32]) -> PartialChanges {
+    fn take_changes(&mut self, groups: &[u32], n_max: usize) -> PartialChanges {
         let Some(changes) = &mut self.changes else { return PartialChanges::default() };
         let (mut gone_groups, mut gone) = (Vec::new(), Vec::new());
         let (mut row_groups, mut rows, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+        let mut n_left = n_max;
         for group in groups {
-            let Some(values) = changes.groups.remove(group) else { continue };
-            changes.n_entries -= values.len();
             let now = self.groups.get(group);
-            for (key, before) in values {
+            for (key, before) in changes.take(*group, &mut n_left) {
                 let weight = now.and_then(|values| values.get(&key)).copied().unwrap_or(0);
                 if weight == before {
                     continue;
@@ -276,11 +309,15 @@ impl<K: Key> GroupAccumulator for Multisets<K> {
                     gone.push(Some(key));
                 }
             }
+            if n_left == 0 {
+                break;
+            }
         }
         let values = |keys| K::to_array(&self.data_type, keys).expect("stored values are of the type");
         PartialChanges {
             gone: PartialRows { groups: gone_groups, columns: vec![values(gone)] },
             rows: PartialRows { groups: row_groups, columns: vec![values(rows), Arc::new(Int64Array::from(weights))] },
+            has_more: n_left == 0,
         }
     }
 

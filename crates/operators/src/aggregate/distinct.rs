@@ -14,7 +14,7 @@ use super::{Filters, describe};
 use crate::encoded::EncodedSpec;
 use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, Operator, OperatorSpec, Output, Port, Progress};
-use crate::saving::{ChangedRows, SAVED_ROWS, SavedTable, Tracking, saved_columns, types_of};
+use crate::saving::{ChangedRows, SaveCursor, SavedTable, Tracking, Unsaved, save_all, saved_columns, types_of};
 
 /// A use of the distinct values: a filter and the calls that have it.
 pub(super) struct Variant {
@@ -295,14 +295,14 @@ impl DistinctSets {
         self.changes.get_or_insert_default();
     }
 
-    /// The entries that have changed since they were last saved, which is now.
-    pub(super) fn take_changes(&mut self) -> ChangedRows {
-        self.changes.as_mut().map(std::mem::take).unwrap_or_default()
+    /// The entries that have changed since they were last saved, or all.
+    pub(super) fn unsaved(&self, is_all: bool) -> Unsaved<'_> {
+        Unsaved::of(self.entries.rows(), self.changes.as_ref().filter(|_| !is_all))
     }
 
-    /// All entries.
-    pub(super) fn entries(&self) -> Vec<u32> {
-        self.entries.groups()
+    /// All entries are saved.
+    pub(super) fn note_saved(&mut self) {
+        self.changes = self.changes.as_ref().map(|_| ChangedRows::default());
     }
 
     /// Values, with their groups: the value's column, then one of bits or one of counts for each variant.
@@ -481,11 +481,7 @@ impl Operator for DistinctPartial {
 
     /// One table: the group key's columns, the value, counts.
     fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
-        let mut table = self.saved_table(partitioned_by, saved)?;
-        self.sets
-            .entries()
-            .chunks(SAVED_ROWS)
-            .try_for_each(|entries| table.add(self.sets.values_behind_keys(entries, &self.groups), entries.len()))
+        save_all(|cursor| self.save_next(true, cursor, partitioned_by, saved))
     }
 
     fn track_changes(&mut self) {
@@ -495,18 +491,19 @@ impl Operator for DistinctPartial {
         }
     }
 
-    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
-        if self.tracking.take()?.is_none() {
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<Progress> {
+        let mut cursor = self.tracking.cursor();
+        let is_all = self.tracking.unsaved()?.is_none();
+        let progress = self.save_next(is_all, &mut cursor, partitioned_by, changes)?;
+        if self.tracking.note_saved(progress, cursor) == Progress::Done {
+            self.sets.note_saved();
             self.sets.track_changes();
-            return self.save(partitioned_by, changes);
         }
-        let changed = self.sets.take_changes();
-        let mut table = self.saved_table(partitioned_by, changes)?;
-        changed.save(&mut table, |entries| Ok(self.sets.values_behind_keys(entries, &self.groups)))
+        Ok(progress)
     }
 
     fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
-        self.tracking = Tracking::Restored;
+        self.tracking = Tracking::restored();
         let n_keys = self.spec.group_by.len();
         let n_columns = n_keys + self.sets.saved_types().len();
         let Some((columns, n_rows)) = saved_columns(saved, 0, n_columns)? else {
@@ -531,6 +528,19 @@ impl Operator for DistinctPartial {
 }
 
 impl DistinctPartial {
+    fn save_next(
+        &self,
+        is_all: bool,
+        cursor: &mut SaveCursor,
+        partitioned_by: &[Vec<usize>],
+        saved: &mut StateChanges,
+    ) -> Result<Progress> {
+        let mut table = self.saved_table(partitioned_by, saved)?;
+        let entries = self.sets.unsaved(is_all);
+        let columns_of = |entries: &[u32]| self.sets.values_behind_keys(entries, &self.groups);
+        cursor.go_on(1, |_, place| entries.save_next(place, &mut table, columns_of))
+    }
+
     /// The table of values; the key and the value tell its rows apart.
     fn saved_table<'a>(&self, partitioned_by: &[Vec<usize>], saved: &'a mut StateChanges) -> Result<SavedTable<'a>> {
         let by = partitioned_by.first().ok_or_else(|| Error::internal("distinct values without a port"))?;

@@ -14,9 +14,10 @@ use millstream_state::{SavedState, StateChanges};
 use millstream_types::{Error, Result};
 
 use super::{Aggregate, AggregateInput};
-use crate::operator::Output;
+use crate::operator::{Output, Progress};
 use crate::saving::{
-    ChangedRows, Identities, SAVED_ROWS, SavedTable, Tracking, places_in_key, saved_columns, types_of,
+    ChangedRows, Identities, SAVED_ROWS, SaveCursor, SavedTable, TablePlace, Tracking, Unsaved, places_in_key, save_all,
+    saved_columns, types_of,
 };
 
 /// What has changed since the last save, beside what parts note themselves.
@@ -34,53 +35,102 @@ impl Changes {
 }
 
 impl Aggregate {
+    /// All there is.
     pub(super) fn save_groups(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
         let by = self.partitioned_by(partitioned_by)?;
-        let groups = self.table.groups();
-        let mut table = self.table_of_groups(&by, saved)?;
-        groups.chunks(SAVED_ROWS).try_for_each(|groups| table.add(self.group_columns(groups), groups.len()))?;
-        for call in self.calls_of_several_rows() {
-            let accumulator = &self.accumulators[call];
-            let mut table = self.table_of_states(call, &by, saved)?;
-            for groups in groups.chunks(SAVED_ROWS) {
-                let of = accumulator.partial_groups(groups).unwrap_or_default();
-                self.add_behind_keys(&mut table, &of, &accumulator.partial(groups))?;
-            }
-        }
-        for (j, sets) in self.distinct.iter().enumerate() {
-            let mut table = self.table_of_set(j, &by, saved)?;
-            for entries in sets.entries().chunks(SAVED_ROWS) {
-                table.add(sets.values_behind_keys(entries, &self.table), entries.len())?;
-            }
-        }
-        Ok(())
+        save_all(|cursor| {
+            cursor.go_on(self.n_tables(), |table, place| match self.call_of_table(table) {
+                Some(call) => self.save_next_states(call, place, &by, saved),
+                None => self.save_next_rows(table, None, place, &by, saved),
+            })
+        })
     }
 
-    /// What has changed since the last save.
-    pub(super) fn save_changed_groups(
+    /// Some more of what has changed since the last save.
+    pub(super) fn save_next_changes(
         &mut self,
-        changes: Changes,
+        cursor: &mut SaveCursor,
         partitioned_by: &[Vec<usize>],
         saved: &mut StateChanges,
-    ) -> Result<()> {
+    ) -> Result<Progress> {
         let by = self.partitioned_by(partitioned_by)?;
-        let Changes { groups, of_states } = changes;
-        let changed = groups.numbers();
-        let mut table = self.table_of_groups(&by, saved)?;
-        groups.save(&mut table, |groups| Ok(self.group_columns(groups)))?;
-        for call in self.calls_of_several_rows() {
-            let of_call = self.accumulators[call].take_changes(&changed);
-            let mut table = self.table_of_states(call, &by, saved)?;
-            of_states.get(call).map_or(Ok(()), |gone| gone.save(&mut table))?;
-            table.take_away(self.behind_keys(&of_call.gone), of_call.gone.groups.len())?;
-            table.add(self.behind_keys(&of_call.rows), of_call.rows.groups.len())?;
+        cursor.go_on(self.n_tables(), |table, place| match (self.call_of_table(table), self.tracking.unsaved()?) {
+            (Some(call), Some(_)) => self.save_next_changed_states(call, place, &by, saved),
+            (Some(call), None) => self.save_next_states(call, place, &by, saved),
+            (None, changed) => self.save_next_rows(table, changed, place, &by, saved),
+        })
+    }
+
+    /// Some more of table 0, or of one of distinct values.
+    fn save_next_rows(
+        &self,
+        table: usize,
+        changed: Option<&Changes>,
+        place: &mut TablePlace,
+        by: &[usize],
+        saved: &mut StateChanges,
+    ) -> Result<Progress> {
+        if table == 0 {
+            let groups = Unsaved::of(self.table.rows(), changed.map(|changed| &changed.groups));
+            let mut table = self.table_of_groups(by, saved)?;
+            return groups.save_next(place, &mut table, |groups| self.group_columns(groups));
         }
-        for j in 0..self.distinct.len() {
-            let changed = self.distinct[j].take_changes();
-            let mut table = self.table_of_set(j, &by, saved)?;
-            changed.save(&mut table, |entries| Ok(self.distinct[j].values_behind_keys(entries, &self.table)))?;
+        let set = table - 1 - self.accumulators.len();
+        let entries = self.distinct[set].unsaved(changed.is_none());
+        let mut table = self.table_of_set(set, by, saved)?;
+        entries.save_next(place, &mut table, |entries| self.distinct[set].values_behind_keys(entries, &self.table))
+    }
+
+    /// Some more of the states of a call, of which each may have several rows.
+    fn save_next_states(
+        &self,
+        call: usize,
+        place: &mut TablePlace,
+        by: &[usize],
+        saved: &mut StateChanges,
+    ) -> Result<Progress> {
+        let mut next = place.next;
+        let groups = self.table.next_groups(&mut next, SAVED_ROWS);
+        if groups.is_empty() || !self.has_several_rows(call) {
+            return Ok(Progress::Done);
         }
-        Ok(())
+        let rows = self.accumulators[call].partial_rows(&groups, place.behind.as_ref(), SAVED_ROWS)?;
+        let n_rows = rows.groups.len();
+        self.table_of_states(call, by, saved)?.add(self.behind_keys(&rows), n_rows)?;
+        (place.next, place.behind) = match rows.groups.last() {
+            Some(&last) if n_rows == SAVED_ROWS => (last, Some(rows.columns[0].slice(n_rows - 1, 1))),
+            _ => (next, None),
+        };
+        Ok(Progress::More)
+    }
+
+    /// Some more of what has changed of them.
+    fn save_next_changed_states(
+        &mut self,
+        call: usize,
+        place: &mut TablePlace,
+        by: &[usize],
+        saved: &mut StateChanges,
+    ) -> Result<Progress> {
+        let Some(Changes { groups, of_states }) = self.tracking.unsaved()? else { return Ok(Progress::Done) };
+        if let Some(gone) = of_states.get(call)
+            && gone.save_next(place, &mut self.table_of_states(call, by, saved)?)? == Progress::More
+        {
+            return Ok(Progress::More);
+        }
+        let mut next = place.next;
+        let groups = groups.next(&mut next, SAVED_ROWS);
+        if groups.is_empty() || !self.has_several_rows(call) {
+            return Ok(Progress::Done);
+        }
+        let of_call = self.accumulators[call].take_changes(&groups, SAVED_ROWS);
+        let mut table = self.table_of_states(call, by, saved)?;
+        table.take_away(self.behind_keys(&of_call.gone), of_call.gone.groups.len())?;
+        table.add(self.behind_keys(&of_call.rows), of_call.rows.groups.len())?;
+        if !of_call.has_more {
+            place.next = next;
+        }
+        Ok(Progress::More)
     }
 
     /// Notes, at the end of an epoch, what it has changed; some of the touched groups are about to go.
@@ -91,7 +141,7 @@ impl Aggregate {
         changes.groups.take_away(self.table.keys(&saved).columns().to_vec(), saved.len());
         changes.of_states.resize_with(self.accumulators.len(), Identities::default);
         for (accumulator, of_states) in self.accumulators.iter_mut().zip(&mut changes.of_states) {
-            let changed = accumulator.take_changes(gone);
+            let changed = accumulator.take_changes(gone, usize::MAX);
             if !changed.rows.groups.is_empty() {
                 return Err(Error::internal("a group without rows has values"));
             }
@@ -121,9 +171,17 @@ impl Aggregate {
         }
     }
 
-    fn calls_of_several_rows(&self) -> Vec<usize> {
-        let has_several = |&call: &usize| self.accumulators[call].partial_groups(&[]).is_some();
-        (0..self.accumulators.len()).filter(has_several).collect()
+    fn n_tables(&self) -> usize {
+        1 + self.accumulators.len() + self.distinct.len()
+    }
+
+    /// The call whose states a table has.
+    fn call_of_table(&self, table: usize) -> Option<usize> {
+        (1..=self.accumulators.len()).contains(&table).then(|| table - 1)
+    }
+
+    fn has_several_rows(&self, call: usize) -> bool {
+        self.accumulators[call].partial_groups(&[]).is_some()
     }
 
     fn key_types(&self) -> Vec<DataType> {
@@ -163,15 +221,7 @@ impl Aggregate {
         columns
     }
 
-    /// Adds rows behind the keys of the groups that they are of.
-    fn add_behind_keys(&self, table: &mut SavedTable<'_>, groups: &[u32], rows: &[ArrayRef]) -> Result<()> {
-        groups.chunks(SAVED_ROWS).enumerate().try_for_each(|(k, of)| {
-            let mut columns = self.table.keys(of).columns().to_vec();
-            columns.extend(rows.iter().map(|c| c.slice(k * SAVED_ROWS, of.len())));
-            table.add(columns, of.len())
-        })
-    }
-
+    /// Rows of states behind the keys of their groups.
     fn behind_keys(&self, rows: &PartialRows) -> Vec<ArrayRef> {
         [self.table.keys(&rows.groups).columns(), &rows.columns].concat()
     }
@@ -181,7 +231,7 @@ impl Aggregate {
         let in_groups_table = |a: &&mut Box<dyn millstream_expr::GroupAccumulator>| a.partial_groups(&[]).is_none();
         let n_states = |a: &mut Box<dyn millstream_expr::GroupAccumulator>| a.partial_types().len();
         let n_columns: usize = self.accumulators.iter_mut().filter(in_groups_table).map(n_states).sum();
-        self.tracking = Tracking::Restored;
+        self.tracking = Tracking::restored();
         let Some((columns, n_rows)) = saved_columns(saved, 0, n_keys + 2 + n_columns)? else { return Ok(()) };
         self.global_pending = false;
         let (keys, states) = columns.split_at(n_keys);

@@ -61,7 +61,13 @@ impl Saved<'_> {
     fn n_changes(&mut self) -> usize {
         let by: Vec<Vec<usize>> = self.inputs.iter().map(|(_, by)| by.clone()).collect();
         let mut changes = StateChanges::default();
-        self.operator.save_changes(&by, &mut changes).expect("is tracked");
+        // Little by little.
+        let mut n_said = 0;
+        while self.operator.save_changes(&by, &mut changes).expect("is tracked") == Progress::More {
+            let n_more = changes.n_rows() - n_said;
+            assert!(n_more <= 3 * SAVED_ROWS, "{n_more} rows at once");
+            n_said += n_more;
+        }
         let n_rows = changes.n_rows();
         self.changes.push(changes);
         let mut there = StateChanges::default();

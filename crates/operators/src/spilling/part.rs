@@ -9,7 +9,7 @@ use millstream_state::{ColdStore, SavedState, SpilledChanges, StateChanges};
 use millstream_types::{Error, Result};
 
 use super::queue::Queue;
-use crate::operator::Operator;
+use crate::operator::{Operator, Progress};
 
 /// What has changed is written behind what there was until it takes more than that and so much.
 const REWRITTEN_BYTES_MIN: usize = if cfg!(test) { 200 } else { 1 << 16 };
@@ -32,7 +32,7 @@ impl Saver<'_> {
 
     /// Lets an operator say what has changed.
     pub(super) fn changes(&self, operator: &mut dyn Operator, changes: &mut StateChanges) -> Result<()> {
-        operator.save_changes(self.partitioned_by, changes)
+        operator.save_all_changes(self.partitioned_by, changes)
     }
 }
 
@@ -174,22 +174,24 @@ impl Part {
         self.unsaved = self.image.iter().flatten().filter(|changes| !changes.is_empty()).cloned().collect();
     }
 
-    /// Adds what has changed since the last call. What was put away stays away.
-    pub(super) fn take_changes(&mut self, saver: &Saver<'_>, taken: &mut StateChanges) -> Result<()> {
-        let mut unsaved = std::mem::take(&mut self.unsaved);
+    /// Adds some more of what has changed since the last save. What was put away stays away.
+    pub(super) fn take_changes(&mut self, saver: &Saver<'_>, taken: &mut StateChanges) -> Result<Progress> {
         if let Some(running) = &mut self.running {
             self.is_new = false;
             let Some(image) = &mut self.image else {
-                debug_assert!(unsaved.is_empty(), "a part that was away has an image");
-                return saver.changes(&mut **running, taken);
+                debug_assert!(self.unsaved.is_empty(), "a part that was away has an image");
+                return running.save_changes(saver.partitioned_by, taken);
             };
             let since = saver.put(&self.range, |changes| saver.changes(&mut **running, changes))?.remove(0);
             if !since.is_empty() {
                 image.push(since.clone());
-                unsaved.push(since);
+                self.unsaved.push(since);
             }
         }
-        if unsaved.is_empty() { Ok(()) } else { taken.add_away(unsaved) }
+        if !self.unsaved.is_empty() {
+            taken.add_away(std::mem::take(&mut self.unsaved))?;
+        }
+        Ok(Progress::Done)
     }
 
     /// Adds the whole state.

@@ -13,7 +13,7 @@ use millstream_types::{Delta, EpochHeader, Error, Result};
 use super::{Differences, TopNSpec, key_schema, partition_keys, restore_by_pushing, window};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
-use crate::saving::{ChangedRows, SAVED_ROWS, SavedTable, Tracking, saved_rows, types_of};
+use crate::saving::{ChangedRows, SaveCursor, SavedTable, Tracking, Unsaved, save_all, saved_rows, types_of};
 use lists::Lists;
 use order_keys::OrderKeys;
 
@@ -100,6 +100,18 @@ impl AppendOnlyTopN {
             discarded: Vec::new(),
             spec,
         })
+    }
+
+    fn save_next(
+        &self,
+        changed: Option<&ChangedRows>,
+        cursor: &mut SaveCursor,
+        partitioned_by: &[Vec<usize>],
+        saved: &mut StateChanges,
+    ) -> Result<Progress> {
+        let mut table = SavedTable::multiset(saved, 0, types_of(&self.spec.input), &partitioned_by[0])?;
+        let rows = Unsaved::of(&self.rows, changed);
+        cursor.go_on(1, |_, place| rows.save_next(place, &mut table, |ids| self.rows.gather(ids).columns().to_vec()))
     }
 
     fn key_of<'a>(&'a self, batch: &'a Batch<'_>, row: u32) -> &'a [u8] {
@@ -250,28 +262,24 @@ impl Operator for AppendOnlyTopN {
 
     /// One table of the rows that are kept, each copy by itself.
     fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
-        let mut table = SavedTable::multiset(saved, 0, types_of(&self.spec.input), &partitioned_by[0])?;
-        self.rows
-            .ids()
-            .chunks(SAVED_ROWS)
-            .try_for_each(|ids| table.add(self.rows.gather(ids).columns().to_vec(), ids.len()))
+        save_all(|cursor| self.save_next(None, cursor, partitioned_by, saved))
     }
 
     fn track_changes(&mut self) {
         self.tracking.start();
     }
 
-    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
-        let Some(rows) = self.tracking.take()? else { return self.save(partitioned_by, changes) };
-        let mut table = SavedTable::multiset(changes, 0, types_of(&self.spec.input), &partitioned_by[0])?;
-        rows.save(&mut table, |ids| Ok(self.rows.gather(ids).columns().to_vec()))
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<Progress> {
+        let mut cursor = self.tracking.cursor();
+        let progress = self.save_next(self.tracking.unsaved()?, &mut cursor, partitioned_by, changes)?;
+        Ok(self.tracking.note_saved(progress, cursor))
     }
 
     fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
         if let Some(rows) = saved_rows(saved, 0, &self.spec.input)? {
             restore_by_pushing(self, Delta::inserts(rows))?;
         }
-        self.tracking = Tracking::Restored;
+        self.tracking = Tracking::restored();
         Ok(())
     }
 

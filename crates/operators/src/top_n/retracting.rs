@@ -8,28 +8,15 @@ use arrow::datatypes::{DataType, Int64Type};
 use hashbrown::HashMap;
 use millstream_expr::RowOrder;
 use millstream_expr::scalar::batch_of;
-use millstream_state::{RowStore, Rows, SavedState, StateChanges};
+use millstream_state::{PagedVec, RowStore, Rows, SavedState, StateChanges};
 use millstream_types::{Delta, EpochHeader, Error, Result};
 
 use super::{Differences, TopNSpec, key_schema, partition_keys, restore_by_pushing};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
-use crate::saving::{ChangedRows, SAVED_ROWS, SavedTable, Tracking, saved_columns, types_of};
-
-/// A distinct row of a partition: where it is, and how often.
-#[derive(Clone, Copy, Debug)]
-struct Kept {
-    row: u32,
-    weight: i64,
-}
-
-/// What has changed since the last save.
-#[derive(Default)]
-struct Changes {
-    rows: ChangedRows,
-    /// The weights of rows that have changed.
-    weights: HashMap<u32, i64>,
-}
+use crate::saving::{
+    ChangedRows, SaveCursor, SavedTable, Tracking, Unsaved, save_all, saved_columns, types_of,
+};
 
 pub(super) struct RetractingTopN {
     spec: TopNSpec,
@@ -38,11 +25,14 @@ pub(super) struct RetractingTopN {
 
     // State.
     partitions: GroupTable,
-    /// For each partition its distinct rows by order: the order's columns, then all others, encoded.
-    entries: Vec<BTreeMap<Box<[u8]>, Kept>>,
+    /// For each partition the places of its distinct rows by order: the order's columns, then all others, encoded.
+    entries: Vec<BTreeMap<Box<[u8]>, u32>>,
     rows: RowStore,
+    /// How often each row is there.
+    weights: PagedVec<i64>,
+    n_negative: usize,
     n_key_bytes: usize,
-    tracking: Tracking<Changes>,
+    tracking: Tracking<ChangedRows>,
 
     // Of the epoch.
     /// What partitions that have changed showed before.
@@ -60,6 +50,8 @@ impl RetractingTopN {
             partitions: GroupTable::new(key_schema(&spec))?,
             entries: Vec::new(),
             rows: RowStore::new(spec.input.clone())?,
+            weights: PagedVec::new(1),
+            n_negative: 0,
             n_key_bytes: 0,
             tracking: Tracking::default(),
             before: HashMap::new(),
@@ -77,16 +69,36 @@ impl RetractingTopN {
     }
 
     /// Rows, and their weights as a last column.
-    fn weighted(&self, ids: &[u32], weights: impl Iterator<Item = i64>) -> Vec<ArrayRef> {
+    fn weighted(&self, ids: &[u32]) -> Vec<ArrayRef> {
         let mut columns = self.rows.gather(ids).columns().to_vec();
-        columns.push(Arc::new(Int64Array::from_iter_values(weights)));
+        columns.push(Arc::new(Int64Array::from_iter_values(ids.iter().map(|&row| self.weights.get(row)))));
         columns
+    }
+
+    fn set_weight(&mut self, row: u32, before: i64, weight: i64) {
+        self.n_negative += usize::from(weight < 0);
+        self.n_negative -= usize::from(before < 0);
+        if self.weights.get(row) != weight {
+            self.weights.set(row, weight);
+        }
     }
 
     fn shown(&self, partition: u32) -> Vec<u32> {
         let entries = self.entries[partition as usize].values();
-        let rows = entries.flat_map(|kept| std::iter::repeat_n(kept.row, kept.weight.max(0) as usize));
+        let rows = entries.flat_map(|&row| std::iter::repeat_n(row, self.weights.get(row).max(0) as usize));
         rows.skip(self.spec.offset).take(self.spec.limit.unwrap_or(usize::MAX)).collect()
+    }
+
+    fn save_next(
+        &self,
+        changed: Option<&ChangedRows>,
+        cursor: &mut SaveCursor,
+        partitioned_by: &[Vec<usize>],
+        saved: &mut StateChanges,
+    ) -> Result<Progress> {
+        let mut table = self.table(partitioned_by, saved)?;
+        let rows = Unsaved::of(&self.rows, changed);
+        cursor.go_on(1, |_, place| rows.save_next(place, &mut table, |ids| self.weighted(ids)))
     }
 }
 
@@ -107,28 +119,28 @@ impl Operator for RetractingTopN {
                 let shown = self.shown(partition);
                 self.before.insert(partition, shown);
             }
-            let entries = &mut self.entries[partition as usize];
-            if let Some(kept) = entries.get_mut(key.as_slice()) {
-                kept.weight += delta.weight(i);
+            if let Some(&row) = self.entries[partition as usize].get(key.as_slice()) {
+                let before = self.weights.get(row);
+                let weight = before + delta.weight(i);
+                self.set_weight(row, before, weight);
                 if let Some(changes) = self.tracking.changes() {
-                    changes.rows.change(kept.row);
-                    changes.weights.insert(kept.row, kept.weight);
+                    changes.change(row);
                 }
-                if kept.weight == 0 {
-                    self.discarded.push(kept.row);
+                if weight == 0 {
+                    self.discarded.push(row);
                     self.n_key_bytes -= key.len();
-                    entries.remove(key.as_slice());
+                    self.entries[partition as usize].remove(key.as_slice());
                 }
                 continue;
             }
             ids.clear();
             self.rows.add(delta.columns(), Rows::Selected(&[i as u32]), &mut ids);
             if let Some(changes) = self.tracking.changes() {
-                changes.rows.add(&ids);
-                changes.weights.insert(ids[0], delta.weight(i));
+                changes.add(&ids);
             }
+            self.set_weight(ids[0], 0, delta.weight(i));
             self.n_key_bytes += key.len();
-            entries.insert(key.as_slice().into(), Kept { row: ids[0], weight: delta.weight(i) });
+            self.entries[partition as usize].insert(key.as_slice().into(), ids[0]);
         }
         Ok(Progress::Done)
     }
@@ -136,25 +148,19 @@ impl Operator for RetractingTopN {
     fn end_epoch(&mut self, _: &EpochHeader, out: &mut Output) -> Result<Progress> {
         let mut before: Vec<(u32, Vec<u32>)> = self.before.drain().collect();
         before.sort_unstable_by_key(|b| b.0);
-        let mut empty = Vec::new();
-        for (partition, _) in &before {
-            let entries = &self.entries[*partition as usize];
-            if entries.values().any(|kept| kept.weight < 0) {
-                return Err(Error::internal("a row of a top-n was taken back that never came"));
-            }
-            if entries.is_empty() {
-                empty.push(*partition);
-            }
+        if self.n_negative > 0 {
+            return Err(Error::internal("a row of a top-n was taken back that never came"));
         }
+        let is_empty = |partition: &u32| self.entries[*partition as usize].is_empty();
+        let empty: Vec<u32> = before.iter().map(|b| b.0).filter(is_empty).collect();
         let mut differences = Differences::default();
         for (partition, before) in before {
             differences.add(&self.spec, &before, &self.shown(partition));
         }
         differences.emit(&self.spec, &self.rows, out)?;
         if let Some(changes) = self.tracking.changes() {
-            let gone = changes.rows.remove(&self.discarded);
-            changes.rows.take_away(self.rows.gather(&gone).columns().to_vec(), gone.len());
-            self.discarded.iter().for_each(|row| _ = changes.weights.remove(row));
+            let gone = changes.remove(&self.discarded);
+            changes.take_away(self.rows.gather(&gone).columns().to_vec(), gone.len());
         }
         self.discarded.drain(..).for_each(|row| self.rows.free(row));
         self.rows.reclaim();
@@ -164,22 +170,17 @@ impl Operator for RetractingTopN {
 
     /// One table of the distinct rows, with their weights.
     fn save(&self, partitioned_by: &[Vec<usize>], saved: &mut StateChanges) -> Result<()> {
-        let mut table = self.table(partitioned_by, saved)?;
-        let all: Vec<Kept> = self.entries.iter().flat_map(BTreeMap::values).copied().collect();
-        all.chunks(SAVED_ROWS).try_for_each(|kept| {
-            let ids: Vec<u32> = kept.iter().map(|k| k.row).collect();
-            table.add(self.weighted(&ids, kept.iter().map(|k| k.weight)), ids.len())
-        })
+        save_all(|cursor| self.save_next(None, cursor, partitioned_by, saved))
     }
 
     fn track_changes(&mut self) {
         self.tracking.start();
     }
 
-    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<()> {
-        let Some(Changes { rows, weights }) = self.tracking.take()? else { return self.save(partitioned_by, changes) };
-        let mut table = self.table(partitioned_by, changes)?;
-        rows.save(&mut table, |ids| Ok(self.weighted(ids, ids.iter().map(|id| weights[id]))))
+    fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<Progress> {
+        let mut cursor = self.tracking.cursor();
+        let progress = self.save_next(self.tracking.unsaved()?, &mut cursor, partitioned_by, changes)?;
+        Ok(self.tracking.note_saved(progress, cursor))
     }
 
     fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
@@ -189,19 +190,19 @@ impl Operator for RetractingTopN {
             let rows = Delta::new(batch_of(self.spec.input.clone(), columns, n_rows)?, weights);
             restore_by_pushing(self, rows)?;
         }
-        self.tracking = Tracking::Restored;
+        self.tracking = Tracking::restored();
         Ok(())
     }
 
     fn n_bytes(&self) -> usize {
-        let of_changes = |c: &Changes| c.rows.n_bytes() + c.weights.capacity() * size_of::<(u32, i64)>();
-        let per_entry = size_of::<Box<[u8]>>() + size_of::<Kept>();
+        let per_entry = size_of::<Box<[u8]>>() + size_of::<u32>();
         self.partitions.n_bytes()
             + self.rows.n_bytes()
+            + self.weights.n_bytes()
             + self.n_key_bytes
-            + self.entries.capacity() * size_of::<BTreeMap<Box<[u8]>, Kept>>()
+            + self.entries.capacity() * size_of::<BTreeMap<Box<[u8]>, u32>>()
             + self.rows.len() * per_entry * 3 / 2
-            + self.tracking.n_bytes(of_changes)
+            + self.tracking.n_bytes(ChangedRows::n_bytes)
     }
 
     fn n_entries(&self) -> usize {

@@ -5,19 +5,22 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{DataType, Int64Type};
 use hashbrown::HashMap;
-use millstream_state::{Rows, SavedState, StateChanges};
+use millstream_state::{NumberSet, Rows, SavedState, StateChanges};
 use millstream_types::Result;
 use millstream_types::hash::hash_columns;
 
 use super::super::alone::{Known, Totals};
 use super::JoinSide;
-use crate::saving::{Identities, SAVED_ROWS, SavedTable, Tracking, saved_columns, types_of};
+use crate::operator::Progress;
+use crate::saving::{Identities, SAVED_ROWS, SavedTable, TablePlace, Tracking, save_all, saved_columns, types_of};
 
 /// What has changed since the last save.
 #[derive(Default)]
 pub(super) struct Changes {
-    /// What is saved of rows that have changed, if anything is.
-    rows: HashMap<u32, Option<SavedRow>>,
+    /// Rows that have changed, or are new.
+    rows: NumberSet,
+    /// What is saved of those that are not new.
+    saved: HashMap<u32, SavedRow>,
     gone: Identities,
 }
 
@@ -30,40 +33,68 @@ struct SavedRow {
 
 impl Changes {
     pub(super) fn n_bytes(&self) -> usize {
-        self.rows.capacity() * size_of::<(u32, Option<SavedRow>)>() + self.gone.n_bytes()
+        self.rows.n_bytes() + self.saved.capacity() * size_of::<(u32, SavedRow)>() + self.gone.n_bytes()
     }
 }
 
 impl JoinSide {
     /// Adds the rows with their weights and, where that counts, what they have emitted.
     pub(in super::super) fn save(&self, table: u32, by: &[usize], saved: &mut StateChanges) -> Result<()> {
-        self.save_rows(&self.rows.ids(), &mut self.saved_table(table, by, saved)?)
+        let mut table = self.saved_table(table, by, saved)?;
+        save_all(|cursor| cursor.go_on(1, |_, place| self.save_next_rows(0, place, &mut table)))
     }
 
     pub(in super::super) fn track_changes(&mut self) {
         self.tracking.start();
     }
 
-    /// Adds what has changed since the last call.
-    pub(in super::super) fn save_changes(&mut self, table: u32, by: &[usize], saved: &mut StateChanges) -> Result<()> {
-        let changes = self.tracking.take()?;
-        let n_saved = std::mem::replace(&mut self.n_saved, self.rows.id_bound());
-        let Some(Changes { rows, gone }) = changes else { return self.save(table, by, saved) };
+    /// Adds some more of what has changed since the last save.
+    pub(in super::super) fn save_changes(
+        &mut self,
+        table: u32,
+        by: &[usize],
+        saved: &mut StateChanges,
+    ) -> Result<Progress> {
+        let mut cursor = self.tracking.cursor();
+        let changes = self.tracking.unsaved()?;
         let mut table = self.saved_table(table, by, saved)?;
-        if self.is_log() {
-            let ids: Vec<u32> = (n_saved..self.rows.id_bound()).collect();
-            return self.save_rows(&ids, &mut table);
+        let progress = cursor.go_on(1, |_, place| match changes {
+            Some(changes) if !self.is_log() => self.save_next_changes(changes, place, &mut table),
+            _ => self.save_next_rows(self.n_saved, place, &mut table),
+        })?;
+        if self.tracking.note_saved(progress, cursor) == Progress::Done {
+            self.n_saved = self.rows.id_bound();
         }
-        gone.save(&mut table)?;
-        let mut ids: Vec<u32> = rows.keys().copied().collect();
-        ids.retain(|&row| rows[&row] != Some(self.state_of(row)));
-        ids.sort_unstable();
-        let saved = ids.iter().filter_map(|row| Some((*row, rows[row]?)));
+        Ok(progress)
+    }
+
+    /// Some more of the rows from an id on.
+    fn save_next_rows(&self, from: u32, place: &mut TablePlace, table: &mut SavedTable<'_>) -> Result<Progress> {
+        place.next = place.next.max(from);
+        let ids = self.rows.next_ids(&mut place.next, SAVED_ROWS);
+        self.save_rows(&ids, table)?;
+        Ok(if ids.is_empty() { Progress::Done } else { Progress::More })
+    }
+
+    fn save_next_changes(
+        &self,
+        changes: &Changes,
+        place: &mut TablePlace,
+        table: &mut SavedTable<'_>,
+    ) -> Result<Progress> {
+        if changes.gone.save_next(place, table)? == Progress::More {
+            return Ok(Progress::More);
+        }
+        let mut ids = changes.rows.next(&mut place.next, SAVED_ROWS);
+        if ids.is_empty() {
+            return Ok(Progress::Done);
+        }
+        ids.retain(|row| changes.saved.get(row) != Some(&self.state_of(*row)));
+        let saved = ids.iter().filter_map(|row| Some((*row, *changes.saved.get(row)?)));
         let (saved_ids, states): (Vec<u32>, Vec<SavedRow>) = saved.unzip();
-        for (ids, states) in saved_ids.chunks(SAVED_ROWS).zip(states.chunks(SAVED_ROWS)) {
-            table.take_away(self.saved_rows(ids, states), ids.len())?;
-        }
-        self.save_rows(&ids, &mut table)
+        table.take_away(self.saved_rows(&saved_ids, &states), saved_ids.len())?;
+        self.save_rows(&ids, table)?;
+        Ok(Progress::More)
     }
 
     /// The table of rows. Equal rows may be kept as several, so nothing less than all columns tells them apart.
@@ -75,10 +106,8 @@ impl JoinSide {
     }
 
     fn save_rows(&self, ids: &[u32], table: &mut SavedTable<'_>) -> Result<()> {
-        ids.chunks(SAVED_ROWS).try_for_each(|ids| {
-            let states: Vec<SavedRow> = ids.iter().map(|&row| self.state_of(row)).collect();
-            table.add(self.saved_rows(ids, &states), ids.len())
-        })
+        let states: Vec<SavedRow> = ids.iter().map(|&row| self.state_of(row)).collect();
+        table.add(self.saved_rows(ids, &states), ids.len())
     }
 
     /// Rows as they are saved.
@@ -95,7 +124,7 @@ impl JoinSide {
     pub(in super::super) fn restore(&mut self, table: u32, saved: &mut SavedState, right: Totals) -> Result<()> {
         let n_input = self.rows.schema().fields().len();
         let n_partners = if self.partners.is_some() { Known::TYPES.len() } else { 0 };
-        self.tracking = Tracking::Restored;
+        self.tracking = Tracking::restored();
         if let Some(partners) = &mut self.partners {
             partners.restore_right(right);
         }
@@ -130,7 +159,9 @@ impl JoinSide {
     pub(super) fn note(&mut self, row: u32) {
         let state = self.state_of(row);
         if let Some(changes) = self.tracking.changes() {
-            changes.rows.entry(row).or_insert(Some(state));
+            if changes.rows.insert(row) {
+                changes.saved.insert(row, state);
+            }
         }
     }
 
@@ -141,7 +172,7 @@ impl JoinSide {
             && !self.is_log()
             && let Some(changes) = self.tracking.changes()
         {
-            changes.rows.extend(rows.iter().map(|&row| (row, None)));
+            changes.rows.extend(rows.iter().copied());
         }
     }
 
@@ -152,9 +183,10 @@ impl JoinSide {
         }
         let (mut ids, mut states) = (Vec::new(), Vec::new());
         for &row in dead {
-            let noted = self.tracking.changes().and_then(|changes| changes.rows.remove(&row));
-            debug_assert!(noted.is_some(), "a row changes before it goes");
-            if let Some(saved) = noted.flatten() {
+            let Some(changes) = self.tracking.changes() else { return };
+            let is_noted = changes.rows.remove(row);
+            debug_assert!(is_noted, "a row changes before it goes");
+            if let Some(saved) = changes.saved.remove(&row) {
                 ids.push(row);
                 states.push(saved);
             }
