@@ -14,7 +14,7 @@ use millstream_types::{Error, Result};
 use crate::operator::Progress;
 
 /// Rows that are gathered and saved in a turn.
-pub(crate) const SAVED_ROWS: usize = if cfg!(test) { 100 } else { 1 << 13 };
+pub(crate) const SAVED_ROWS: usize = if cfg!(test) { 100 } else { 1 << 10 };
 
 /// A table that is being saved.
 pub(crate) struct SavedTable<'a> {

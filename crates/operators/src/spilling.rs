@@ -29,6 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, UInt32Array};
+use millstream_state::spilled::Spill;
 use millstream_state::{Arrangement, ColdStore, SavedState, StateChanges};
 use millstream_types::hash::{hash_columns, partitions_of, worker_of};
 use millstream_types::{Delta, Epoch, EpochHeader, Error, Result};
@@ -46,6 +47,9 @@ const SPILLED_BYTES_MIN: usize = if cfg!(test) { 0 } else { 1 << 14 };
 /// Rows that waited are pushed so many bytes at a time, or what was put away together: each call costs something.
 const PUSHED_BYTES: usize = 1 << 18;
 
+/// Bytes of what is handed over in a save that stay in memory in any case.
+const SAVED_BYTES_MIN: usize = if cfg!(test) { 500 } else { 1 << 20 };
+
 /// Knows how much memory there is.
 pub trait MemoryWatch {
     /// Takes note of what the operator has in memory now, and how much of that it could put away at once.
@@ -56,6 +60,11 @@ pub trait MemoryWatch {
 
     /// How many bytes too many are in use, by this operator and by all that share its limits.
     fn excess(&self) -> usize;
+
+    /// Whether so many bytes more are likely to be too many.
+    fn is_short_for(&self, _n_bytes: usize) -> bool {
+        false
+    }
 
     /// Whether something of the same dataflow was put away. Then epochs may bring more than memory has room for.
     fn is_spilling(&self) -> bool {
@@ -117,6 +126,7 @@ pub fn build(
         is_tracked: false,
         is_all_unsaved: true,
         n_saved_parts: 0,
+        saved_away: None,
         is_whole_touched: false,
         ended: context.start,
         n_uses: 0,
@@ -141,6 +151,10 @@ impl Plan {
     /// A part is to the operator what a worker is, of so many times as many.
     fn partitions(&self, part: usize) -> Range<usize> {
         partitions_of(self.worker * self.n_parts + part, self.n_workers * self.n_parts)
+    }
+
+    fn ranges(&self) -> Vec<Range<usize>> {
+        (0..self.n_parts).map(|part| self.partitions(part)).collect()
     }
 
     fn build(&self, part: usize, ended: Epoch) -> Result<Box<dyn Operator>> {
@@ -211,6 +225,8 @@ struct Spilling {
     is_all_unsaved: bool,
     /// Parts that have said all in the save that is under way.
     n_saved_parts: usize,
+    /// Takes what the operator as a whole has still to say in the save that is under way.
+    saved_away: Option<Spill>,
     /// The whole has taken rows since the last epoch that it has ended, so it cannot be put away.
     is_whole_touched: bool,
     /// The last epoch that was ended, or the start.
@@ -242,7 +258,7 @@ impl Spilling {
     fn split(&mut self) -> Result<()> {
         let State::Whole(whole) = &mut self.state else { return Ok(()) };
         let saver = self.plan.saver();
-        let ranges: Vec<_> = (0..self.plan.n_parts).map(|i| self.plan.partitions(i)).collect();
+        let ranges = self.plan.ranges();
         let unsaved = if self.is_tracked {
             Some(saver.put(&ranges, |changes| saver.changes(&mut **whole, changes))?)
         } else {
@@ -466,12 +482,28 @@ impl Operator for Spilling {
 
     fn save_changes(&mut self, partitioned_by: &[Vec<usize>], changes: &mut StateChanges) -> Result<Progress> {
         self.is_all_unsaved = false;
+        // What is handed over stays until it is written: where there is no memory for it, it is put away.
+        let n_bytes = changes.n_bytes();
+        let is_short = n_bytes >= SAVED_BYTES_MIN && self.watch.is_short_for(n_bytes);
         match &mut self.state {
-            State::Whole(whole) => whole.save_changes(partitioned_by, changes),
+            State::Whole(whole) => {
+                if is_short && self.saved_away.is_none() {
+                    self.saved_away = Some(self.plan.saver().begin(&self.plan.ranges()));
+                }
+                let said = self.saved_away.as_mut().map_or(&mut *changes, Spill::changes);
+                let progress = whole.save_changes(partitioned_by, said)?;
+                if progress == Progress::Done
+                    && let Some(away) = self.saved_away.take()
+                {
+                    let parts = away.finish()?.into_iter().filter(|part| !part.is_empty());
+                    parts.into_iter().try_for_each(|part| changes.add_away(vec![part]))?;
+                }
+                Ok(progress)
+            }
             State::Parts(parts) => {
                 let saver = self.plan.saver();
                 if let Some(part) = parts.get_mut(self.n_saved_parts) {
-                    if part.take_changes(&saver, changes)? == Progress::Done {
+                    if part.take_changes(&saver, is_short, changes)? == Progress::Done {
                         self.n_saved_parts += 1;
                     }
                     return Ok(Progress::More);

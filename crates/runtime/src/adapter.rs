@@ -27,7 +27,7 @@ use timely::scheduling::Activator;
 
 use crate::chunk::{Chunk, HashSplit};
 use crate::dataflow::{Awaited, Context};
-use crate::memory::HeldMemory;
+use crate::memory::{Charge, HeldMemory};
 use crate::metrics::NodeMetrics;
 use crate::pressure::Load;
 use crate::quanta::QUANTUM;
@@ -207,7 +207,7 @@ struct Adapter {
     /// How often it has handed over what has changed.
     n_saves: u64,
     /// What it has said so far of what has changed, while there is more; until then nothing else is done.
-    saving: Option<StateChanges>,
+    saving: Option<(StateChanges, Charge)>,
     /// How often it was asked to give memory back, when it last did.
     relieved: u64,
     // metrics
@@ -329,21 +329,24 @@ impl Adapter {
             return Progress::Done;
         }
         let (context, placed) = (&self.context, &mut self.placed);
-        let changes = self.saving.get_or_insert_default();
+        let new = || (StateChanges::default(), Charge::new(&context.account));
+        let (changes, charge) = self.saving.get_or_insert_with(new);
         loop {
             let now = Instant::now();
             if now.duration_since(start) >= QUANTUM || context.quanta.turn(now) {
                 return Progress::More;
             }
             let saved = context.failure.guard(upto, || placed.operator.save_changes(&placed.partitioned_by, changes));
+            charge.set(changes.n_bytes());
             match saved {
                 None => return Progress::Done,
                 Some(Progress::Done) => break,
                 Some(Progress::More) => {}
             }
         }
-        let changes = self.saving.take().unwrap_or_default();
-        self.n_saves = context.hand_over(SavedPart::State(placed.node as u32, changes));
+        if let Some((changes, charge)) = self.saving.take() {
+            self.n_saves = context.hand_over(SavedPart::State(placed.node as u32, changes, charge));
+        }
         Progress::Done
     }
 

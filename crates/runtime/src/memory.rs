@@ -235,6 +235,10 @@ impl MemoryWatch for HeldMemory {
         self.0.borrow().account().excess()
     }
 
+    fn is_short_for(&self, n_bytes: usize) -> bool {
+        self.0.borrow().account().is_small_for(n_bytes)
+    }
+
     fn is_spilling(&self) -> bool {
         self.0.borrow().account().spilled() > 0
     }

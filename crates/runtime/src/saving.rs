@@ -12,6 +12,8 @@ use millstream_operators::RelationId;
 use millstream_state::{SavedState, StateChanges, UnsavedRows};
 use millstream_types::{Epoch, Result};
 
+use crate::memory::Charge;
+
 /// Asks for what has changed in some relations and dataflows since it was last asked for; the first time, for all.
 pub struct SaveRequest {
     /// Which, each with a number that comes back with what it hands over.
@@ -34,8 +36,8 @@ pub struct HandedOver {
 pub enum SavedPart {
     /// Rows of a stored relation, or of a view.
     Rows(UnsavedRows),
-    /// State of the operator of a node.
-    State(u32, StateChanges),
+    /// State of the operator of a node, and what it takes in memory until it is written.
+    State(u32, StateChanges, Charge),
     /// Of the end of a sink, which keeps nothing: what was given to it is as of the epoch.
     Nothing,
 }

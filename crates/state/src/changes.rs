@@ -14,7 +14,7 @@ use arrow::array::{RecordBatch, UInt32Array};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
-use millstream_types::delta::take_batch;
+use millstream_types::delta::{take_batch, values_bytes};
 use millstream_types::hash::partition_of;
 use millstream_types::{Error, Result};
 use parking_lot::Mutex;
@@ -99,9 +99,11 @@ pub trait ChangeSink: fmt::Debug + Send {
 #[derive(Clone, Debug, Default)]
 pub struct StateChanges {
     tables: BTreeMap<u32, TableChange>,
-    /// Changes of partitions in which the tables have none, where there was no memory for them: of each part of the
-    /// operator what it has put away, the oldest first.
+    /// Changes for which there was no memory, later than those of the tables, or of partitions in which the tables have none:
+    /// of each part of the operator what was put away, the oldest first.
     away: Vec<Vec<SpilledChanges>>,
+    /// Bytes of the tables' rows.
+    n_bytes: usize,
     /// Who gets what is added, instead of the tables.
     sink: Option<Arc<Mutex<dyn ChangeSink>>>,
 }
@@ -140,6 +142,7 @@ impl StateChanges {
         if let Some(sink) = &self.sink {
             return sink.lock().take(table, shape, part, rows);
         }
+        self.n_bytes += values_bytes(&rows.batch) + rows.hashes.len() * size_of::<u64>();
         let new = || TableChange { shape: shape.clone(), gone: Vec::new(), rows: Vec::new() };
         let change = self.tables.entry(table).or_insert_with(new);
         if change.shape != *shape {
@@ -152,7 +155,7 @@ impl StateChanges {
         Ok(())
     }
 
-    /// Adds changes that were put away, the oldest first, of partitions in which nothing else is added.
+    /// Adds changes that were put away, the oldest first, of partitions in which nothing else is added later.
     ///
     /// # Errors
     /// If somebody gets what is added, and they cannot be read.
@@ -178,17 +181,21 @@ impl StateChanges {
     /// # Errors
     /// Internal, if a table has another shape there; as [`StateChanges::add_away`].
     pub fn merge(&mut self, other: StateChanges) -> Result<()> {
-        other.away.into_iter().try_for_each(|part| self.add_away(part))?;
         for (table, TableChange { shape, gone, rows }) in other.tables {
             gone.into_iter().try_for_each(|gone| self.add_gone(table, &shape, gone))?;
             rows.into_iter().try_for_each(|rows| self.add_rows(table, &shape, rows))?;
         }
-        Ok(())
+        other.away.into_iter().try_for_each(|part| self.add_away(part))
     }
 
     /// The tables that have changed, by number, without what was put away ([`StateChanges::pieces`]).
     pub fn tables(&self) -> impl Iterator<Item = (u32, &TableChange)> {
         self.tables.iter().map(|(&table, change)| (table, change))
+    }
+
+    /// Bytes of what is in memory.
+    pub fn n_bytes(&self) -> usize {
+        self.n_bytes
     }
 
     /// Rows that came and rows that went.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::buffer::BooleanBuffer;
@@ -65,6 +65,10 @@ impl RowBits {
 
     /// The first `n` rows.
     pub(crate) fn first(n: usize) -> RowBits {
+        static ALL: LazyLock<RowBits> = LazyLock::new(|| RowBits::of_words(|_| u64::MAX));
+        if n == CHUNK_ROWS {
+            return ALL.clone();
+        }
         Self::of_words(|i| match n.saturating_sub(i * 64) {
             0 => 0,
             left @ 1..64 => (1 << left) - 1,
@@ -74,11 +78,17 @@ impl RowBits {
 
     /// Those that are not in another set.
     pub(crate) fn without(&self, other: &RowBits) -> RowBits {
+        if self.count == 0 || other.count == 0 {
+            return self.clone();
+        }
         Self::of_words(|i| self.word(i) & !other.word(i))
     }
 
     /// Those that are in another set too.
     pub(crate) fn and(&self, other: &RowBits) -> RowBits {
+        if self.count == 0 || other.count == 0 {
+            return RowBits::default();
+        }
         Self::of_words(|i| self.word(i) & other.word(i))
     }
 

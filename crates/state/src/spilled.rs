@@ -141,10 +141,36 @@ pub fn spill(
     parts: &[Range<usize>],
     say: impl FnOnce(&mut StateChanges) -> Result<()>,
 ) -> Result<Vec<SpilledChanges>> {
-    let writer = Arc::new(Mutex::new(SpillWriter::new(Arc::clone(store), parts.to_vec())));
-    say(&mut StateChanges::handed_to(writer.clone()))?;
-    let spilled = writer.lock().finish()?;
-    Ok(spilled)
+    let mut spill = Spill::new(store, parts);
+    say(spill.changes())?;
+    spill.finish()
+}
+
+/// As [`spill`], where what is to be put away is said little by little.
+pub struct Spill {
+    writer: Arc<Mutex<SpillWriter>>,
+    changes: StateChanges,
+}
+
+impl Spill {
+    /// Nothing is said yet.
+    pub fn new(store: &Arc<dyn ColdStore>, parts: &[Range<usize>]) -> Self {
+        let writer = Arc::new(Mutex::new(SpillWriter::new(Arc::clone(store), parts.to_vec())));
+        Spill { changes: StateChanges::handed_to(writer.clone()), writer }
+    }
+
+    /// Puts away what is added.
+    pub fn changes(&mut self) -> &mut StateChanges {
+        &mut self.changes
+    }
+
+    /// What was put away, by part.
+    ///
+    /// # Errors
+    /// If the rest cannot be written.
+    pub fn finish(self) -> Result<Vec<SpilledChanges>> {
+        self.writer.lock().finish()
+    }
 }
 
 /// Puts changes away as they come.

@@ -312,7 +312,7 @@ fn add(object: &mut ObjectWriter, owner: u64, live: &LiveRelation, part: &SavedP
             unsaved.hand_out(place_of_rows(live), piece_bytes, add)
         }
         SavedPart::Nothing => Ok(()),
-        SavedPart::State(node, changes) => changes.pieces().try_for_each(|piece| {
+        SavedPart::State(node, changes, _) => changes.pieces().try_for_each(|piece| {
             piece?.tables().try_for_each(|(table, change)| {
                 object.add(TableId { owner, node: *node, table }, &change.shape, &change.gone, &change.rows)
             })

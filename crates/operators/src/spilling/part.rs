@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use millstream_state::changes::sum;
-use millstream_state::spilled::{spill, state_of};
+use millstream_state::spilled::{Spill, spill, state_of};
 use millstream_state::{ColdStore, SavedState, SpilledChanges, StateChanges};
 use millstream_types::{Error, Result};
 
@@ -28,6 +28,11 @@ impl Saver<'_> {
         say: impl FnOnce(&mut StateChanges) -> Result<()>,
     ) -> Result<Vec<SpilledChanges>> {
         spill(self.store, ranges, say)
+    }
+
+    /// Puts away what will be said, by range of partitions.
+    pub(super) fn begin(&self, ranges: &[Range<usize>]) -> Spill {
+        Spill::new(self.store, ranges)
     }
 
     /// Lets an operator say what has changed.
@@ -174,17 +179,25 @@ impl Part {
         self.unsaved = self.image.iter().flatten().filter(|changes| !changes.is_empty()).cloned().collect();
     }
 
-    /// Adds some more of what has changed since the last save. What was put away stays away.
-    pub(super) fn take_changes(&mut self, saver: &Saver<'_>, taken: &mut StateChanges) -> Result<Progress> {
+    /// Adds some more of what has changed since the last save. What was put away stays away, and the rest is put away where
+    /// memory is short.
+    pub(super) fn take_changes(
+        &mut self,
+        saver: &Saver<'_>,
+        is_short: bool,
+        taken: &mut StateChanges,
+    ) -> Result<Progress> {
         if let Some(running) = &mut self.running {
             self.is_new = false;
-            let Some(image) = &mut self.image else {
+            if self.image.is_none() && !is_short {
                 debug_assert!(self.unsaved.is_empty(), "a part that was away has an image");
                 return running.save_changes(saver.partitioned_by, taken);
-            };
+            }
             let since = saver.put(&self.range, |changes| saver.changes(&mut **running, changes))?.remove(0);
             if !since.is_empty() {
-                image.push(since.clone());
+                if let Some(image) = &mut self.image {
+                    image.push(since.clone());
+                }
                 self.unsaved.push(since);
             }
         }

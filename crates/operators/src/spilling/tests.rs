@@ -4,7 +4,8 @@ use std::cell::Cell;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use millstream_expr::OrderBy;
-use millstream_state::ColdMemory;
+use millstream_state::changes::net;
+use millstream_state::{ColdMemory, StateChanges};
 use millstream_types::delta::schema_of;
 use millstream_types::{ErrorKind, SqlState};
 
@@ -18,6 +19,8 @@ use crate::top_n::TopNSpec;
 struct Told {
     excess: Cell<usize>,
     is_spilling: Cell<bool>,
+    /// There is no room for so many bytes more.
+    room: Cell<usize>,
     n_whole_bytes: Cell<usize>,
 }
 
@@ -30,6 +33,10 @@ impl MemoryWatch for Told {
 
     fn excess(&self) -> usize {
         self.excess.get()
+    }
+
+    fn is_short_for(&self, n_bytes: usize) -> bool {
+        n_bytes > self.room.get()
     }
 
     fn is_spilling(&self) -> bool {
@@ -133,4 +140,35 @@ fn what_spills_elsewhere_is_in_parts_before_memory_is_short() {
     // Parts stay in memory from then on, as long as there is enough.
     epoch(&mut *operator, 3, 0..1000, 4);
     assert!(operator.n_bytes() > 0 && operator.n_whole_bytes() == 0);
+}
+
+#[test]
+fn what_is_handed_over_is_put_away_where_memory_is_short() {
+    for is_in_parts in [false, true] {
+        let (store, memory): (Arc<ColdMemory>, Rc<Told>) = Default::default();
+        let mut operator = first_rows(&[0], &store, &memory);
+        epoch(&mut *operator, 1, 0..1000, 5);
+        if is_in_parts {
+            memory.excess.set(1);
+            operator.relieve().expect("it can be put away");
+            memory.excess.set(0);
+            epoch(&mut *operator, 2, 0..1000, 5);
+        }
+        operator.track_changes();
+        memory.room.set(5_000);
+        let (before, mut saved) = (store.n_bytes(), StateChanges::default());
+        operator.save_all_changes(&[vec![0]], &mut saved).expect("it can be put away");
+        assert!(saved.n_bytes() <= 10_000, "{} bytes", saved.n_bytes());
+        assert!(is_in_parts || saved.n_bytes() > 0 && store.n_bytes() > before, "the rest is put away");
+        let mut all = StateChanges::default();
+        operator.save(&[vec![0]], &mut all).expect("it can be said");
+        let rows = |changes: StateChanges| net(&[changes]).expect("adds up").rows(0).expect("of one shape").unwrap();
+        assert_eq!(rows(saved).num_rows(), rows(all).num_rows());
+
+        // Of what changes since only that is said.
+        epoch(&mut *operator, 3, 7..10, 4);
+        let mut saved = StateChanges::default();
+        operator.save_all_changes(&[vec![0]], &mut saved).expect("it can be said");
+        assert_eq!(saved.n_rows(), 6, "three go and three come");
+    }
 }
