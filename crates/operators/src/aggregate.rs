@@ -16,7 +16,6 @@ mod encoded;
 mod partial;
 mod saved;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
@@ -37,7 +36,7 @@ use crate::emitted_values::Failing;
 use crate::encoded::EncodedSpec;
 use crate::group_table::GroupTable;
 use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
-use crate::saving::{Tracking, in_parts};
+use crate::saving::Tracking;
 pub use distinct::DistinctPartialSpec;
 use distinct::DistinctSets;
 pub use distinct_reduce::DistinctReduceSpec;
@@ -456,15 +455,6 @@ impl Operator for Aggregate {
     }
 
     fn restore(&mut self, saved: &mut SavedState) -> Result<()> {
-        self.restore_groups(saved)
-    }
-
-    fn restored_parts(&self, partitions: &Range<usize>, n_wanted: usize) -> Vec<Range<usize>> {
-        in_parts(partitions, n_wanted)
-    }
-
-    fn restore_part(&mut self, _: usize, saved: &mut SavedState) -> Result<()> {
-        // No two parts have rows of the same group.
         self.restore_groups(saved)
     }
 

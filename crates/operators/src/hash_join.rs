@@ -33,8 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataflow::RelationId;
 use crate::encoded::EncodedSpec;
-use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress};
-use crate::saving::in_parts;
+use crate::operator::{BuildContext, OUTPUT_BATCH_ROWS, Operator, OperatorSpec, Output, Port, Progress, in_parts};
 pub use alone::Alone;
 use alone::Totals;
 use shared::SharedSide;
@@ -682,11 +681,6 @@ impl Operator for HashJoin {
             return vec![partitions.clone()];
         }
         in_parts(partitions, n_wanted)
-    }
-
-    fn restore_part(&mut self, _: usize, saved: &mut SavedState) -> Result<()> {
-        // Each row is in one of them.
-        self.restore(saved)
     }
 
     fn n_bytes(&self) -> usize {

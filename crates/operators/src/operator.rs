@@ -144,7 +144,8 @@ pub trait Operator {
 
     /// Takes over saved state of the partitions that this worker owns, whichever workers have saved it. The operator has
     /// been built and not been called; it emits nothing, and goes on as if it had seen all that led to that state. It
-    /// takes tables out one by one, so that they are gone from memory as soon as it has their rows.
+    /// takes tables out one by one, so that they are gone from memory as soon as it has their rows. It may come in parts
+    /// ([`Operator::restored_parts`]), each with all that there is of some partitions.
     ///
     /// # Errors
     /// Internal, if the state is not that of such an operator.
@@ -153,8 +154,7 @@ pub trait Operator {
     /// How [`Operator::restore_part`] takes over saved state of the partitions that this worker owns: the range of each part,
     /// in order. Others have to wait while it takes one over, so there should be `n_wanted`, if it can be.
     fn restored_parts(&self, partitions: &Range<usize>, n_wanted: usize) -> Vec<Range<usize>> {
-        let _ = n_wanted;
-        vec![partitions.clone()]
+        in_parts(partitions, n_wanted)
     }
 
     /// Does [`Operator::restore`] with the state of one of [`Operator::restored_parts`], which come one after the other, each
@@ -162,8 +162,7 @@ pub trait Operator {
     ///
     /// # Errors
     /// As [`Operator::restore`]; 53200 if the state does not fit and there is no other place for it.
-    fn restore_part(&mut self, part: usize, saved: &mut SavedState) -> Result<()> {
-        debug_assert_eq!(part, 0, "it takes its state at once");
+    fn restore_part(&mut self, _part: usize, saved: &mut SavedState) -> Result<()> {
         self.restore(saved)
     }
 
@@ -276,4 +275,10 @@ pub trait OperatorSpec: fmt::Debug + Send + Sync {
     /// # Errors
     /// Not supported, if a type cannot be kept in state.
     fn build(&self, context: BuildContext<'_>) -> Result<Box<dyn Operator>>;
+}
+
+/// A range of partitions in so many parts, or fewer if there are not as many.
+pub(crate) fn in_parts(partitions: &Range<usize>, n: usize) -> Vec<Range<usize>> {
+    let at = |part: usize| partitions.start + partitions.len() * part / n.max(1);
+    (0..n.max(1)).map(|part| at(part)..at(part + 1)).filter(|part| !part.is_empty()).collect()
 }

@@ -1,6 +1,5 @@
 //! What operators share when they save their state, whole or as what has changed of it.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
@@ -79,12 +78,6 @@ fn hashed(schema: SchemaRef, columns: Vec<ArrayRef>, n_rows: usize, by: &[usize]
     let mut hashes = Vec::new();
     hash_columns(&keys, n_rows, &mut hashes);
     Ok(HashedRows { batch: batch_of(schema, columns, n_rows)?, hashes })
-}
-
-/// A range of partitions in so many parts, or fewer if there are not as many.
-pub(crate) fn in_parts(partitions: &Range<usize>, n: usize) -> Vec<Range<usize>> {
-    let at = |part: usize| partitions.start + partitions.len() * part / n.max(1);
-    (0..n.max(1)).map(|part| at(part)..at(part + 1)).filter(|part| !part.is_empty()).collect()
 }
 
 /// The types of a schema's columns.

@@ -16,8 +16,8 @@ use millstream_types::{Error, Result};
 use super::{Aggregate, AggregateInput};
 use crate::operator::{Output, Progress};
 use crate::saving::{
-    ChangedRows, Identities, SAVED_ROWS, SaveCursor, SavedTable, TablePlace, Tracking, Unsaved, places_in_key, save_all,
-    saved_columns, types_of,
+    ChangedRows, Identities, SAVED_ROWS, SaveCursor, SavedTable, TablePlace, Tracking, Unsaved, places_in_key,
+    save_all, saved_columns, types_of,
 };
 
 /// What has changed since the last save, beside what parts note themselves.

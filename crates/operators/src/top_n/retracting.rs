@@ -14,9 +14,7 @@ use millstream_types::{Delta, EpochHeader, Error, Result};
 use super::{Differences, TopNSpec, key_schema, partition_keys, restore_by_pushing};
 use crate::group_table::GroupTable;
 use crate::operator::{Operator, Output, Port, Progress};
-use crate::saving::{
-    ChangedRows, SaveCursor, SavedTable, Tracking, Unsaved, save_all, saved_columns, types_of,
-};
+use crate::saving::{ChangedRows, SaveCursor, SavedTable, Tracking, Unsaved, save_all, saved_columns, types_of};
 
 pub(super) struct RetractingTopN {
     spec: TopNSpec,
