@@ -1,7 +1,7 @@
 //! Relations as the engine runs them: how far each is, who waits for it, and what became of it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use millstream_planner::RelationId;
@@ -31,6 +31,8 @@ pub(crate) struct LiveRelation {
     readable_from: AtomicU64,
     /// It does so for the first time after a start.
     came_back: AtomicBool,
+    /// How many wait for something about it.
+    n_waiting: AtomicUsize,
     failure: OnceLock<Failed>,
     dropped: AtomicBool,
     changed: Notify,
@@ -90,6 +92,22 @@ pub(crate) enum Body {
     },
 }
 
+/// One among those who do something, until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(counter: &'a AtomicUsize) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Counted(counter)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl LiveRelation {
     pub(crate) fn new(relation: Arc<Relation>, shared: Arc<RelationShared>, body: Body, n_workers: usize) -> Self {
         let stage = if matches!(body, Body::Dataflow { .. }) { Stage::Hydrating } else { Stage::Following };
@@ -104,6 +122,7 @@ impl LiveRelation {
             stage: AtomicU8::new(stage as u8),
             readable_from: AtomicU64::new(0),
             came_back: AtomicBool::new(false),
+            n_waiting: AtomicUsize::new(0),
             failure: OnceLock::new(),
             dropped: AtomicBool::new(false),
             changed: Notify::new(),
@@ -274,8 +293,14 @@ impl LiveRelation {
         self.until(|| self.check().map(|()| self.stage() == Stage::Following)).await
     }
 
+    /// Whether somebody waits for something about it.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.n_waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Waits until something is so.
     async fn until(&self, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+        let _waiting = Counted::new(&self.n_waiting);
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);

@@ -10,6 +10,7 @@
 //! From before the log is done again its inputs are held as of the checkpoint. Until all are back no checkpoint is written,
 //! so the last one and the log after it stay what a next start would go on from.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -190,20 +191,39 @@ impl Coordinator {
         }
     }
 
-    /// The dataflow that is read next, if none is being read: what it reads is, and it is the smallest of those. The first
-    /// ones answer soon then.
+    /// The dataflow that is read next, if none is being read: what it reads is, and of those somebody waits for it, or it is
+    /// the smallest. The first ones answer soon then.
     fn next_to_read(&self) -> Option<usize> {
         let coming_back = || self.flows.iter().filter_map(|flow| Some((flow, flow.coming_back.as_ref()?)));
         if coming_back().any(|(_, c)| matches!(c.stage, ReadStage::Reading(..))) {
             return None;
         }
+        let wanted = self.waited_for();
         let is_unread = |id: &RelationId| coming_back().any(|(flow, c)| flow.live.id == *id && !c.is_read());
         let waiting = self.flows.iter().enumerate().filter_map(|(i, flow)| {
             let coming_back = flow.coming_back.as_ref()?;
             let waits = matches!(coming_back.stage, ReadStage::Waiting(_)) && !flow.imports.iter().any(is_unread);
-            waits.then_some((coming_back.n_bytes, i))
+            waits.then_some((!wanted.contains(&flow.live.id), coming_back.n_bytes, i))
         });
-        waiting.min().map(|(_, i)| i)
+        waiting.min().map(|(.., i)| i)
+    }
+
+    /// What somebody waits for that is not back, and what that reads.
+    fn waited_for(&self) -> HashSet<RelationId> {
+        let coming_back = self.flows.iter().filter(|flow| flow.coming_back.is_some());
+        let coming_back = coming_back.map(|flow| (&flow.live, &flow.imports));
+        let all: Vec<_> = coming_back.chain(self.to_start.iter().map(|later| (&later.live, &later.imports))).collect();
+        let is_waited_for = all.iter().filter(|(live, _)| live.is_waited_for());
+        let mut wanted: HashSet<RelationId> = is_waited_for.map(|(live, _)| live.id).collect();
+        loop {
+            let of_wanted = all.iter().filter(|(live, _)| wanted.contains(&live.id));
+            let read: Vec<RelationId> = of_wanted.flat_map(|(_, imports)| imports.iter().copied()).collect();
+            let n_before = wanted.len();
+            wanted.extend(read);
+            if wanted.len() == n_before {
+                return wanted;
+            }
+        }
     }
 
     fn read_state(&mut self, flow_idx: usize) {

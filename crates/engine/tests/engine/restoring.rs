@@ -29,6 +29,12 @@ impl Held {
         self.names.lock().expect("nobody panics").extend(names);
     }
 
+    fn release_only(&self, files: &[PathBuf]) {
+        let mut names = self.names.lock().expect("nobody panics");
+        names.retain(|name| !files.iter().any(|file| file.ends_with(name)));
+        self.released.notify_all();
+    }
+
     fn release(&self) {
         self.names.lock().expect("nobody panics").clear();
         self.released.notify_all();
@@ -261,6 +267,45 @@ async fn each_view_answers_when_it_is_back() {
         assert_eq!(number(&engine, "SELECT views_rebuilt FROM millstream.recoveries").await, 0);
         engine.shutdown().await;
     }
+}
+
+/// What somebody waits for comes back before what is smaller, with what it reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_comes_first() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engine = start(folder.path(), 2, &Arc::default());
+    run(&engine, "CREATE TABLE t (k int PRIMARY KEY, g int)").await;
+    run(&engine, "INSERT INTO t SELECT i, i % 7 FROM generate_series(1, 500) i").await;
+    run(&engine, "CHECKPOINT").await;
+    let mut files = vec![];
+    for view in [
+        "first AS SELECT count(*) AS n FROM t",
+        "small AS SELECT g, count(*) AS n FROM t GROUP BY g",
+        "large AS SELECT k, g + 1 AS g FROM t",
+        "above AS SELECT g, count(*) AS n FROM large GROUP BY g",
+    ] {
+        let before = objects(folder.path());
+        run(&engine, &format!("CREATE MATERIALIZED VIEW {view}")).await;
+        run(&engine, "CHECKPOINT").await;
+        files.push(objects(folder.path()).difference(&before).cloned().collect::<Vec<_>>());
+    }
+    engine.shutdown().await;
+    let held = Arc::<Held>::default();
+    held.hold(&files[0]);
+    held.hold(&files[1]);
+    let engine = start(folder.path(), 2, &held);
+    let mut reader = session(&engine);
+    let read = tokio::spawn(async move { common::number(&mut reader, "SELECT sum(n) FROM above").await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    held.release_only(&files[0]);
+    let read = tokio::time::timeout(Duration::from_secs(60), read).await;
+    assert_eq!(read.expect("it does not wait for others").expect("it is back"), 500);
+    let jobs = common::rows(&mut session(&engine), "SHOW JOBS").await;
+    let small = jobs.lines().find(|line| line.contains("| small")).expect("it is listed");
+    assert!(small.contains("restoring"), "{jobs}");
+    held.release();
+    assert_eq!(number(&engine, "SELECT sum(n) FROM small").await, 500);
+    engine.shutdown().await;
 }
 
 /// An engine that is killed, or stopped, while views come back leaves what it has found, and all that was written.
