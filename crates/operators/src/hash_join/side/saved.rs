@@ -158,10 +158,10 @@ impl JoinSide {
     /// Notes what is saved of a row, which is about to change.
     pub(super) fn note(&mut self, row: u32) {
         let state = self.state_of(row);
-        if let Some(changes) = self.tracking.changes() {
-            if changes.rows.insert(row) {
-                changes.saved.insert(row, state);
-            }
+        if let Some(changes) = self.tracking.changes()
+            && changes.rows.insert(row)
+        {
+            changes.saved.insert(row, state);
         }
     }
 
