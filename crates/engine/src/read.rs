@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::config::ConfigNonZeroUsize;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, TableProvider, provider_as_source};
 use datafusion::error::DataFusionError;
@@ -365,6 +366,9 @@ fn task_context(mut config: SessionConfig, memory: Arc<RuntimeEnv>) -> TaskConte
         let reserved = &mut config.options_mut().execution.sort_spill_reservation_bytes;
         *reserved = (*reserved).min(n_bytes / SORT_RESERVATION_SHARE);
     }
+    // Inputs of a repartition that spill at once write several files, which are read one after the other: while one of them may
+    // get more batches, nobody reads those in the next, and the inputs wait until somebody does. So each batch has a file.
+    config.options_mut().execution.max_spill_file_size_bytes = ConfigNonZeroUsize::try_new(1).expect("it is not zero");
     let (scalars, higher_order, aggregates, windows) = Default::default();
     TaskContext::new(None, String::new(), config, scalars, higher_order, aggregates, windows, memory)
 }
@@ -520,5 +524,35 @@ mod tests {
         let [Ok(_), Err(error)] = batches.as_slice() else { panic!("{batches:?}") };
         assert_eq!(error.fields().state, SqlState::INTERNAL_ERROR);
         assert_eq!(error.message(), "a query has panicked: as intended");
+    }
+
+    /// Two inputs that spill at once on the way to two outputs wait for nobody.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rows_that_are_repartitioned_on_disk_arrive() {
+        use arrow::array::Int64Array;
+        use datafusion::datasource::memory::MemorySourceConfig;
+        use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+        use datafusion::physical_expr::Partitioning;
+        use datafusion::physical_expr::expressions::col;
+        use datafusion::physical_plan::repartition::RepartitionExec;
+        use millstream_types::delta::schema_of;
+
+        let schema = schema_of(&[("i", arrow::datatypes::DataType::Int64)]);
+        let batch = |from: i64| {
+            let values: Int64Array = (from..from + 500).map(Some).collect();
+            RecordBatch::try_new(schema.clone(), vec![Arc::new(values)]).expect("one column")
+        };
+        let input: Vec<RecordBatch> = (0..200).map(|i| batch(i * 500)).collect();
+        let source = MemorySourceConfig::try_new_exec(&[input.clone(), input], schema.clone(), None).expect("a source");
+        let by = Partitioning::Hash(vec![col("i", &schema).expect("its column")], 2);
+        for _ in 0..10 {
+            let plan = Arc::new(RepartitionExec::try_new(source.clone(), by.clone()).expect("a plan"));
+            let memory = RuntimeEnvBuilder::new().with_memory_limit(1, 1.0).build_arc().expect("little memory");
+            let context = Arc::new(task_context(SessionConfig::new().with_batch_size(100), memory));
+            let collected = datafusion::physical_plan::collect_partitioned(plan, context);
+            let rows = tokio::time::timeout(std::time::Duration::from_secs(60), collected).await;
+            let rows = rows.expect("it goes on").expect("there is room on disk");
+            assert_eq!(rows.iter().flatten().map(RecordBatch::num_rows).sum::<usize>(), 200_000);
+        }
     }
 }
