@@ -173,7 +173,7 @@ impl Engine {
         let process_memory = config.process_memory.map(watch).transpose()?;
         let internal = |e: std::io::Error| Error::internal(format!("a thread did not start: {e}"));
         let query_memory = RuntimeEnvBuilder::new()
-            .with_memory_limit(config.memory.queries, 1.0)
+            .with_memory_pool(crate::query_memory::pool(config.memory.queries))
             .with_disk_manager_builder(spill.queries)
             .build_arc()
             .map_err(|e| Error::internal(format!("the memory pool of queries cannot be made: {e}")))?;

@@ -7,16 +7,15 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
-use datafusion::common::config::ConfigNonZeroUsize;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, TableProvider, provider_as_source};
 use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::prelude::SessionConfig;
@@ -35,6 +34,8 @@ use millstream_types::{Epoch, Error, Result};
 use crate::engine::{EngineState, Sabotage};
 use crate::live::{Body, LiveRelation};
 use crate::lookup::find;
+use crate::own_rows::own_rows;
+use crate::query_memory;
 use crate::scan::SnapshotTable;
 use crate::staged::{KeyedRows, without};
 use crate::transaction::Transaction;
@@ -352,23 +353,14 @@ async fn start(
     let state = session_context::session_state_for(&plan)?;
     let context = task_context(state.config().clone(), memory);
     let physical = state.query_planner().create_physical_plan(&plan, state).await.map_err(from_physical_planning)?;
-    let physical = cooperative(physical)?;
+    let physical = sorting_own_rows(cooperative(physical)?)?;
     let stream = datafusion::physical_plan::execute_stream(Arc::clone(&physical), Arc::new(context));
     Ok((physical, stream.map_err(from_datafusion)?))
 }
 
-/// What a sort keeps free for when it has to merge what it has spilled: one part in so many of what all queries may take.
-const SORT_RESERVATION_SHARE: usize = 16;
-
 /// What a plan runs under. It has the functions that it calls, so none need to be known by name.
-fn task_context(mut config: SessionConfig, memory: Arc<RuntimeEnv>) -> TaskContext {
-    if let MemoryLimit::Finite(n_bytes) = memory.memory_pool.memory_limit() {
-        let reserved = &mut config.options_mut().execution.sort_spill_reservation_bytes;
-        *reserved = (*reserved).min(n_bytes / SORT_RESERVATION_SHARE);
-    }
-    // Inputs of a repartition that spill at once write several files, which are read one after the other: while one of them may
-    // get more batches, nobody reads those in the next, and the inputs wait until somebody does. So each batch has a file.
-    config.options_mut().execution.max_spill_file_size_bytes = ConfigNonZeroUsize::try_new(1).expect("it is not zero");
+fn task_context(config: SessionConfig, memory: Arc<RuntimeEnv>) -> TaskContext {
+    let config = query_memory::fitting(config, &*memory.memory_pool);
     let (scalars, higher_order, aggregates, windows) = Default::default();
     TaskContext::new(None, String::new(), config, scalars, higher_order, aggregates, windows, memory)
 }
@@ -406,6 +398,19 @@ fn cooperative(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(Transformed::no(node))
     });
     wrapped.map(|wrapped| wrapped.data).map_err(from_datafusion)
+}
+
+/// A plan whose sorts take and give rows that keep nothing else in memory.
+fn sorting_own_rows(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let changed = plan.transform_up(|node| {
+        if node.name() != "SortExec" {
+            return Ok(Transformed::no(node));
+        }
+        let inputs: Vec<_> = node.children().into_iter().map(|input| own_rows(Arc::clone(input))).collect();
+        // What it gives has parts of all that it has in memory.
+        Ok(Transformed::yes(own_rows(replace_children_if_necessary(node, inputs)?)))
+    });
+    changed.map(|changed| changed.data).map_err(from_datafusion)
 }
 
 /// The plan with its relations as tables of rows.

@@ -26,6 +26,7 @@ use millstream_state::{ChunksAhead, Hold, Snapshot};
 use millstream_types::Result;
 use millstream_types::delta::values_bytes;
 
+use crate::query_memory::scanned_bytes;
 use crate::read::external;
 use crate::staged::{KeyedRows, without};
 
@@ -95,13 +96,10 @@ impl TableProvider for SnapshotTable {
     }
 }
 
-/// Bytes of rows that a query takes from a table at once: what expressions make of them comes to as much again.
-const SCANNED_BYTES: usize = 1 << 20;
-
-/// Rows in pieces of no more than [`SCANNED_BYTES`].
-fn slices(rows: &RecordBatch) -> Vec<RecordBatch> {
+/// Rows in pieces of no more than so many rows, and bytes.
+pub(crate) fn slices(rows: &RecordBatch, n_rows_max: usize, n_bytes_max: usize) -> Vec<RecordBatch> {
     let n_rows = rows.num_rows();
-    let n_pieces = values_bytes(rows).div_ceil(SCANNED_BYTES).clamp(1, n_rows.max(1));
+    let n_pieces = values_bytes(rows).div_ceil(n_bytes_max).max(n_rows.div_ceil(n_rows_max)).clamp(1, n_rows.max(1));
     let n_rows_max = n_rows.div_ceil(n_pieces).max(1);
     (0..n_rows).step_by(n_rows_max).map(|from| rows.slice(from, n_rows_max.min(n_rows - from))).collect()
 }
@@ -285,7 +283,7 @@ impl ExecutionPlan for SnapshotExec {
         if children.is_empty() { Ok(self) } else { internal_err!("a scan has no inputs") }
     }
 
-    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
         let counter = |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
         let n_rows: Count = MetricBuilder::new(&self.metrics).output_rows(partition);
         let scan = Arc::clone(&self.scan);
@@ -302,8 +300,10 @@ impl ExecutionPlan for SnapshotExec {
                 }))
             }
         };
-        let batches = batches.flat_map(|rows| match rows {
-            Ok(rows) => slices(&rows).into_iter().map(Ok).collect(),
+        let (n_rows_max, n_bytes_max) =
+            (context.session_config().batch_size(), scanned_bytes(&**context.memory_pool()));
+        let batches = batches.flat_map(move |rows| match rows {
+            Ok(rows) => slices(&rows, n_rows_max, n_bytes_max).into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         });
         let mut left = self.scan.limit.unwrap_or(usize::MAX);

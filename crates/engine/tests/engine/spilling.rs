@@ -337,6 +337,38 @@ async fn damage_of_spilled_state_fails_its_view_alone() {
 }
 
 /// A sort that needs more memory than it may have goes on on disk, or fails where there is none.
+/// Sorts, groups and windows of several times what queries may take, several of them in one query, and on several threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_that_sort_several_times_spill() {
+    const N: i64 = 60_000;
+    let mut config = config(2);
+    config.memory = MemoryLimits { queries: 12 << 20, ..config.memory };
+    let engine = start(config);
+    let mut s = session(&engine);
+    run(&mut s, "CREATE TABLE t (i bigint PRIMARY KEY, k text)").await;
+    for from in (1..=N).step_by(10_000) {
+        let keys =
+            format!("lpad((i * 7919 % 100003)::text, 400, '0') FROM generate_series({from}, {from} + 9999) g(i)");
+        run(&mut s, &format!("INSERT INTO t SELECT i, {keys}")).await;
+    }
+    for (query, result) in [
+        (
+            "SELECT count(*) FROM (SELECT i, rank() OVER (ORDER BY k), rank() OVER (ORDER BY k DESC) AS n FROM t) r WHERE n > 5",
+            N - 5,
+        ),
+        ("SELECT sum(n)::bigint FROM (SELECT row_number() OVER (PARTITION BY i % 3 ORDER BY k) AS n FROM t) r", {
+            let each = N / 3;
+            3 * (each * (each + 1) / 2)
+        }),
+        ("SELECT count(*) FROM (SELECT DISTINCT k FROM t UNION SELECT DISTINCT ON (i % 20000) k FROM t) r", N),
+        ("SELECT sum(n)::bigint FROM (SELECT k, count(*) AS n FROM t GROUP BY k) r", N),
+        ("SELECT count(*) FROM (SELECT k, max(i) AS last FROM t GROUP BY k ORDER BY max(i), k) r", N),
+    ] {
+        assert_eq!(number(&mut s, query).await, result, "{query}");
+    }
+    engine.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_spill_as_well() {
     const N: i64 = 60_000;
