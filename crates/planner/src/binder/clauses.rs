@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use millstream_types::{Error, Result, SqlState};
 
-use super::rewrite::order_by::{is_selected, orders_by_subquery};
+use super::rewrite::order_by::{is_lifted, is_selected};
 use super::rewrite::ordered_sets::{HYPOTHETICAL, plain_args};
 use super::rewrite::single_name;
 use crate::functions::Registry;
@@ -353,14 +353,14 @@ fn check_reads(query: &Query) -> Result<()> {
     }
 }
 
-/// The order of distinct rows is one of their columns. Where no subquery takes part, DataFusion says so.
+/// The order of distinct rows is one of their columns. Where it is not lifted, DataFusion says so.
 fn check_distinct_order(query: &Query) -> Result<()> {
     let (SetExpr::Select(select), Some(OrderByKind::Expressions(order))) =
         (query.body.as_ref(), query.order_by.as_ref().map(|o| &o.kind))
     else {
         return Ok(());
     };
-    if !matches!(select.distinct, Some(Distinct::Distinct)) || !orders_by_subquery(query) {
+    if !matches!(select.distinct, Some(Distinct::Distinct)) || !is_lifted(query) {
         return Ok(());
     }
     match order.iter().find(|o| !is_selected(&o.expr, select)) {

@@ -1,7 +1,11 @@
-//! Subqueries in ORDER BY and DISTINCT ON, which become columns of the SELECT list of a query in FROM:
+//! Expressions in ORDER BY and DISTINCT ON that become columns of the SELECT list of a query in FROM: those with subqueries,
+//! and those with a name that is also that of another column of the SELECT list:
 //!
 //!     SELECT a FROM t ORDER BY (SELECT x FROM u WHERE u.k = t.k) LIMIT 3
 //!     SELECT a FROM (SELECT a, (SELECT x FROM u WHERE u.k = t.k) AS o FROM t) ORDER BY o LIMIT 3
+//!
+//!     SELECT -a AS a FROM t ORDER BY a + 1
+//!     SELECT a FROM (SELECT -a AS a, a + 1 AS o FROM t) ORDER BY o
 //!
 //! So they see the columns that FROM has, as in Postgres, and none of those of the SELECT list.
 
@@ -16,10 +20,11 @@ use super::super::names::TAG;
 use crate::parser::{folded, parse_query};
 use crate::sql_exprs::visit_own;
 
-/// Whether a query is ordered, or made distinct, by a subquery.
-pub(in super::super) fn orders_by_subquery(query: &Query) -> bool {
+/// Whether a query is ordered, or made distinct, by an expression that has to be a column of its SELECT list.
+pub(in super::super) fn is_lifted(query: &Query) -> bool {
     let SetExpr::Select(select) = query.body.as_ref() else { return false };
-    order_of(query).iter().any(|o| has_subquery(&o.expr)) || on_of(select).iter().any(has_subquery)
+    let is_lifted = |expr: &Expr| has_subquery(expr) || has_hidden_name(expr, select);
+    order_of(query).iter().any(|o| is_lifted(&o.expr)) || on_of(select).iter().any(is_lifted)
 }
 
 /// Whether ORDER BY names a column, or repeats an expression, of the SELECT list.
@@ -30,12 +35,12 @@ pub(in super::super) fn is_selected(expr: &Expr, select: &Select) -> bool {
     selected(expr, select).is_some() || may_be_of_wildcard
 }
 
-/// Moves the SELECT into FROM, and what has subqueries into its list.
+/// Moves the SELECT into FROM, and what it is ordered by into its list.
 pub(super) fn lift_order(query: &mut Query) {
     if !order_of(query).is_empty() {
         without_parentheses(query);
     }
-    if !orders_by_subquery(query) {
+    if !is_lifted(query) {
         return;
     }
     let SetExpr::Select(inner) = query.body.as_mut() else { return };
@@ -94,6 +99,21 @@ fn has_subquery(expr: &Expr) -> bool {
         if is_subquery { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
     .is_break()
+}
+
+/// Whether an expression has the name of a column of the SELECT list that is another one than FROM has by that name. A name
+/// by itself is that of the SELECT list.
+fn has_hidden_name(expr: &Expr, select: &Select) -> bool {
+    let hides = |column: &Expr, name: &Ident, item: &SelectItem| match item {
+        SelectItem::ExprWithAlias { expr, alias } => folded(alias) == folded(name) && !is_same(expr, column),
+        _ => false,
+    };
+    let is_hidden = |e: &Expr| match e {
+        Expr::Identifier(name) => select.projection.iter().any(|item| hides(e, name, item)),
+        _ => false,
+    };
+    !matches!(expr, Expr::Identifier(_))
+        && visit_own(expr, |e| if is_hidden(e) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }).is_break()
 }
 
 /// The columns of a SELECT list as a query around it names them; nothing if some has no name yet.
