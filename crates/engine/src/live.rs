@@ -300,7 +300,7 @@ impl LiveRelation {
 
     /// Waits until something is so.
     async fn until(&self, is_so: impl Fn() -> Result<bool>) -> Result<()> {
-        let _waiting = Counted::new(&self.n_waiting);
+        let mut waiting = None;
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -308,6 +308,7 @@ impl LiveRelation {
             if is_so()? {
                 return Ok(());
             }
+            waiting.get_or_insert_with(|| Counted::new(&self.n_waiting));
             changed.await;
         }
     }

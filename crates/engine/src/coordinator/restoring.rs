@@ -194,6 +194,7 @@ impl Coordinator {
     /// The dataflow that is read next, if none is being read: what it reads is, and of those somebody waits for it, or it is
     /// the smallest. The first ones answer soon then.
     fn next_to_read(&self) -> Option<usize> {
+        self.restoring.as_ref()?;
         let coming_back = || self.flows.iter().filter_map(|flow| Some((flow, flow.coming_back.as_ref()?)));
         if coming_back().any(|(_, c)| matches!(c.stage, ReadStage::Reading(..))) {
             return None;
