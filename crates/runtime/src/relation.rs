@@ -79,19 +79,21 @@ impl RelationShared {
         size.stored.store(n_bytes as u64, Relaxed);
     }
 
-    /// What a row of a source takes, or is likely to.
+    /// What a row of a source takes, or may take if none was read.
     pub fn offset_bytes(&self) -> u64 {
-        match self.offset_bytes.load(Relaxed) {
-            0 => UNKNOWN_OFFSET_BYTES,
-            n_bytes => n_bytes,
-        }
+        self.known_offset_bytes().unwrap_or(UNKNOWN_OFFSET_BYTES)
+    }
+
+    /// What a row of a source takes; nothing if none was read.
+    pub(crate) fn known_offset_bytes(&self) -> Option<u64> {
+        Some(self.offset_bytes.load(Relaxed)).filter(|&n_bytes| n_bytes > 0)
     }
 
     /// Notes what rows of a source took that were read. Some read fewer columns than others, so that it falls slowly.
     pub(crate) fn note_offsets(&self, load: Load) {
         if load.rows > 0 {
             let n_bytes = (load.bytes / load.rows).max(1) as u64;
-            self.offset_bytes.store(n_bytes.max(self.offset_bytes.load(Relaxed) / 8 * 7), Relaxed);
+            self.offset_bytes.store(n_bytes.max(self.known_offset_bytes().unwrap_or(0) / 8 * 7), Relaxed);
         }
     }
 

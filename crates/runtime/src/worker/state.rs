@@ -35,6 +35,9 @@ const CHARGED_ROWS: usize = 1 << 12;
 
 /// What a row of an input takes in an operator at least, more or less.
 const START_ROW_BYTES: usize = 64;
+/// What a row of a source is taken to need there before one was read. A guess that is too large would have every dataflow over
+/// a source that nobody has read yet begin in parts, and stay so.
+const START_OFFSET_BYTES: u64 = 1 << 10;
 
 /// Time for building indexes after which operators and commands get their turn.
 const BUILT_FOR: Duration = Duration::from_micros(500);
@@ -301,7 +304,8 @@ impl WorkerState {
             let (n_rows, n_bytes) = match (&install.offsets[i], relation.arrangement()) {
                 (Some(offsets), _) => {
                     let n_rows = (offsets.end - offsets.start) as usize / self.n_workers;
-                    (n_rows, n_rows.saturating_mul(relation.shared.offset_bytes() as usize))
+                    let offset_bytes = relation.shared.known_offset_bytes().unwrap_or(START_OFFSET_BYTES);
+                    (n_rows, n_rows.saturating_mul(offset_bytes as usize))
                 }
                 (None, Some(arrangement)) => {
                     let arrangement = arrangement.borrow();
