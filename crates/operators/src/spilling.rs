@@ -495,8 +495,8 @@ impl Operator for Spilling {
                 if progress == Progress::Done
                     && let Some(away) = self.saved_away.take()
                 {
-                    let parts = away.finish()?.into_iter().filter(|part| !part.is_empty());
-                    parts.into_iter().try_for_each(|part| changes.add_away(vec![part]))?;
+                    let mut parts = away.finish()?.into_iter().filter(|part| !part.is_empty());
+                    parts.try_for_each(|part| changes.add_away(vec![part]))?;
                 }
                 Ok(progress)
             }

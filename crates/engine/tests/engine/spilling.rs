@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use millstream_engine::{Engine, EngineConfig, MemoryLimits};
+use millstream_engine::{Engine, EngineConfig, MemoryLimits, Session};
 use millstream_types::{Error, SqlState};
 
 use super::common::{assert_is_its_query, config, number, run, session, start, until};
@@ -51,7 +51,7 @@ impl Drop for Watch {
 }
 
 /// Waits until all that a source has is in a view.
-async fn drained(s: &mut millstream_engine::Session, source: &str, view: &str) {
+async fn drained(s: &mut Session, source: &str, view: &str) {
     let at_end = format!("SELECT position = end_position FROM millstream.sources WHERE name = '{source}'");
     until(s, &at_end, |shown| shown.contains("true")).await;
     number(s, &format!("SELECT count(*) FROM {view}")).await;
@@ -336,21 +336,27 @@ async fn damage_of_spilled_state_fails_its_view_alone() {
     engine.shutdown().await;
 }
 
-/// A sort that needs more memory than it may have goes on on disk, or fails where there is none.
+/// How many rows a table for queries has.
+const N: i64 = 60_000;
+
+/// A table of 24 MB whose order by `k` is not that by `i`.
+async fn fill_with_keys(s: &mut Session) {
+    run(s, "CREATE TABLE t (i bigint PRIMARY KEY, k text)").await;
+    for from in (1..=N).step_by(10_000) {
+        let keys =
+            format!("lpad((i * 7919 % 100003)::text, 400, '0') FROM generate_series({from}, {from} + 9999) g(i)");
+        run(s, &format!("INSERT INTO t SELECT i, {keys}")).await;
+    }
+}
+
 /// Sorts, groups and windows of several times what queries may take, several of them in one query, and on several threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_that_sort_several_times_spill() {
-    const N: i64 = 60_000;
     let mut config = config(2);
     config.memory = MemoryLimits { queries: 12 << 20, ..config.memory };
     let engine = start(config);
     let mut s = session(&engine);
-    run(&mut s, "CREATE TABLE t (i bigint PRIMARY KEY, k text)").await;
-    for from in (1..=N).step_by(10_000) {
-        let keys =
-            format!("lpad((i * 7919 % 100003)::text, 400, '0') FROM generate_series({from}, {from} + 9999) g(i)");
-        run(&mut s, &format!("INSERT INTO t SELECT i, {keys}")).await;
-    }
+    fill_with_keys(&mut s).await;
     for (query, result) in [
         (
             "SELECT count(*) FROM (SELECT i, rank() OVER (ORDER BY k), rank() OVER (ORDER BY k DESC) AS n FROM t) r WHERE n > 5",
@@ -369,9 +375,9 @@ async fn queries_that_sort_several_times_spill() {
     engine.shutdown().await;
 }
 
+/// A sort that needs more memory than it may have goes on on disk, or fails where there is none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_spill_as_well() {
-    const N: i64 = 60_000;
     let mut keys: Vec<(i64, i64)> = (1..=N).map(|i| (i * 7919 % 100_003, i)).collect();
     keys.sort_unstable();
     let ranks: i64 = (1..).zip(keys).map(|(rank, (_, i))| rank * i).sum();
@@ -380,12 +386,7 @@ async fn queries_spill_as_well() {
         config.memory = MemoryLimits { queries: 12 << 20, spilled, ..config.memory };
         let engine = start(config);
         let mut s = session(&engine);
-        run(&mut s, "CREATE TABLE t (i bigint PRIMARY KEY, k text)").await;
-        for from in (1..=N).step_by(10_000) {
-            let keys =
-                format!("lpad((i * 7919 % 100003)::text, 400, '0') FROM generate_series({from}, {from} + 9999) g(i)");
-            run(&mut s, &format!("INSERT INTO t SELECT i, {keys}")).await;
-        }
+        fill_with_keys(&mut s).await;
         let sorted = "SELECT sum(i * n)::bigint FROM (SELECT i, row_number() OVER (ORDER BY k) AS n FROM t) r";
         if spilled > 0 {
             assert_eq!(number(&mut s, sorted).await, ranks);
