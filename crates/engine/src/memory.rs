@@ -21,7 +21,7 @@ const SPILLED_MAX: u64 = 10;
 pub struct MemoryLimits {
     /// By the state of all tables, streams, views and sinks.
     pub state: usize,
-    /// By the state of all, before some of it is spilled.
+    /// By the state of all, before some of it is spilled; if it is 0, so is what queries have.
     pub spill_from: usize,
     /// By one view that names no limit of its own.
     pub view: usize,

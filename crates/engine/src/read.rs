@@ -7,35 +7,30 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, TableProvider, provider_as_source};
 use datafusion::error::DataFusionError;
-use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
-use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use hashbrown::HashMap;
 use millstream_planner::access::KeyLookup;
 use millstream_planner::catalog::{Kind, Relation};
 use millstream_planner::dml::RowsSource;
-use millstream_planner::errors::{from_datafusion, from_physical_planning};
-use millstream_planner::{RelationId, RelationSource, session_context};
+use millstream_planner::errors::from_datafusion;
+use millstream_planner::{RelationId, RelationSource};
 use millstream_runtime::{Source, Workers};
 use millstream_state::{Hold, Snapshot};
 use millstream_types::{Epoch, Error, Result};
 
 use crate::engine::{EngineState, Sabotage};
+use crate::execution::{self, QueryMemory};
 use crate::live::{Body, LiveRelation};
 use crate::lookup::find;
-use crate::own_rows::own_rows;
-use crate::query_memory;
 use crate::scan::SnapshotTable;
 use crate::staged::{KeyedRows, without};
 use crate::transaction::Transaction;
@@ -273,7 +268,7 @@ pub(crate) fn stored_relations(plan: &LogicalPlan) -> Result<Vec<RelationId>> {
 /// Starts a plan of tables on the query threads.
 fn run_plan(engine: &Arc<EngineState>, plan: LogicalPlan) -> BoxStream<'static, Result<RecordBatch>> {
     let (send, receive) = tokio::sync::mpsc::channel(N_BATCHES_QUEUED);
-    let memory = Arc::clone(&engine.query_memory);
+    let memory = QueryMemory::of(engine);
     let task = engine.query_runtime().spawn(async move {
         let outcome = run(plan, memory, &send).await;
         if let Err(error) = outcome {
@@ -332,37 +327,17 @@ impl<T> Drop for AbortOnDrop<T> {
 
 async fn run(
     plan: LogicalPlan,
-    memory: Arc<RuntimeEnv>,
+    memory: QueryMemory,
     send: &tokio::sync::mpsc::Sender<Result<RecordBatch>>,
 ) -> Result<()> {
-    let (_, mut stream) = start(plan, memory).await?;
-    while let Some(batch) = stream.next().await {
+    let (_, mut rows) = execution::start(plan, memory).await?;
+    while let Some(batch) = rows.next().await {
         let batch = batch.map_err(from_datafusion)?;
         if batch.num_rows() > 0 && send.send(Ok(batch)).await.is_err() {
             return Ok(());
         }
     }
     Ok(())
-}
-
-/// The physical plan of a plan of tables, and its rows.
-async fn start(
-    plan: LogicalPlan,
-    memory: Arc<RuntimeEnv>,
-) -> Result<(Arc<dyn ExecutionPlan>, SendableRecordBatchStream)> {
-    let state = session_context::session_state_for(&plan)?;
-    let context = task_context(state.config().clone(), memory);
-    let physical = state.query_planner().create_physical_plan(&plan, state).await.map_err(from_physical_planning)?;
-    let physical = sorting_own_rows(cooperative(physical)?)?;
-    let stream = datafusion::physical_plan::execute_stream(Arc::clone(&physical), Arc::new(context));
-    Ok((physical, stream.map_err(from_datafusion)?))
-}
-
-/// What a plan runs under. It has the functions that it calls, so none need to be known by name.
-fn task_context(config: SessionConfig, memory: Arc<RuntimeEnv>) -> TaskContext {
-    let config = query_memory::fitting(config, &*memory.memory_pool);
-    let (scalars, higher_order, aggregates, windows) = Default::default();
-    TaskContext::new(None, String::new(), config, scalars, higher_order, aggregates, windows, memory)
 }
 
 /// What an optimized plan did that was run to its end at a point: its physical plan, whose nodes have their figures.
@@ -374,43 +349,16 @@ pub(crate) async fn analyze_at(
     settled(engine, &plan).await?;
     let found = find_by_key(engine, &plan, point).await?;
     let plan = with_tables(engine, plan, point, &found, None)?;
-    let memory = Arc::clone(&engine.query_memory);
+    let memory = QueryMemory::of(engine);
     let task = engine.query_runtime().spawn(async move {
-        let (physical, mut stream) = start(plan, memory).await?;
-        while let Some(batch) = stream.next().await {
+        let (physical, mut rows) = execution::start(plan, memory).await?;
+        while let Some(batch) = rows.next().await {
             batch.map_err(from_datafusion)?;
         }
         Ok(physical)
     });
     let mut task = AbortOnDrop(task);
     (&mut task.0).await.map_err(panicked)?
-}
-
-/// A plan that lets other queries have its thread after some batches.
-///
-/// DataFusion's own plans do so when they take a batch from a table; what makes many rows of a few would not for long.
-fn cooperative(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    const MULTIPLYING: [&str; 4] = ["CrossJoinExec", "NestedLoopJoinExec", "HashJoinExec", "UnnestExec"];
-    let wrapped = plan.transform_up(|node| {
-        if MULTIPLYING.contains(&node.name()) {
-            return Ok(Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>));
-        }
-        Ok(Transformed::no(node))
-    });
-    wrapped.map(|wrapped| wrapped.data).map_err(from_datafusion)
-}
-
-/// A plan whose sorts take and give rows that keep nothing else in memory.
-fn sorting_own_rows(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let changed = plan.transform_up(|node| {
-        if node.name() != "SortExec" {
-            return Ok(Transformed::no(node));
-        }
-        let inputs: Vec<_> = node.children().into_iter().map(|input| own_rows(Arc::clone(input))).collect();
-        // What it gives has parts of all that it has in memory.
-        Ok(Transformed::yes(own_rows(replace_children_if_necessary(node, inputs)?)))
-    });
-    changed.map(|changed| changed.data).map_err(from_datafusion)
 }
 
 /// The plan with its relations as tables of rows.
@@ -529,35 +477,5 @@ mod tests {
         let [Ok(_), Err(error)] = batches.as_slice() else { panic!("{batches:?}") };
         assert_eq!(error.fields().state, SqlState::INTERNAL_ERROR);
         assert_eq!(error.message(), "a query has panicked: as intended");
-    }
-
-    /// Two inputs that spill at once on the way to two outputs wait for nobody.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn rows_that_are_repartitioned_on_disk_arrive() {
-        use arrow::array::Int64Array;
-        use datafusion::datasource::memory::MemorySourceConfig;
-        use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-        use datafusion::physical_expr::Partitioning;
-        use datafusion::physical_expr::expressions::col;
-        use datafusion::physical_plan::repartition::RepartitionExec;
-        use millstream_types::delta::schema_of;
-
-        let schema = schema_of(&[("i", arrow::datatypes::DataType::Int64)]);
-        let batch = |from: i64| {
-            let values: Int64Array = (from..from + 500).map(Some).collect();
-            RecordBatch::try_new(schema.clone(), vec![Arc::new(values)]).expect("one column")
-        };
-        let input: Vec<RecordBatch> = (0..200).map(|i| batch(i * 500)).collect();
-        let source = MemorySourceConfig::try_new_exec(&[input.clone(), input], schema.clone(), None).expect("a source");
-        let by = Partitioning::Hash(vec![col("i", &schema).expect("its column")], 2);
-        for _ in 0..10 {
-            let plan = Arc::new(RepartitionExec::try_new(source.clone(), by.clone()).expect("a plan"));
-            let memory = RuntimeEnvBuilder::new().with_memory_limit(1, 1.0).build_arc().expect("little memory");
-            let context = Arc::new(task_context(SessionConfig::new().with_batch_size(100), memory));
-            let collected = datafusion::physical_plan::collect_partitioned(plan, context);
-            let rows = tokio::time::timeout(std::time::Duration::from_secs(60), collected).await;
-            let rows = rows.expect("it goes on").expect("there is room on disk");
-            assert_eq!(rows.iter().flatten().map(RecordBatch::num_rows).sum::<usize>(), 200_000);
-        }
     }
 }

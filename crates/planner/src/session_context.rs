@@ -235,13 +235,7 @@ pub fn session_state() -> SessionState {
 /// None that a plan can cause.
 pub fn session_state_for(plan: &LogicalPlan) -> Result<&'static SessionState> {
     static STATE: LazyLock<SessionState> = LazyLock::new(session_state);
-    static STATE_FOR_WINDOWS: LazyLock<SessionState> = LazyLock::new(|| {
-        let mut config = config();
-        let options = &mut config.options_mut().optimizer;
-        options.enable_topk_aggregation = false;
-        options.enable_distinct_aggregation_soft_limit = false;
-        session_state_with(config)
-    });
+    static STATE_FOR_WINDOWS: LazyLock<SessionState> = LazyLock::new(|| session_state_with(config_of_all_groups()));
     let mut has_window = false;
     plan.apply_with_subqueries(|node| {
         has_window |= matches!(node, LogicalPlan::Window(_));
@@ -249,6 +243,23 @@ pub fn session_state_for(plan: &LogicalPlan) -> Result<&'static SessionState> {
     })
     .map_err(from_datafusion)?;
     Ok(if has_window { &STATE_FOR_WINDOWS } else { &STATE })
+}
+
+/// As [`session_state_for`], for plans that are to have little in memory: one partition, and no aggregate that keeps the
+/// groups that a LIMIT wants where all of them could be spilled.
+pub fn frugal_session_state() -> &'static SessionState {
+    static STATE: LazyLock<SessionState> =
+        LazyLock::new(|| session_state_with(config_of_all_groups().with_target_partitions(1)));
+    &STATE
+}
+
+/// The options under which an aggregate does not stop at the groups that a LIMIT wants.
+fn config_of_all_groups() -> SessionConfig {
+    let mut config = config();
+    let options = &mut config.options_mut().optimizer;
+    options.enable_topk_aggregation = false;
+    options.enable_distinct_aggregation_soft_limit = false;
+    config
 }
 
 /// As [`session_state`], with options changed by the caller, such as the number of partitions.

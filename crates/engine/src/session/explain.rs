@@ -157,7 +157,9 @@ fn read(scan: &TableScan) -> Result<Option<String>> {
 /// A node of a plan that has run and the nodes below it, each with the rows that it gave and the time that it took itself.
 fn node_lines(node: &dyn ExecutionPlan, depth: usize, lines: &mut Vec<String>) {
     // What only passes rows on says nothing.
-    let is_shown = !matches!(node.name(), "CooperativeExec" | "CoalescePartitionsExec" | "CoalesceBatchesExec");
+    const SILENT: [&str; 5] =
+        ["CooperativeExec", "CoalescePartitionsExec", "CoalesceBatchesExec", "OwnRowsExec", "UnderContextExec"];
+    let is_shown = !SILENT.contains(&node.name());
     if is_shown {
         let arrow = if depth == 0 { String::new() } else { format!("{}->  ", "      ".repeat(depth - 1) + "  ") };
         let about = displayable(node).one_line().to_string();

@@ -375,6 +375,95 @@ async fn queries_that_sort_several_times_spill() {
     engine.shutdown().await;
 }
 
+/// Joins of every kind, and limits, of several times what queries may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_of_all_kinds_spill() {
+    let mut config = config(2);
+    config.memory = MemoryLimits { queries: 12 << 20, ..config.memory };
+    let engine = start(config);
+    let mut s = session(&engine);
+    fill_with_keys(&mut s).await;
+    let mut by_key: Vec<i64> = (1..=N).collect();
+    by_key.sort_unstable_by_key(|i| i * 7919 % 100_003);
+    let squares = |step: i64| (1..=N / step).map(|i| (i * step) * (i * step)).sum::<i64>();
+    let (a_third, a_fifth) = (squares(3), squares(5));
+    for (query, result) in [
+        ("SELECT sum(a.i * b.i) FROM t a JOIN t b ON a.k = b.k", squares(1)),
+        ("SELECT sum(a.i * coalesce(b.i, 0)) FROM t a LEFT JOIN t b ON a.k = b.k AND b.i % 3 = 0", a_third),
+        ("SELECT sum(b.i * coalesce(a.i, 0)) FROM t a RIGHT JOIN t b ON a.k = b.k AND a.i % 3 = 0", a_third),
+        (
+            "SELECT sum(coalesce(a.i, b.i) * coalesce(b.i, a.i)) FROM (SELECT * FROM t WHERE i % 4 <> 0) a \
+             FULL JOIN (SELECT * FROM t WHERE i % 4 <> 1) b ON a.k = b.k",
+            squares(1),
+        ),
+        ("SELECT sum(i * i) FROM t a WHERE EXISTS (SELECT FROM t b WHERE a.k = b.k AND b.i % 5 = 0)", a_fifth),
+        ("SELECT sum(i * i) FROM t a WHERE NOT EXISTS (SELECT FROM t b WHERE a.k = b.k AND b.i % 5 <> 0)", a_fifth),
+        (
+            "SELECT sum(i * i) FROM t a WHERE i % 5 = 0 OR EXISTS (SELECT FROM t b WHERE a.k = b.k AND b.i % 10 = 0)",
+            a_fifth,
+        ),
+        ("SELECT sum(i * i) FROM t a WHERE k IN (SELECT k FROM t b WHERE b.i % 5 = 0)", a_fifth),
+        // All rows of one side, whichever it is, have one key.
+        ("SELECT sum(a.i) FROM t a JOIN t b ON a.i = length(b.k) / 80 WHERE a.k > '' AND b.k > ''", 5 * N),
+        ("SELECT count(*) FROM t b LEFT JOIN t a ON a.i = length(b.k) / 80 AND a.k > b.k", N),
+        (
+            "SELECT count(*) FROM t b WHERE NOT EXISTS (SELECT FROM t a WHERE a.i = length(b.k) / 80 AND a.k < b.k)",
+            (1..=N).filter(|i| i * 7919 % 100_003 <= 5 * 7919).count() as i64,
+        ),
+        ("SELECT sum(b.i) FROM t a CROSS JOIN (SELECT * FROM t WHERE i <= 2) b WHERE a.k > '' AND b.k > ''", 3 * N),
+        (
+            "SELECT sum(i) FROM (SELECT i FROM t ORDER BY k OFFSET 20000 LIMIT 30000) r",
+            by_key[20_000..50_000].iter().sum(),
+        ),
+        (
+            "SELECT sum(last) FROM (SELECT a.k, max(c.i) AS last FROM (SELECT * FROM t WHERE i <= 20000) a \
+             JOIN t b ON a.k = b.k JOIN t c ON b.k = c.k GROUP BY a.k ORDER BY max(c.i) DESC, a.k LIMIT 15000) r",
+            (5_001..=20_000).sum(),
+        ),
+    ] {
+        let query = format!("SELECT n::bigint FROM ({query}) q(n)");
+        assert_eq!(number(&mut s, &query).await, result, "{query}");
+    }
+    engine.shutdown().await;
+}
+
+/// The same on conditions that are no equality, where one side is read again for each part of the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_on_inequalities_spill() {
+    const N_WIDE: i64 = 1_500;
+    let mut config = config(2);
+    config.memory = MemoryLimits { queries: 9 << 20, ..config.memory };
+    let engine = start(config);
+    let mut s = session(&engine);
+    let wide = "lpad((i * 7919 % 100003)::text, 16, '0') || repeat('x', 8000)";
+    run(&mut s, "CREATE TABLE w (i bigint PRIMARY KEY, k text)").await;
+    for from in (1..=N_WIDE).step_by(250) {
+        run(&mut s, &format!("INSERT INTO w SELECT i, {wide} FROM generate_series({from}, {from} + 249) g(i)")).await;
+    }
+    let is_pair = |a: i64, b: i64| a * 7919 % 100_003 < b * 7919 % 100_003 && (a + b) % 50 == 0;
+    let all = 1..=N_WIDE;
+    let n_pairs = all.clone().map(|a| all.clone().filter(|&b| is_pair(a, b)).count() as i64).sum::<i64>();
+    let sum = |of: &dyn Fn(i64) -> bool| all.clone().filter(|&i| of(i)).sum::<i64>();
+    let left_alone = sum(&|a| !all.clone().any(|b| is_pair(a, b)));
+    let right_alone = sum(&|b| !all.clone().any(|a| is_pair(a, b)));
+    assert!(left_alone > 0 && right_alone > 0, "some are without a partner");
+    let on = "a.k < b.k AND (a.i + b.i) % 50 = 0";
+    let of_join =
+        "1000000 * count(a.i + b.i) + sum(CASE WHEN a.i IS NULL THEN b.i WHEN b.i IS NULL THEN a.i ELSE 0 END)";
+    let pairs = n_pairs * 1_000_000;
+    for (query, result) in [
+        (format!("{of_join} FROM w a JOIN w b ON {on}"), pairs),
+        (format!("{of_join} FROM w a LEFT JOIN w b ON {on}"), pairs + left_alone),
+        (format!("{of_join} FROM w a RIGHT JOIN w b ON {on}"), pairs + right_alone),
+    ] {
+        assert_eq!(number(&mut s, &format!("SELECT n::bigint FROM (SELECT {query}) q(n)")).await, result, "{query}");
+    }
+    // Not every kind does, and then there are no rows rather than others.
+    let error = s.query(&format!("SELECT count(*) FROM w a FULL JOIN w b ON {on}")).await.expect_err("no memory");
+    assert_eq!(error.state(), SqlState::OUT_OF_MEMORY, "{error}");
+    engine.shutdown().await;
+}
+
 /// A sort that needs more memory than it may have goes on on disk, or fails where there is none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_spill_as_well() {
