@@ -8,11 +8,13 @@
 //! Costs: each row is written once and read once, those of the probe side once for each block of the build side.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::StreamReader;
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{JoinType, Result, internal_err};
@@ -22,6 +24,7 @@ use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SpillFile, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::coop::make_cooperative;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::joins::{HashJoinExec, HashJoinExecBuilder, PartitionMode};
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, SpillMetrics};
@@ -148,7 +151,6 @@ impl ExecutionPlan for GraceJoin {
                     break;
                 }
             }
-            drop(memory);
             Ok(())
         });
         Ok(rows.build())
@@ -171,10 +173,15 @@ struct SpilledRows {
 
 impl SpilledRows {
     fn read(&self) -> Result<SendableRecordBatchStream> {
-        match &self.file {
-            Some(file) => self.spill.read_spill_as_stream_unbuffered(Arc::clone(file), None),
-            None => Ok(Box::pin(EmptyRecordBatchStream::new(Arc::clone(self.spill.schema())))),
-        }
+        let schema = Arc::clone(self.spill.schema());
+        let Some(file) = &self.file else { return Ok(Box::pin(EmptyRecordBatchStream::new(schema))) };
+        let Some(path) = file.path() else {
+            return self.spill.read_spill_as_stream_unbuffered(Arc::clone(file), None);
+        };
+        // Batches are small, and mostly in the system's cache: to have another thread read each takes longer than reading.
+        let batches = StreamReader::try_new_buffered(File::open(path)?, None)?;
+        let batches = futures::stream::iter(batches.map(|batch| batch.map_err(DataFusionError::from)));
+        Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(schema, batches))))
     }
 
     fn source(&self) -> Result<Arc<dyn ExecutionPlan>> {
