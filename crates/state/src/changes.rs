@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, UInt32Array};
+use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
@@ -19,6 +19,7 @@ use millstream_types::hash::partition_of;
 use millstream_types::{Error, Result};
 use parking_lot::Mutex;
 
+use crate::codec::compacted;
 use crate::saved::SavedState;
 use crate::spilled::SpilledChanges;
 
@@ -142,6 +143,7 @@ impl StateChanges {
         if let Some(sink) = &self.sink {
             return sink.lock().take(table, shape, part, rows);
         }
+        let rows = rows.compacted()?;
         self.n_bytes += values_bytes(&rows.batch) + rows.hashes.len() * size_of::<u64>();
         let new = || TableChange { shape: shape.clone(), gone: Vec::new(), rows: Vec::new() };
         let change = self.tables.entry(table).or_insert_with(new);
@@ -303,6 +305,15 @@ fn sum_of_spilled(changes: &[SpilledChanges]) -> Result<StateChanges> {
 }
 
 impl HashedRows {
+    /// The same, which keep nothing else in memory: they stay until they are written, and their texts may lie among others
+    /// of the operator's that go before.
+    fn compacted(self) -> Result<HashedRows> {
+        let options = RecordBatchOptions::new().with_row_count(Some(self.hashes.len()));
+        let columns = self.batch.columns().iter().map(compacted).collect();
+        let batch = RecordBatch::try_new_with_options(self.batch.schema(), columns, &options)?;
+        Ok(HashedRows { batch, hashes: self.hashes })
+    }
+
     /// Those with the given indices.
     pub(crate) fn only(&self, rows: Vec<u32>) -> Result<HashedRows> {
         if rows.len() == self.hashes.len() {
@@ -365,7 +376,7 @@ fn identities_of(shape: &TableShape, gone: &RecordBatch) -> Result<Vec<Vec<u8>>>
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::array::{ArrayRef, AsArray, Int64Array, StringViewArray};
     use arrow::datatypes::{DataType, Int64Type};
     use millstream_types::delta::schema_of;
     use millstream_types::hash::mix;
@@ -437,6 +448,20 @@ mod tests {
         let summed = sum(later.to_vec()).expect("of one shape");
         assert_eq!(summed.n_rows(), 2, "one of the two that are gone was there");
         assert_eq!(left(&[there, summed]).expect("adds up"), [[2, 2]]);
+    }
+
+    #[test]
+    fn what_stays_keeps_nothing_else_in_memory() {
+        let schema = schema_of(&[("t", DataType::Utf8View)]);
+        let texts: StringViewArray = (0..1000).map(|i| Some(format!("{i:>1000}"))).collect();
+        let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(texts)]).expect("texts").slice(500, 10);
+        let mut changes = StateChanges::default();
+        let shape = TableShape::multiset(schema);
+        changes.add_rows(7, &shape, HashedRows { batch: batch.clone(), hashes: vec![0; 10] }).expect("of the shape");
+        let (_, change) = changes.tables().next().expect("one table");
+        let kept = change.rows[0].batch.column(0).as_string_view();
+        assert_eq!(kept, batch.column(0).as_string_view());
+        assert_eq!(kept.data_buffers().iter().map(|buffer| buffer.len()).sum::<usize>(), 10_000);
     }
 
     #[test]
