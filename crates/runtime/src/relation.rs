@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use millstream_operators::RelationId;
-use millstream_state::{Arrangement, ArrangementReader, Changes, ChunksAhead, Holds, Snapshot, UnsavedRows};
+use millstream_state::{Arrangement, ArrangementReader, Changes, ChunksAhead, Holds, Snapshot};
 use millstream_types::{Delta, Epoch, Result};
 use parking_lot::Mutex;
 
 use crate::command::Tap;
 use crate::memory::{Account, Charge};
 use crate::pressure::Load;
+use crate::saving::SavedPart;
 use crate::source::Source;
 
 /// What all threads may know of a relation.
@@ -160,8 +161,8 @@ impl Relation {
     }
 
     /// What no checkpoint has yet.
-    pub(crate) fn take_unsaved(&self) -> Option<UnsavedRows> {
-        match &self.part {
+    pub(crate) fn take_unsaved(&self) -> Option<SavedPart> {
+        let unsaved = match &self.part {
             Part::Stored(rows) if rows.borrow().can_be_stored() => {
                 let mut rows = rows.borrow_mut();
                 // What is forgotten leaves the disk with the checkpoint that does not have it any more.
@@ -169,11 +170,12 @@ impl Relation {
                 if let Err(error) = rows.forget(since) {
                     tracing::error!(%error, "rows of a stream stay where they are");
                 }
-                Some(rows.take_to_store())
+                rows.take_to_store()
             }
-            Part::Stored(rows) | Part::View(rows) => Some(rows.borrow_mut().take_unsaved()),
-            Part::Source(_) => None,
-        }
+            Part::Stored(rows) | Part::View(rows) => rows.borrow_mut().take_unsaved(),
+            Part::Source(_) => return None,
+        };
+        Some(SavedPart::rows(unsaved, &self.shared.account))
     }
 
     /// From an epoch on, rows that were born at or before another are forgotten.

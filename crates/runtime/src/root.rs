@@ -231,7 +231,9 @@ impl RootAdapter {
             return;
         }
         let part = match &self.state {
-            RootState::Materialize(materialize, _) => SavedPart::Rows(materialize.take_unsaved()),
+            RootState::Materialize(materialize, _) => {
+                SavedPart::rows(materialize.take_unsaved(), &self.context.account)
+            }
             RootState::Sink(..) => SavedPart::Nothing,
         };
         self.n_saves = self.context.hand_over(part);

@@ -12,7 +12,7 @@ use millstream_operators::RelationId;
 use millstream_state::{SavedState, StateChanges, UnsavedRows};
 use millstream_types::{Epoch, Result};
 
-use crate::memory::Charge;
+use crate::memory::{Account, Charge};
 
 /// Asks for what has changed in some relations and dataflows since it was last asked for; the first time, for all.
 pub struct SaveRequest {
@@ -34,12 +34,21 @@ pub struct HandedOver {
 
 /// A part of what has changed.
 pub enum SavedPart {
-    /// Rows of a stored relation, or of a view.
-    Rows(UnsavedRows),
+    /// Rows of a stored relation, or of a view, and what they take in memory beside those until they are written.
+    Rows(UnsavedRows, Charge),
     /// State of the operator of a node, and what it takes in memory until it is written.
     State(u32, StateChanges, Charge),
     /// Of the end of a sink, which keeps nothing: what was given to it is as of the epoch.
     Nothing,
+}
+
+impl SavedPart {
+    /// Rows that count in an account.
+    pub(crate) fn rows(rows: UnsavedRows, account: &Arc<Account>) -> SavedPart {
+        let mut charge = Charge::new(account);
+        charge.set(rows.n_bytes());
+        SavedPart::Rows(rows, charge)
+    }
 }
 
 /// What a dataflow goes on from, instead of its inputs as of the start.

@@ -38,6 +38,7 @@ use parking_lot::Mutex;
 
 use self::equal_rows::{RowEquality, cancel};
 use self::storing::Stored;
+use crate::chunk_columns::{ChunkColumns, LeftBehind, OwnColumns};
 use crate::chunked_rows::ChunkedRows;
 use crate::cold::ColdStore;
 use crate::column::{CHUNK_ROWS, Equality, Rows, chunk_of, offset_of, row_id};
@@ -226,6 +227,8 @@ struct Chunk {
     reclaimed: RowBits,
     /// Rows that are saved as they are.
     saved: RowBits,
+    /// Where those find its columns who hold it, if it was published.
+    columns: Option<Arc<OwnColumns>>,
     /// Rows that were published.
     n_sealed: usize,
     touched: bool,
@@ -255,6 +258,8 @@ pub struct Arrangement {
     saved_identity: Option<Vec<usize>>,
     /// Identities of rows that were saved and are forgotten since.
     forgotten_saved: Identities,
+    /// What was dropped here and others hold.
+    left_behind: LeftBehind,
     /// The chunk that is put away next, if it can be.
     next_to_go: usize,
     /// Chunks could not be put away when that was tried last.
@@ -300,6 +305,7 @@ impl Arrangement {
             n_pins: 0,
             saved_identity: spec.identity.clone(),
             forgotten_saved: Identities::default(),
+            left_behind: LeftBehind::default(),
             next_to_go: 0,
             cannot_spill: false,
             store: None,
@@ -324,7 +330,7 @@ impl Arrangement {
         self.n_live == 0
     }
 
-    /// Allocated bytes, dead rows that a hold keeps included.
+    /// Allocated bytes, dead rows that a hold keeps included, and chunks that are gone and that others hold.
     pub fn n_bytes(&self) -> usize {
         self.rows.n_bytes()
             + self.indexes.iter().map(|i| i.index.n_bytes()).sum::<usize>()
@@ -332,6 +338,7 @@ impl Arrangement {
             + self.death_epochs.capacity() * size_of::<(u32, Epoch)>()
             + self.stored.n_bytes_in_memory()
             + self.forgotten_saved.n_bytes()
+            + self.left_behind.n_bytes()
     }
 
     /// The number of the index over exactly these columns, in this order, if all rows are in it.
@@ -784,10 +791,7 @@ impl Arrangement {
         }
         self.rename(&moved)?;
         // Not before: ids of rows that have not got their new ones must not be given to others.
-        for &chunk_idx in &dropped {
-            self.rows.drop_chunk(chunk_idx);
-            self.chunks[chunk_idx] = Chunk::default();
-        }
+        self.drop_chunks(&dropped);
         Ok(dropped)
     }
 
@@ -858,8 +862,9 @@ impl Arrangement {
         let mut images = Vec::new();
         for (chunk_idx, chunk) in self.chunks.iter_mut().enumerate() {
             if std::mem::take(&mut chunk.touched) && self.rows.len_of(chunk_idx) > 0 {
+                let columns = OwnColumns::of_chunk(&mut chunk.columns, self.rows.share(chunk_idx));
                 let image = ChunkImage {
-                    columns: self.rows.share(chunk_idx),
+                    columns: ChunkColumns::Own(columns),
                     len: chunk.n_sealed,
                     births: chunk.births.clone(),
                     reclaimed: chunk.reclaimed.clone(),

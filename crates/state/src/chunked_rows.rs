@@ -12,11 +12,11 @@ use arrow::compute::{concat, take};
 use arrow::datatypes::SchemaRef;
 use millstream_types::{Error, Result};
 
+use crate::chunk_columns::Place;
 use crate::codec::compacted;
 use crate::cold::{ColdChunk, ColdStore};
 use crate::column::{CHUNK_ROWS, Column, Equality, Rows, chunk_of, offset_of, row_id};
 use crate::row_sizes::RowSizes;
-use crate::snapshot::ChunkColumns;
 
 /// Bytes of values that fill a chunk, however few rows they are: what is put away, read back and copied is a chunk at a time.
 const CHUNK_BYTES: usize = if cfg!(test) { 1 << 17 } else { 1 << 20 };
@@ -100,6 +100,11 @@ impl ChunkedRows {
         }
     }
 
+    /// About the bytes in memory of a chunk's values.
+    pub(crate) fn n_bytes_of(&self, chunk: usize) -> usize {
+        if self.away(chunk).is_some() { 0 } else { self.n_bytes_added[chunk] }
+    }
+
     pub(crate) fn len_of(&self, chunk: usize) -> usize {
         self.lens[chunk]
     }
@@ -155,10 +160,10 @@ impl ChunkedRows {
     }
 
     /// A chunk's columns for readers.
-    pub(crate) fn share(&self, chunk: usize) -> ChunkColumns {
+    pub(crate) fn share(&self, chunk: usize) -> Place {
         match self.away(chunk) {
-            Some(away) => ChunkColumns::Away(Arc::clone(away)),
-            None => ChunkColumns::Here(self.columns.iter().map(|c| c.share(chunk, self.lens[chunk])).collect()),
+            Some(away) => Place::Away(Arc::clone(away)),
+            None => Place::Here(self.columns.iter().map(|c| c.share(chunk, self.lens[chunk])).collect()),
         }
     }
 

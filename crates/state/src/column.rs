@@ -578,6 +578,11 @@ fn fixed_array(data_type: &DataType, len: usize, values: Buffer, nulls: Option<N
 }
 
 impl ColumnImage {
+    /// The number of rows.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The array.
     pub fn to_array(&self) -> ArrayRef {
         let nulls = self.validity.as_ref().and_then(|v| {

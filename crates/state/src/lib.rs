@@ -7,6 +7,7 @@ pub mod allocator;
 pub mod arrangement;
 pub mod buffer;
 pub mod changes;
+mod chunk_columns;
 mod chunked_rows;
 pub mod codec;
 pub mod cold;

@@ -4,17 +4,18 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use millstream_types::{Delta, Epoch, Result};
 use parking_lot::Mutex;
 
-use crate::cold::{ColdChunk, ReadAhead};
-use crate::column::{CHUNK_ROWS, ColumnImage, chunk_of, offset_of};
+use crate::chunk_columns::ChunkColumns;
+use crate::cold::ReadAhead;
+use crate::column::{CHUNK_ROWS, chunk_of, offset_of};
 use crate::reading::ChunksAhead;
-use crate::stored::{Statistics, StoredBlock};
+use crate::stored::Statistics;
 
 /// A set of rows of a chunk; copies share memory until one changes.
 #[derive(Clone, Debug, Default)]
@@ -152,13 +153,6 @@ impl Births {
     }
 }
 
-/// A chunk's columns: in memory, or to be read from where they were put.
-pub(crate) enum ChunkColumns {
-    Here(Vec<ColumnImage>),
-    Away(Arc<dyn ColdChunk>),
-    Stored(StoredBlock),
-}
-
 /// A chunk as readers hold it.
 pub(crate) struct ChunkImage {
     pub(crate) columns: ChunkColumns,
@@ -174,7 +168,7 @@ impl ChunkImage {
         match &self.columns {
             ChunkColumns::Stored(block) => block.rows.read_ahead(projection),
             // What is not in memory for lack of room is on a disk.
-            ChunkColumns::Here(_) | ChunkColumns::Away(_) => None,
+            ChunkColumns::Own(_) => None,
         }
     }
 
@@ -498,20 +492,10 @@ impl Snapshot {
 }
 
 pub(crate) fn image_batch(schema: &SchemaRef, chunk: &ChunkImage, projection: Option<&[usize]>) -> Result<RecordBatch> {
-    let columns = match &chunk.columns {
-        ChunkColumns::Away(away) => return Ok(away.read(projection)?.slice(0, chunk.len)),
-        ChunkColumns::Stored(block) => return block.rows.read(projection),
-        ChunkColumns::Here(columns) => columns,
-    };
-    let options = RecordBatchOptions::new().with_row_count(Some(chunk.len));
-    let (schema, columns): (SchemaRef, Vec<ArrayRef>) = match projection {
-        None => (schema.clone(), columns.iter().map(|c| c.to_array().slice(0, chunk.len)).collect()),
-        Some(p) => {
-            let columns = p.iter().map(|&i| columns[i].to_array().slice(0, chunk.len)).collect();
-            (Arc::new(schema.project(p)?), columns)
-        }
-    };
-    Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+    match &chunk.columns {
+        ChunkColumns::Own(columns) => columns.read(schema, chunk.len, projection),
+        ChunkColumns::Stored(block) => block.rows.read(projection),
+    }
 }
 
 #[cfg(test)]

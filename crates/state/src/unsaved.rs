@@ -111,6 +111,11 @@ impl UnsavedRows {
         of_chunks.sum::<usize>() + self.forgotten.n_rows()
     }
 
+    /// Bytes in memory that are in no arrangement: identities of rows that are gone. What came is the arrangement's, or was.
+    pub fn n_bytes(&self) -> usize {
+        self.forgotten.n_bytes()
+    }
+
     /// Hands the identities of rows that are gone, and the rows that came, with hashes, to `take`: of the columns `by`,
     /// which are among those of the identity, or of nothing in particular if rows may be anywhere and none ever goes. All
     /// that is gone comes first, then the rows, about so many bytes at a time.

@@ -214,7 +214,7 @@ impl CheckpointWriter {
         let mut object: Option<StreamObjectWriter> = None;
         for (worker, parts) in unwritten.complete.iter().flat_map(|workers| workers.iter().enumerate()) {
             let rows = parts.iter().filter_map(|part| match part {
-                SavedPart::Rows(rows) => Some(rows),
+                SavedPart::Rows(rows, _) => Some(rows),
                 SavedPart::State(..) | SavedPart::Nothing => None,
             });
             let partitions = partitions_of(worker, self.n_workers);
@@ -307,7 +307,7 @@ fn stopped() -> Error {
 /// Adds a part of what an owner has handed over to an object.
 fn add(object: &mut ObjectWriter, owner: u64, live: &LiveRelation, part: &SavedPart, piece_bytes: usize) -> Result<()> {
     match part {
-        SavedPart::Rows(unsaved) => {
+        SavedPart::Rows(unsaved, _) => {
             let add = |gone: &[_], rows: &[_]| object.add(table_of_rows(owner), unsaved.shape(), gone, rows);
             unsaved.hand_out(place_of_rows(live), piece_bytes, add)
         }

@@ -28,7 +28,7 @@ use crate::memory::Charge;
 use crate::quanta::Quanta;
 use crate::relation::{Arrivals, Arriving, Part, Relation};
 use crate::restoring::Restoring;
-use crate::saving::{HandedOver, SaveRequest, SavedPart};
+use crate::saving::{HandedOver, SaveRequest};
 
 /// Rows applied to a store after which its size is looked at.
 const CHARGED_ROWS: usize = 1 << 12;
@@ -289,7 +289,7 @@ impl WorkerState {
                 installed.built.context.save(installed.last_ticked, owner, request);
                 continue;
             }
-            let rows = self.relations.get(&id).and_then(Relation::take_unsaved).map(SavedPart::Rows);
+            let rows = self.relations.get(&id).and_then(Relation::take_unsaved);
             (request.take)(HandedOver { owner, worker: self.index, parts: Some(rows.into_iter().collect()) });
         }
     }

@@ -7,7 +7,6 @@ use millstream_types::Result;
 use super::{Arrangement, CALM_EPOCHS};
 use crate::cold::ColdStore;
 use crate::column::chunk_of;
-use crate::snapshot::ChunkImage;
 
 impl Arrangement {
     /// From now on what it has can be put away, there.
@@ -15,7 +14,7 @@ impl Arrangement {
         self.store = Some(store);
     }
 
-    /// Puts away what only the next checkpoint asks for, then full chunks, then shards of indexes, until about `n_bytes` of
+    /// Puts away what only the next checkpoint asks for, then chunks that others hold still, then full chunks, then shards of indexes, until about `n_bytes` of
     /// memory are free; returns how many are.
     ///
     /// # Errors
@@ -33,6 +32,9 @@ impl Arrangement {
         let before = self.n_bytes();
         // Nobody reads those before the next checkpoint.
         self.forgotten_saved.put_away(store)?;
+        let wanted = n_bytes.saturating_sub(before.saturating_sub(self.n_bytes()));
+        let left_behind = self.left_behind.n_bytes().saturating_sub(wanted);
+        self.left_behind.put_away(left_behind, &self.rows.schema, store)?;
         let mut freed = before.saturating_sub(self.n_bytes());
         for _ in 0..self.chunks.len() {
             if freed >= n_bytes {
@@ -43,13 +45,7 @@ impl Arrangement {
             if !self.rows.can_go(chunk) {
                 continue;
             }
-            self.rows.put_away(chunk, store)?;
-            if let Some(image) = self.published.lock().chunks.get_mut(chunk).and_then(Option::as_mut) {
-                // Readers that come from now on read the chunk from where it is.
-                let ChunkImage { len, births, reclaimed, .. } = &**image;
-                let (len, births, reclaimed) = (*len, births.clone(), reclaimed.clone());
-                *image = Arc::new(ChunkImage { columns: self.rows.share(chunk), len, births, reclaimed });
-            }
+            self.put_chunk_away(chunk, store)?;
             freed = before.saturating_sub(self.n_bytes());
         }
         for index in 0..self.indexes.len() {
@@ -64,13 +60,34 @@ impl Arrangement {
         Ok(freed)
     }
 
+    /// Puts a chunk away, for all who hold it.
+    fn put_chunk_away(&mut self, chunk: usize, store: &dyn ColdStore) -> Result<()> {
+        self.rows.put_away(chunk, store)?;
+        if let Some(columns) = &self.chunks[chunk].columns {
+            columns.set(self.rows.share(chunk));
+        }
+        Ok(())
+    }
+
     /// Puts chunks away that rows have been moved to, once they are full, as long as memory is short.
     pub(super) fn put_away_filled(&mut self, moved: &[u32]) {
         let Some(store) = self.short_of_memory() else { return };
         for rows in moved.chunk_by(|&a, &b| chunk_of(a) == chunk_of(b)) {
             let chunk = chunk_of(rows[0]);
             // What cannot be put away stays.
-            self.cannot_spill |= self.rows.can_go(chunk) && self.rows.put_away(chunk, &*store).is_err();
+            self.cannot_spill |= self.rows.can_go(chunk) && self.put_chunk_away(chunk, &*store).is_err();
+        }
+    }
+
+    /// Frees chunks, but for what others hold of them.
+    pub(super) fn drop_chunks(&mut self, chunks: &[usize]) {
+        self.left_behind.prune();
+        for &chunk_idx in chunks {
+            let n_bytes = self.rows.n_bytes_of(chunk_idx);
+            if let Some(columns) = std::mem::take(&mut self.chunks[chunk_idx]).columns.filter(|_| n_bytes > 0) {
+                self.left_behind.push(&columns, n_bytes);
+            }
+            self.rows.drop_chunk(chunk_idx);
         }
     }
 
@@ -102,7 +119,8 @@ impl Arrangement {
             n_can_go += usize::from(self.rows.can_go(chunk));
         });
         let of_indexes: usize = self.indexes.iter().map(|index| index.index.n_bytes_spillable()).sum();
-        self.rows.n_bytes() / n_here.max(1) * n_can_go + of_indexes + self.forgotten_saved.n_bytes_spillable()
+        let of_chunks = self.rows.n_bytes() / n_here.max(1) * n_can_go + self.left_behind.n_bytes();
+        of_chunks + of_indexes + self.forgotten_saved.n_bytes_spillable()
     }
 
     /// Bytes that were put away, where they are.

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use millstream_types::{Epoch, Error, Result};
 
 use super::{Arrangement, Chunk};
-use crate::snapshot::{Births, ChunkColumns, ChunkImage, RowBits};
+use crate::chunk_columns::ChunkColumns;
+use crate::snapshot::{Births, ChunkImage, RowBits};
 use crate::stored::StoredBlock;
 use crate::unsaved::UnsavedRows;
 
@@ -237,13 +238,6 @@ impl Arrangement {
             self.drop_chunks(&gone);
         }
         (has_gone || !gone.is_empty()).then_some(gone)
-    }
-
-    fn drop_chunks(&mut self, chunks: &[usize]) {
-        for &chunk in chunks {
-            self.rows.drop_chunk(chunk);
-            self.chunks[chunk] = Chunk::default();
-        }
     }
 
     /// Has readers see what is stored, and not the chunks that are gone.

@@ -9,7 +9,7 @@ use millstream_types::hash::mix;
 
 use super::*;
 use crate::changes::HashedRows;
-use crate::{Changes, ColdMemory, Hold, Holds, Snapshot};
+use crate::{Changes, ColdMemory, Hold, Holds, Snapshot, UnsavedRows};
 
 /// `(k, t, v)`.
 type Row = (Option<i64>, Option<String>, i64);
@@ -123,6 +123,8 @@ struct Pair {
     /// The rows after each sealed epoch.
     sealed: BTreeMap<Epoch, Rows>,
     now: Rows,
+    /// What was handed over to be saved and is not written yet, with what the rows were then.
+    unsaved: Option<(UnsavedRows, Rows)>,
     /// The rows that all that was saved comes to.
     saved: Rows,
 }
@@ -148,6 +150,7 @@ impl Pair {
             paused: None,
             sealed: BTreeMap::from([(Epoch::ZERO, Rows::new())]),
             now: Rows::new(),
+            unsaved: None,
             saved: Rows::new(),
         }
     }
@@ -287,7 +290,10 @@ impl Pair {
         }
         let n_bytes = 1 + self.random.below(200_000) as usize;
         self.arrangement.spill(n_bytes).expect("they can be put away");
-        assert_eq!(self.arrangement.n_bytes_spilled() > 0, self.store.n_bytes() > 0);
+        let (is_away, is_there) = (self.arrangement.n_bytes_spilled() > 0, self.store.n_bytes() > 0);
+        // What others hold stays there when it is gone here.
+        assert!(is_there || !is_away);
+        assert!(is_away || !is_there || self.unsaved.is_some() || !self.kept.is_empty());
     }
 
     /// Builds on, while rows come, go and move.
@@ -333,13 +339,20 @@ impl Pair {
         self.paused = Some(paused);
     }
 
-    /// Saves what has not been: with all that was saved before, that comes to what there is.
-    fn save(&mut self) {
+    /// Hands over what has not been saved, to be written later.
+    fn hand_over(&mut self) {
+        self.write();
         if self.case.deletable && self.case.by_key {
             // Rows that are saved are known by a unique key.
             return;
         }
-        let unsaved = self.arrangement.take_unsaved();
+        self.unsaved = Some((self.arrangement.take_unsaved(), self.now.clone()));
+        assert_eq!(self.arrangement.take_unsaved().n_rows(), 0);
+    }
+
+    /// Writes what was handed over: with all that was saved before, that comes to what there was.
+    fn write(&mut self) {
+        let Some((unsaved, then)) = self.unsaved.take() else { return };
         let by: Option<&[usize]> = self.case.deletable.then_some(&[1, 0]);
         let (mut gone, mut came) = (Vec::new(), Vec::new());
         let take = |of_gone: &[HashedRows], of_came: &[HashedRows]| {
@@ -359,8 +372,7 @@ impl Pair {
                 assert_eq!(rows.hashes, hashes);
             }
         }
-        assert_eq!(self.saved, self.now, "{:?}", self.case);
-        assert_eq!(self.arrangement.take_unsaved().n_rows(), 0);
+        assert_eq!(self.saved, then, "{:?}", self.case);
     }
 
     /// Lets the arrangement forget what nobody can ask for, whether an epoch has begun or not.
@@ -411,8 +423,10 @@ fn run(case: Case, n_epochs: u64) {
             while pair.arrangement.build_indexes().expect("chunks can be read") {}
             assert!(pair.indexes.iter().all(|columns| pair.arrangement.index_on(columns).is_some()));
         }
-        if pair.random.below(3) == 0 {
-            pair.save();
+        match pair.random.below(3) {
+            0 => pair.hand_over(),
+            1 => pair.write(),
+            _ => {}
         }
         pair.check_readers();
         pair.check_lookups();
@@ -424,12 +438,14 @@ fn run(case: Case, n_epochs: u64) {
             pair.check_lookups();
         }
     }
-    pair.save();
+    pair.hand_over();
+    pair.write();
     if case.deletable {
         let fresh = Pair::new(case).arrangement.n_bytes();
         pair.empty(epoch.next());
         pair.check_readers();
-        pair.save();
+        pair.hand_over();
+        pair.write();
         let n_bytes = pair.arrangement.n_bytes();
         assert!(n_bytes <= fresh + EMPTY_BYTES_MAX, "{case:?}: {n_bytes} bytes are counted of nothing");
     }
@@ -610,6 +626,62 @@ fn what_only_the_next_checkpoint_wants_is_put_away() {
     assert_eq!(gone, (0..1000).collect::<Vec<_>>());
     drop(unsaved);
     assert_eq!(memory.n_bytes(), 0);
+}
+
+/// What was handed over for a checkpoint does not keep in memory what is put away, and counts where it is dropped.
+#[test]
+fn what_was_handed_over_goes_with_its_chunks() {
+    let spec = ArrangementSpec { schema: schema(), identity: Some(vec![1]), indexes: vec![] };
+    let mut arrangement = Arrangement::new(&spec).expect("the types can be kept");
+    let memory = Arc::new(ColdMemory::default());
+    arrangement.spill_into(memory.clone());
+    let mut since = Epoch::ZERO;
+    let mut change = |arrangement: &mut Arrangement, delta: Delta| {
+        since = since.next();
+        arrangement.apply(&delta).expect("they are new, or there");
+        arrangement.seal(since, since).expect("all can be read");
+    };
+    // The last chunk is filled, and some rows are gone, after the rows were handed over.
+    change(&mut arrangement, wide_rows(0..1000, 1));
+    let unsaved = arrangement.take_unsaved();
+    change(&mut arrangement, wide_rows(1000..1100, 1));
+    change(&mut arrangement, wide_rows(0..10, -1));
+    arrangement.spill(usize::MAX).expect("it can be put there");
+    let count = |unsaved: &UnsavedRows| {
+        let mut n_rows = 0;
+        unsaved
+            .hand_out(Some(&[1]), 1 << 14, |_, came| {
+                n_rows += came.iter().map(|rows| rows.hashes.len()).sum::<usize>();
+                Ok(())
+            })
+            .map(|()| n_rows)
+    };
+    memory.set_fails(true);
+    for chunk in &unsaved.chunks {
+        let rows = crate::snapshot::image_batch(&schema(), &chunk.image, None);
+        assert!(rows.is_err(), "{} rows are in memory", chunk.image.len);
+    }
+    memory.set_fails(false);
+    assert_eq!(count(&unsaved).expect("all can be read"), 1000);
+    drop(unsaved);
+
+    // Chunks whose rows are gone take memory until they are written, or put away.
+    change(&mut arrangement, wide_rows(2000..3000, 1));
+    let unsaved = arrangement.take_unsaved();
+    change(&mut arrangement, wide_rows(2000..3000, -1));
+    let n_bytes = arrangement.n_bytes();
+    assert!(n_bytes > 2_000_000, "{n_bytes} bytes are in memory");
+    arrangement.spill(usize::MAX).expect("it can be put there");
+    let n_bytes = arrangement.n_bytes();
+    assert!(n_bytes < 1_000_000, "{n_bytes} bytes are in memory");
+    assert_eq!(count(&unsaved).expect("all can be read"), 1000 + 100);
+    change(&mut arrangement, wide_rows(3000..4000, 1));
+    let unsaved = [unsaved, arrangement.take_unsaved()];
+    change(&mut arrangement, wide_rows(3000..4000, -1));
+    assert!(arrangement.n_bytes() > 2_000_000);
+    drop(unsaved);
+    let n_bytes = arrangement.n_bytes();
+    assert!(n_bytes < 1_000_000, "{n_bytes} bytes are in memory");
 }
 
 #[test]
