@@ -1,7 +1,9 @@
 //! State of several times the memory that it may take: right answers, within the limit, or a chunk more.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use millstream_engine::{Engine, EngineConfig, MemoryLimits, Session};
 use millstream_types::{Error, SqlState};
@@ -57,6 +59,13 @@ async fn drained(s: &mut Session, source: &str, view: &str) {
     number(s, &format!("SELECT count(*) FROM {view}")).await;
 }
 
+/// Bytes of state that are on disk.
+async fn spilled_bytes(s: &mut Session) -> usize {
+    let spilled = "SELECT (SELECT sum(bytes_spilled) FROM millstream.arrangements)::bigint + \
+                   (SELECT sum(spilled_bytes) FROM millstream.operators)::bigint AS n";
+    number(s, spilled).await as usize
+}
+
 const EVENTS: &str = "CREATE STREAM events (k bigint, j bigint, v bigint, t text) WITH (connector = 'generator',
     rows = '60000', \"col.k\" = 'uniform(1, 40000)', \"col.j\" = 'sequence(1)', \"col.v\" = 'uniform(1, 1000000)',
     \"col.t\" = 'text(300, 340)')";
@@ -81,9 +90,7 @@ async fn state_of_several_times_its_memory_gives_right_answers() {
         drained(&mut s, "events", view).await;
         let bytes_max = watch.bytes_max();
         drop(watch);
-        let spilled = "SELECT (SELECT sum(bytes_spilled) FROM millstream.arrangements)::bigint + \
-                       (SELECT sum(spilled_bytes) FROM millstream.operators)::bigint AS n";
-        let spilled = number(&mut s, spilled).await as usize;
+        let spilled = spilled_bytes(&mut s).await;
         assert!(spilled > 2 * LIMIT, "{view}: {spilled} bytes are spilled");
         assert!(bytes_max <= LIMIT, "{view}: {bytes_max} bytes are in memory");
         assert_is_its_query(&mut s, view, query).await;
@@ -153,6 +160,62 @@ async fn wide_rows_stay_within_the_memory_too() {
     config.data_dir = Some(folder.path().join("data").into());
     let engine = start(config);
     assert_is_its_query(&mut session(&engine), "v", groups).await;
+    engine.shutdown().await;
+}
+
+/// Checkpoints are written one after the other: what they have still to write counts as well, or is spilled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_enough_while_checkpoints_are_written() {
+    const N: i64 = 12_000;
+    const N_ROUNDS: i64 = 8;
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = |workers: usize| {
+        let mut config = limited(workers);
+        config.data_dir = Some(folder.path().join("data").into());
+        config.checkpoints.interval = Duration::ZERO;
+        config
+    };
+    let views = [
+        ("groups", "SELECT g, count(*) AS n, min(t) AS t, max(t) AS u FROM r GROUP BY g"),
+        ("pairs", "SELECT a.k, b.v, a.t FROM r a JOIN r b ON a.k = b.g"),
+        (
+            "firsts",
+            "SELECT g, k, t FROM (SELECT g, k, t, row_number() OVER (PARTITION BY g / 2 ORDER BY v DESC, k) AS n \
+             FROM r) s WHERE n <= 2",
+        ),
+    ];
+    let engine = start(config(1));
+    let mut s = session(&engine);
+    run(&mut s, "CREATE TABLE r (k bigint PRIMARY KEY, g bigint, v bigint, t text)").await;
+    for (view, query) in views {
+        run(&mut s, &format!("CREATE MATERIALIZED VIEW {view} AS {query}")).await;
+    }
+    let watch = Watch::start(&engine);
+    let mut newest = BTreeSet::new();
+    for (i, from) in (0..).zip((0..N).step_by((N / N_ROUNDS) as usize)) {
+        let columns = format!("k, k * 7919 % {N} / 4 * 3, k % 1009, repeat(md5(k::text), 18)");
+        let to = from + N / N_ROUNDS - 1;
+        run(&mut s, &format!("INSERT INTO r SELECT {columns} FROM generate_series({from}, {to}) s(k)")).await;
+        run(&mut s, &format!("UPDATE r SET v = v + 1, t = '{i}' || t WHERE k % {N_ROUNDS} = {i}")).await;
+        run(&mut s, &format!("DELETE FROM r WHERE k % 50 = {i}")).await;
+        if spilled_bytes(&mut s).await > LIMIT {
+            newest.insert(number(&mut s, "SELECT coalesce(max(epoch), 0) FROM millstream.checkpoints").await);
+        }
+    }
+    for (view, query) in views {
+        assert_is_its_query(&mut s, view, query).await;
+    }
+    let (bytes_max, spilled) = (watch.bytes_max(), spilled_bytes(&mut s).await);
+    drop(watch);
+    assert!(newest.len() > 1, "no checkpoint was written while state was spilled");
+    assert!(spilled > 3 * LIMIT, "{spilled} bytes are spilled");
+    assert!(bytes_max <= LIMIT, "{bytes_max} bytes are in memory");
+    engine.shutdown().await;
+    let engine = start(config(2));
+    let mut s = session(&engine);
+    for (view, query) in views {
+        assert_is_its_query(&mut s, view, query).await;
+    }
     engine.shutdown().await;
 }
 

@@ -1,13 +1,15 @@
-//! What a process takes that has state of several times its memory.
+//! What a process takes that has state of several times its memory, while checkpoints are written too.
 #![cfg(target_os = "linux")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufReader;
+use std::path::Path;
 use std::process::{Child, ChildStderr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio_postgres::Client;
 
 use crate::command_line::{connect, serve_with};
@@ -42,9 +44,15 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start() -> Server {
+    /// Writes checkpoints into a folder, if there is one.
+    fn start(folder: Option<&Path>) -> Server {
         let limit = LIMIT.to_string();
-        let (child, port, _said) = serve_with(&["--in-memory", "--workers", "2", "--memory-limit", &limit]);
+        let mut args = vec!["--workers", "2", "--memory-limit", &limit];
+        match folder.map(|folder| folder.to_str().expect("a path that is text")) {
+            Some(folder) => args.extend(["--data-dir", folder, "--checkpoint-interval", "0"]),
+            None => args.push("--in-memory"),
+        }
+        let (child, port, _said) = serve_with(&args);
         Server { child, port, _said }
     }
 }
@@ -62,6 +70,8 @@ struct Peak {
     done: AtomicBool,
     process: AtomicU64,
     state: AtomicU64,
+    /// Epochs of checkpoints that were the newest while much was on disk.
+    checkpoints: Mutex<BTreeSet<i64>>,
 }
 
 impl Peak {
@@ -76,9 +86,14 @@ impl Peak {
         });
         tokio::spawn(async move {
             while !of_state.done.load(Relaxed) {
-                let sum = "SELECT coalesce(sum(state_bytes), 0)::bigint FROM millstream.relations";
-                let Ok(row) = client.query_one(sum, &[]).await else { return };
+                let sums = "SELECT coalesce(sum(state_bytes), 0)::bigint,
+                    (SELECT coalesce(sum(spilled_bytes), 0) FROM millstream.operators)::bigint,
+                    (SELECT coalesce(max(epoch), 0) FROM millstream.checkpoints) FROM millstream.relations";
+                let Ok(row) = client.query_one(sums, &[]).await else { return };
                 of_state.state.fetch_max(row.get::<_, i64>(0) as u64, Relaxed);
+                if row.get::<_, i64>(1) as u64 > LIMIT {
+                    of_state.checkpoints.lock().insert(row.get(2));
+                }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
@@ -116,6 +131,8 @@ fn text_of(j: &str) -> String {
 
 /// A view of all rows, a query that gives its rows as numbers, and those.
 struct Case {
+    /// Checkpoints are written one after the other.
+    has_checkpoints: bool,
     view: &'static str,
     shown: String,
     expected: Vec<Vec<i64>>,
@@ -129,6 +146,8 @@ fn group_by() -> Case {
     }
     let (first, last) = ("left(lo, 12)::bigint", "left(hi, 12)::bigint");
     Case {
+        // Two texts a group, and what no checkpoint has yet of them, are more than may be on disk.
+        has_checkpoints: false,
         view: "SELECT g, count(*) AS n, min(t) AS lo, max(t) AS hi FROM s GROUP BY g",
         shown: format!(
             "SELECT g, n, CASE WHEN lo = {} THEN {first} END, CASE WHEN hi = {} THEN {last} END FROM v",
@@ -143,6 +162,7 @@ fn join() -> Case {
     let mut expected: Vec<Vec<i64>> = (1..=N).map(|j| vec![row(j).k, row(j).v, row(j).k]).collect();
     expected.sort_unstable();
     Case {
+        has_checkpoints: true,
         view: "SELECT a.j, b.v, a.t FROM s a JOIN s b ON a.j = b.k",
         shown: format!("SELECT j, v, CASE WHEN t = {} THEN left(t, 12)::bigint END FROM v", text_of("j")),
         expected,
@@ -159,6 +179,7 @@ fn top_n() -> Case {
     let mut expected: Vec<Vec<i64>> = groups.into_iter().flat_map(first).collect();
     expected.sort_unstable();
     Case {
+        has_checkpoints: true,
         view: "SELECT h, j, t FROM (SELECT g / 2 AS h, j, t, \
                row_number() OVER (PARTITION BY g / 2 ORDER BY v DESC, j) AS n FROM s) r WHERE n <= 3",
         shown: format!("SELECT h, j, CASE WHEN t = {} THEN left(t, 12)::bigint END FROM v", text_of("j")),
@@ -200,8 +221,9 @@ async fn numbers(client: &Client, query: &str) -> Vec<Vec<i64>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn state_of_four_times_the_limit_stays_within_it() {
-    for Case { view, shown, expected } in [group_by(), join(), top_n()] {
-        let server = Server::start();
+    for Case { has_checkpoints, view, shown, expected } in [group_by(), join(), top_n()] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let server = Server::start(has_checkpoints.then_some(folder.path()));
         let client = connect(server.port).await;
         let peak = Peak::watch(&server, connect(server.port).await);
         client.batch_execute(&stream()).await.expect("a stream");
@@ -211,6 +233,8 @@ async fn state_of_four_times_the_limit_stays_within_it() {
         let (state, process) = (peak.state.load(Relaxed), peak.process.load(Relaxed));
         let found = numbers(&client, &shown).await;
         assert!(found == expected, "{view}: {} rows, and {} are right", found.len(), expected.len());
+        let n_checkpoints = peak.checkpoints.lock().len();
+        assert!(!has_checkpoints || n_checkpoints > 1, "{view}: no checkpoint was written while state was spilled");
         assert!(state <= STATE, "{view}: {state} bytes of state are in memory, and {STATE} may be");
         let may_take = LIMIT + IDLE + IDLE_WORKER;
         assert!(process <= may_take, "{view}: the process takes {process} bytes, and may take {may_take}");
