@@ -62,8 +62,8 @@ fn grace_join(join: &HashJoinExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     // Whoever counts on one of several orders may do so on each, and on what is the same in all rows of a partition.
     let is_ordered_otherwise = properties.oeq_class().len() > 1
         || (join.properties().output_partitioning().partition_count() > 1 && !properties.constants().is_empty());
-    // Whether NOT IN has any rows depends on nulls of whatever key.
-    if join.null_aware || is_ordered_otherwise {
+    // With a condition beside it is not every null that NOT IN has no rows for.
+    if (join.null_aware && join.filter().is_some()) || is_ordered_otherwise {
         return Ok(None);
     }
     let inputs = [join.left(), join.right()].map(|input| single(Arc::clone(input)));

@@ -11,7 +11,7 @@ use std::fmt;
 use std::fs::File;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
@@ -48,6 +48,8 @@ const N_BATCHES_QUEUED: usize = 2;
 pub(crate) struct GraceJoin {
     /// What is done with each pair; its own inputs are not read.
     join: Arc<HashJoinExec>,
+    /// Whether it is NOT IN: there are no rows if the right side has a null, and none with a null if it has anything.
+    is_null_aware: bool,
     inputs: [Arc<dyn ExecutionPlan>; 2],
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -61,18 +63,19 @@ impl GraceJoin {
     pub(crate) fn new(join: &HashJoinExec, inputs: [Arc<dyn ExecutionPlan>; 2]) -> Result<Self> {
         let inputs = inputs.map(own_rows);
         let builder = HashJoinExecBuilder::from(join).with_fetch(None).with_partition_mode(PartitionMode::CollectLeft);
-        let join = builder.reset_state().with_new_children(inputs.to_vec())?.build()?;
-        Ok(GraceJoin::of(Arc::new(join), inputs))
+        let of_pairs = builder.with_null_aware(false).reset_state().with_new_children(inputs.to_vec())?.build()?;
+        Ok(GraceJoin::of(Arc::new(of_pairs), join.null_aware, inputs))
     }
 
-    fn of(join: Arc<HashJoinExec>, inputs: [Arc<dyn ExecutionPlan>; 2]) -> Self {
+    fn of(join: Arc<HashJoinExec>, is_null_aware: bool, inputs: [Arc<dyn ExecutionPlan>; 2]) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(join.schema()),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        GraceJoin { join, inputs, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() }
+        let metrics = ExecutionPlanMetricsSet::new();
+        GraceJoin { join, is_null_aware, inputs, properties: Arc::new(properties), metrics }
     }
 }
 
@@ -115,7 +118,7 @@ impl ExecutionPlan for GraceJoin {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match <[_; 2]>::try_from(children) {
-            Ok(inputs) => Ok(Arc::new(GraceJoin::of(Arc::clone(&self.join), inputs))),
+            Ok(inputs) => Ok(Arc::new(GraceJoin::of(Arc::clone(&self.join), self.is_null_aware, inputs))),
             Err(_) => internal_err!("a join of two inputs"),
         }
     }
@@ -134,7 +137,7 @@ impl ExecutionPlan for GraceJoin {
         };
         let [left, right] = &self.inputs;
         let (left, right) = (side(left)?, side(right)?);
-        let join = Arc::clone(&self.join);
+        let (join, is_null_aware) = (Arc::clone(&self.join), self.is_null_aware);
         let n_rows = MetricBuilder::new(&self.metrics).output_rows(partition);
         let mut rows = RecordBatchReceiverStream::builder(self.schema(), N_BATCHES_QUEUED);
         let send = rows.tx();
@@ -143,8 +146,17 @@ impl ExecutionPlan for GraceJoin {
             let n_bytes_max = reserve_share(&memory, &**context.memory_pool())? / 2;
             let n_rows_max = context.session_config().batch_size();
             let (left_keys, right_keys) = join.on().iter().cloned().unzip();
-            let left = divided(left.0, left.1, left_keys, (n_bytes_max, n_rows_max)).await?;
-            let right = divided(right.0, right.1, right_keys, (n_bytes_max, n_rows_max)).await?;
+            let mut left_rows = Gathered::new(left_keys);
+            let mut right_rows = Gathered::new(right_keys);
+            let right = divided(right.0, right.1, &mut right_rows, (n_bytes_max, n_rows_max)).await?;
+            if is_null_aware && right_rows.n_rows > 0 {
+                if right_rows.n_nulls > 0 {
+                    // Of no value is it known that it is not in them.
+                    return Ok(());
+                }
+                left_rows.are_nulls_left_out = true;
+            }
+            let left = divided(left.0, left.1, &mut left_rows, (n_bytes_max, n_rows_max)).await?;
             let pairs = Pairs { join, context: with_memory(&context, n_bytes_max), n_bytes_max, n_rows, send };
             for (left, right) in left.into_iter().zip(right) {
                 if !pairs.join(&left, &right).await? {
@@ -215,11 +227,10 @@ impl PartitionStream for SpilledRows {
 async fn divided(
     mut rows: SendableRecordBatchStream,
     spill: SpillManager,
-    keys: Vec<Arc<dyn PhysicalExpr>>,
+    gathered: &mut Gathered,
     (n_bytes_max, n_rows_max): (usize, usize),
 ) -> Result<Vec<SpilledRows>> {
     let mut files: Vec<Option<_>> = (0..N_PAIRS).map(|_| None).collect();
-    let mut gathered = Gathered::new(keys);
     let mut is_at_end = false;
     while !is_at_end {
         match rows.next().await {
@@ -246,6 +257,11 @@ async fn divided(
 /// Rows that are on their way to files.
 struct Gathered {
     keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// Whether rows whose first key is null do not go anywhere.
+    are_nulls_left_out: bool,
+    /// Rows that came, and those of them whose first key is null.
+    n_rows: usize,
+    n_nulls: usize,
     batches: Vec<RecordBatch>,
     n_bytes: usize,
     /// For each pair its rows: of which batch, and which of its rows.
@@ -256,7 +272,8 @@ struct Gathered {
 impl Gathered {
     fn new(keys: Vec<Arc<dyn PhysicalExpr>>) -> Self {
         let places = (0..N_PAIRS).map(|_| vec![]).collect();
-        Gathered { keys, batches: vec![], n_bytes: 0, places, hashes: vec![] }
+        let (batches, hashes) = (vec![], vec![]);
+        Gathered { keys, are_nulls_left_out: false, n_rows: 0, n_nulls: 0, batches, n_bytes: 0, places, hashes }
     }
 
     fn push(&mut self, batch: RecordBatch) -> Result<()> {
@@ -265,7 +282,14 @@ impl Gathered {
         self.hashes.clear();
         self.hashes.resize(n_rows, 0);
         create_hashes(&keys, &RandomState::with_seed(SEED), &mut self.hashes)?;
+        let nulls = keys.first().and_then(|key| key.logical_nulls());
+        self.n_rows += n_rows;
+        self.n_nulls += nulls.as_ref().map_or(0, |nulls| nulls.null_count());
+        let left_out = nulls.filter(|_| self.are_nulls_left_out);
         for (row, hash) in self.hashes.iter().enumerate() {
+            if left_out.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+                continue;
+            }
             self.places[*hash as usize % N_PAIRS].push((self.batches.len(), row));
         }
         self.n_bytes += batch.get_array_memory_size() + n_rows * size_of::<(usize, usize)>();

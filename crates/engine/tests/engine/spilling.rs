@@ -466,6 +466,18 @@ async fn queries_of_all_kinds_spill() {
             a_fifth,
         ),
         ("SELECT sum(i * i) FROM t a WHERE k IN (SELECT k FROM t b WHERE b.i % 5 = 0)", a_fifth),
+        ("SELECT sum(i * i) FROM t a WHERE k NOT IN (SELECT k FROM t b WHERE b.i % 5 <> 0)", a_fifth),
+        ("SELECT count(*) FROM t a WHERE k NOT IN (SELECT nullif(k, a.k) FROM t a WHERE i % 5 = 0)", 0),
+        (
+            "SELECT sum(i * i) FROM (SELECT i, CASE WHEN i % 2 = 0 THEN k END AS k FROM t) a \
+             WHERE k NOT IN (SELECT k FROM t b WHERE b.i % 10 <> 0)",
+            squares(10),
+        ),
+        (
+            "SELECT sum(i * i) FROM (SELECT i, CASE WHEN i % 2 = 0 THEN k END AS k FROM t) a \
+             WHERE k NOT IN (SELECT k FROM t b WHERE k < '')",
+            squares(1),
+        ),
         // All rows of one side, whichever it is, have one key.
         ("SELECT sum(a.i) FROM t a JOIN t b ON a.i = length(b.k) / 80 WHERE a.k > '' AND b.k > ''", 5 * N),
         ("SELECT count(*) FROM t b LEFT JOIN t a ON a.i = length(b.k) / 80 AND a.k > b.k", N),

@@ -14,8 +14,8 @@ impl Arrangement {
         self.store = Some(store);
     }
 
-    /// Puts away what only the next checkpoint asks for, then chunks that others hold still, then full chunks, then shards of indexes, until about `n_bytes` of
-    /// memory are free; returns how many are.
+    /// Puts away what only the next checkpoint asks for, then chunks that only others hold still, then full chunks, then
+    /// shards of indexes, until about `n_bytes` of memory are free; returns how many are.
     ///
     /// # Errors
     /// If something cannot be put away; then it stays in memory, and [`Arrangement::n_bytes_spillable`] is nothing until it
