@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::Duration;
 
+use futures::StreamExt;
+
 fn millstream(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_millstream")).args(args).output().expect("the binary runs")
 }
@@ -153,7 +155,9 @@ async fn a_server_that_is_asked_twice_ends_at_once() {
     let client = connect(port).await;
     // Its session does not end by itself: it has more to say than anybody reads.
     let rows = client.query_raw("SELECT repeat('x', 1000) FROM generate_series(1, 10000000)", &[] as &[i32; 0]).await;
-    let rows = rows.expect("it runs");
+    let mut rows = Box::pin(rows.expect("it runs"));
+    // Between two messages of a client its session would end.
+    assert!(rows.next().await.is_some_and(|row| row.is_ok()), "it has begun");
     ask_to_stop(&child);
     let mut lines = said.lines().map(|line| line.expect("text"));
     assert!(lines.any(|line| line == "Stopping."));
