@@ -1,4 +1,4 @@
-//! The failure of one dataflow, on any worker, and nothing else's.
+//! The failure of one dataflow on a worker, and nothing else's.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,8 @@ use millstream_types::{Epoch, Error, Result};
 
 use crate::command::Events;
 
-/// Shared by all workers' copies of a dataflow: whether it has failed, and of what.
+/// Shared by the operators of a worker's copy of a dataflow: whether it has failed, and of what. The engine, which is told,
+/// drops all copies.
 #[derive(Clone)]
 pub(crate) struct Failure {
     dataflow: RelationId,

@@ -190,7 +190,8 @@ async fn a_view_that_explodes_fails_at_its_limit() {
     match s.query(&format!("CREATE MATERIALIZED VIEW large AS {cross}")).await {
         Ok(_) => {
             let seen = "SELECT (SELECT count(*) FROM t) AS t, (SELECT n FROM small) AS small, \
-                        (SELECT string_agg(name || ' ' || state, ', ') FROM millstream.jobs) AS jobs, (SELECT count(*) FROM large) AS large";
+                        (SELECT string_agg(name || ' ' || state, ', ') FROM millstream.jobs) AS jobs, \
+                        (SELECT count(*) FROM large) AS large";
             panic!("it fits: {:?}", s.query(seen).await);
         }
         Err(error) => assert_eq!(error.state(), SqlState::OUT_OF_MEMORY, "{error}"),
