@@ -49,7 +49,9 @@ pub(crate) async fn start(plan: LogicalPlan, memory: QueryMemory) -> Result<Star
     if !(is_short && can_spill) {
         let state = session_context::session_state_for(&plan)?;
         let config = fitting(state.config().clone(), &*runtime.memory_pool, RowBytes::Usual);
-        let (physical, mut rows) = start_physical(physical_plan(&plan, state).await?, config, Arc::clone(&runtime))?;
+        let (physical, rows) = start_physical(physical_plan(&plan, state).await?, config, Arc::clone(&runtime))?;
+        // Whoever takes what follows the first row asks once more after the end of no rows.
+        let mut rows = rows.fuse();
         let mut first = rows.next().await;
         while matches!(&first, Some(Ok(batch)) if batch.num_rows() == 0) {
             first = rows.next().await;
